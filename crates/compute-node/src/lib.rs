@@ -1,0 +1,1 @@
+//! Runs programs, and takes requests for them wherever they run.

@@ -1,0 +1,1 @@
+//! What runs inside a sandbox: a static init and the glue of the ASGI server.

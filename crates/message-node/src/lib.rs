@@ -1,0 +1,1 @@
+//! Accepts, checks, stores and streams Aleph messages; files, aggregates, balances and prices.

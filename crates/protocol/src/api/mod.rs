@@ -1,0 +1,4 @@
+//! The shapes of the public HTTP APIs, shared by the servers and the clients.
+
+pub mod message_node;
+pub mod scheduler;

@@ -1,0 +1,43 @@
+//! HTTP and WebSocket clients of the message node and the scheduler.
+
+mod error;
+mod events;
+mod json;
+mod message_node;
+mod scheduler;
+
+pub use error::ClientError;
+pub use events::{EventStream, open_events};
+pub use message_node::{FileDownload, MessageNode};
+pub use scheduler::Scheduler;
+
+use std::sync::Once;
+use std::time::Duration;
+
+/// How long to wait for a TCP connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait for the next bytes of an answer. Longer than the 30 s that a `sync` submission may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// An HTTP client with this project's timeouts: 5 s to connect, 40 s between bytes, no limit on the whole.
+///
+/// # Panics
+/// When the operating system refuses to give the TLS library randomness.
+pub fn http_client() -> reqwest::Client {
+    install_crypto();
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .build()
+        .expect("the TLS library starts")
+}
+
+/// Makes `ring` the process's TLS provider. Several calls are one.
+fn install_crypto() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error means that somebody installed a provider already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}

@@ -1,0 +1,238 @@
+//! The envelope that every message travels in, its hash and its signature.
+
+use aleph_types::chain::{Chain, Signature};
+use aleph_types::item_hash::ItemHash;
+use aleph_types::message::MessageType;
+
+use aleph_types::verify_signature;
+use serde::{Deserialize, Serialize};
+
+use super::{ItemType, MessageTime};
+use crate::account::Account;
+use crate::{Address, FileHash};
+
+/// Clients send content up to this many bytes inside the envelope, and longer content as a stored file (`MAX_INLINE_SIZE`
+/// of the Python SDK).
+pub const MAX_INLINE_BYTES: usize = 50_000;
+
+/// The longest inline content a message node accepts, in characters (`MAX_INLINE_SIZE` of pyaleph).
+pub const MAX_ITEM_CONTENT_CHARS: usize = 200_000;
+
+/// The longest channel name, in characters.
+const MAX_CHANNEL_CHARS: usize = 128;
+
+/// A message as it is sent, stored and streamed. Unknown fields are ignored: nodes add `confirmations`, `size` and others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Who signed it.
+    pub sender: Address,
+    /// The chain of the sender's account; it decides how the signature is checked.
+    pub chain: Chain,
+    /// Over chain, sender, type and item hash; see [`Envelope::signed_text`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// What the content is.
+    #[serde(rename = "type")]
+    pub message_type: MessageType,
+    /// Where the content is: inside, or in a file under the item hash.
+    pub item_type: ItemType,
+    /// The content as JSON, byte for byte; absent unless the item type is `inline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item_content: Option<String>,
+    /// The content's hash, which names the message.
+    pub item_hash: String,
+    /// The sender's clock; not signed.
+    pub time: MessageTime,
+    /// A free label; not signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+}
+
+/// Why an envelope is not valid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Content that is not the one of the hash.
+    #[error("the item hash is {expected}, but the content hashes to {actual}: send the exact bytes that were hashed")]
+    WrongHash {
+        /// What the envelope says.
+        expected: String,
+        /// What the content gives.
+        actual: String,
+    },
+    /// A hash of neither known form, or not of the form the item type wants.
+    #[error("'{hash}' is no item hash of a message with item type '{item_type}'")]
+    HashForm {
+        /// The hash.
+        hash: String,
+        /// The item type.
+        item_type: ItemType,
+    },
+    /// Inline without content, or content where there must be none.
+    #[error("item type '{0}' {1}")]
+    Content(ItemType, &'static str),
+    /// Inline content beyond [`MAX_ITEM_CONTENT_CHARS`].
+    #[error("Message too long: {0} characters, at most {MAX_ITEM_CONTENT_CHARS}; send longer content as a stored file")]
+    TooLong(usize),
+    /// A channel name that is too long.
+    #[error("the channel has {0} characters, at most {MAX_CHANNEL_CHARS}")]
+    Channel(usize),
+    /// Unsigned, or signed by somebody else.
+    #[error("invalid signature: {0}")]
+    Signature(String),
+}
+
+impl Envelope {
+    /// Makes and signs an inline message.
+    pub fn sign_inline(
+        account: &Account,
+        message_type: MessageType,
+        item_content: String,
+        time: MessageTime,
+        channel: Option<String>,
+    ) -> Self {
+        let mut envelope = Self {
+            sender: account.address().clone(),
+            chain: account.chain(),
+            signature: None,
+            message_type,
+            item_type: ItemType::Inline,
+            item_hash: FileHash::of(item_content.as_bytes()).to_string(),
+            item_content: Some(item_content),
+            time,
+            channel,
+        };
+        envelope.signature = Some(account.sign(envelope.signed_text().as_bytes()));
+        envelope
+    }
+
+    /// The text that the sender signs.
+    pub fn signed_text(&self) -> String {
+        format!("{}\n{}\n{}\n{}", self.chain, self.sender, self.message_type, self.item_hash)
+    }
+
+    /// Checks what can be checked without the content of other messages: the hash's form, that inline content has this
+    /// hash, lengths and the signature. Costs one elliptic-curve recovery (about 100 µs).
+    ///
+    /// # Errors
+    /// The first of the [`EnvelopeError`]s that applies.
+    pub fn verify(&self) -> Result<(), EnvelopeError> {
+        self.verify_form()?;
+        self.verify_signature()
+    }
+
+    /// [`Envelope::verify`] without the signature.
+    ///
+    /// # Errors
+    /// The first of the [`EnvelopeError`]s that applies.
+    pub fn verify_form(&self) -> Result<(), EnvelopeError> {
+        let hash = ItemHash::try_from(self.item_hash.as_str()).map_err(|_| self.hash_form_error())?;
+        let form_fits = match hash {
+            ItemHash::Native(_) => {
+                self.item_type != ItemType::Ipfs && self.item_hash.bytes().all(|b| !b.is_ascii_uppercase())
+            }
+            ItemHash::Ipfs(_) => self.item_type == ItemType::Ipfs,
+        };
+        if !form_fits {
+            return Err(self.hash_form_error());
+        }
+        if let Some(channel) = &self.channel
+            && channel.chars().count() > MAX_CHANNEL_CHARS
+        {
+            return Err(EnvelopeError::Channel(channel.chars().count()));
+        }
+        match (&self.item_type, &self.item_content) {
+            (ItemType::Inline, None) => Err(EnvelopeError::Content(self.item_type, "needs `item_content`")),
+            (ItemType::Inline, Some(content)) => self.verify_content(content),
+            (_, Some(_)) => Err(EnvelopeError::Content(self.item_type, "must not carry `item_content`")),
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// Checks a content against the item hash and the length limit, for SHA-256 hashes.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::TooLong`] or [`EnvelopeError::WrongHash`].
+    pub fn verify_content(&self, content: &str) -> Result<(), EnvelopeError> {
+        let length = content.chars().count();
+        if self.item_type == ItemType::Inline && length > MAX_ITEM_CONTENT_CHARS {
+            return Err(EnvelopeError::TooLong(length));
+        }
+        let actual = FileHash::of(content.as_bytes()).to_string();
+        if actual != self.item_hash {
+            return Err(EnvelopeError::WrongHash { expected: self.item_hash.clone(), actual });
+        }
+        Ok(())
+    }
+
+    /// Checks the signature alone, for every EVM chain and Solana.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Signature`].
+    pub fn verify_signature(&self) -> Result<(), EnvelopeError> {
+        let Some(signature) = &self.signature else {
+            return Err(EnvelopeError::Signature("the message is not signed".to_owned()));
+        };
+        let hash = ItemHash::try_from(self.item_hash.as_str()).map_err(|_| self.hash_form_error())?;
+        let signature: Signature = serde_json::from_value(serde_json::Value::String(signature.clone()))
+            .map_err(|e| EnvelopeError::Signature(e.to_string()))?;
+        verify_signature::verify(&self.chain, &(&self.sender).into(), &signature, self.message_type, &hash)
+            .map_err(|e| EnvelopeError::Signature(e.to_string()))
+    }
+
+    fn hash_form_error(&self) -> EnvelopeError {
+        EnvelopeError::HashForm { hash: self.item_hash.clone(), item_type: self.item_type }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signed() -> Envelope {
+        let account = Account::generate();
+        let content = r#"{"address":"0x1","time":1.5,"key":"k","content":{}}"#.to_owned();
+        Envelope::sign_inline(&account, MessageType::Aggregate, content, MessageTime::now(), Some("TEST".into()))
+    }
+
+    #[test]
+    fn what_we_sign_verifies_also_after_json() {
+        let envelope = signed();
+        assert_eq!(envelope.verify(), Ok(()));
+        let json = serde_json::to_string(&envelope).unwrap();
+        assert_eq!(serde_json::from_str::<Envelope>(&json).unwrap().verify(), Ok(()));
+    }
+
+    #[test]
+    fn every_signed_part_matters() {
+        let wrong = |change: &dyn Fn(&mut Envelope)| {
+            let mut envelope = signed();
+            change(&mut envelope);
+            envelope.verify().unwrap_err()
+        };
+        assert!(matches!(wrong(&|e| e.item_content = Some("{}".into())), EnvelopeError::WrongHash { .. }));
+        assert!(matches!(
+            wrong(&|e| e.sender = Address::new("0x0000000000000000000000000000000000000001")),
+            EnvelopeError::Signature(_)
+        ));
+        assert!(matches!(wrong(&|e| e.message_type = MessageType::Post), EnvelopeError::Signature(_)));
+        assert!(matches!(wrong(&|e| e.chain = Chain::Base), EnvelopeError::Signature(_)));
+        assert!(matches!(wrong(&|e| e.signature = None), EnvelopeError::Signature(_)));
+        assert!(matches!(wrong(&|e| e.signature = Some("0x00".into())), EnvelopeError::Signature(_)));
+    }
+
+    #[test]
+    fn malformed_envelopes_are_refused_by_name() {
+        let wrong = |change: &dyn Fn(&mut Envelope)| {
+            let mut envelope = signed();
+            change(&mut envelope);
+            envelope.verify_form().unwrap_err()
+        };
+        assert!(matches!(wrong(&|e| e.item_hash = "12".into()), EnvelopeError::HashForm { .. }));
+        assert!(matches!(wrong(&|e| e.item_hash = e.item_hash.to_uppercase()), EnvelopeError::HashForm { .. }));
+        assert!(matches!(wrong(&|e| e.item_type = ItemType::Ipfs), EnvelopeError::HashForm { .. }));
+        assert!(matches!(wrong(&|e| e.item_type = ItemType::Storage), EnvelopeError::Content(..)));
+        assert!(matches!(wrong(&|e| e.item_content = None), EnvelopeError::Content(..)));
+        assert!(matches!(wrong(&|e| e.item_content = Some("é".repeat(200_001))), EnvelopeError::TooLong(200_001)));
+        assert!(matches!(wrong(&|e| e.channel = Some("c".repeat(129))), EnvelopeError::Channel(129)));
+    }
+}

@@ -1,0 +1,1 @@
+//! Decides which compute node runs each persistent program, and proves that only one does.
