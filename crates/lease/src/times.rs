@@ -129,13 +129,15 @@ mod tests {
 
     use super::*;
 
-    fn millis() -> impl Strategy<Value = Duration> {
-        (0_u64..20_000).prop_map(Duration::from_millis)
+    fn millis(least: u64) -> impl Strategy<Value = Duration> {
+        (least..20_000).prop_map(Duration::from_millis)
     }
 
     prop_compose! {
-        fn config()(heartbeat in millis(), lease in millis(), grace in millis(), kill_allowance in millis(),
-                    drift_ppm in 0_u32..200_000, margin in millis()) -> LeaseConfig {
+        /// Any configuration that can be built.
+        fn valid()(heartbeat in millis(1), spare in millis(0), grace in millis(0), kill_allowance in millis(1),
+                   drift_ppm in 0_u32..=100_000, margin in millis(1)) -> LeaseConfig {
+            let lease = grace + kill_allowance + heartbeat * 2 + spare;
             LeaseConfig { heartbeat, lease, grace, kill_allowance, drift_ppm, margin }
         }
     }
@@ -145,9 +147,8 @@ mod tests {
         /// no more than the configured drift: the holder has stopped before the issuer goes on.
         #[test]
         fn a_lease_ends_at_the_holder_before_it_ends_at_the_issuer(
-            config in config(), sent in 0_u64..1 << 50, took in 0_u64..10_000_000_000, slow in 0.0_f64..1.0,
+            config in valid(), sent in 0_u64..1 << 50, took in 0_u64..10_000_000_000, slow in 0.0_f64..1.0,
         ) {
-            prop_assume!(LeaseTimes::new(config).is_ok());
             let times = LeaseTimes::new(config).unwrap();
             let sent = BootTime::from_nanos(sent);
             let held_for = sent.until(times.holder(sent).fuse);
@@ -159,8 +160,7 @@ mod tests {
         }
 
         #[test]
-        fn deadlines_come_in_order_and_before_the_leases_end(config in config(), sent in 0_u64..1 << 50) {
-            prop_assume!(LeaseTimes::new(config).is_ok());
+        fn deadlines_come_in_order_and_before_the_leases_end(config in valid(), sent in 0_u64..1 << 50) {
             let times = LeaseTimes::new(config).unwrap();
             let sent = BootTime::from_nanos(sent);
             let deadline = times.holder(sent);
