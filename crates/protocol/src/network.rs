@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::{Address, NodeId};
+use crate::{Address, NodeId, ProgramId};
 
 /// The address under which clients look for `pricing`, `settings` and `vm-images`. On a network of our own nobody holds its
 /// key: the message node answers for it with what the network's authority published (see `docs/networks.md`).
@@ -36,6 +36,11 @@ pub struct NetworkSettings {
     /// Base URL of the network's gateway, where programs are reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_url: Option<String>,
+}
+
+/// A program's stable URL at a gateway: the form by path, which every gateway answers, also one without a domain name.
+pub fn program_url(gateway: &str, program: &ProgramId) -> String {
+    format!("{}/vm/{program}", gateway.trim_end_matches('/'))
 }
 
 /// The `vm-images` aggregate: runtime images by name, in the shape that the Aleph SDKs read.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
@@ -37,6 +38,18 @@ pub async fn open_events<T: DeserializeOwned>(url: &str) -> Result<EventStream<T
 }
 
 impl<T: DeserializeOwned> EventStream<T> {
+    /// Sends a frame to the other side.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when the connection breaks or takes no bytes for 5 s.
+    pub async fn send(&mut self, frame: &impl Serialize) -> Result<(), ClientError> {
+        let text = serde_json::to_string(frame).map_err(|e| ClientError::malformed(&self.url, e))?;
+        tokio::time::timeout(CONNECT_TIMEOUT, self.socket.send(Message::Text(text.into())))
+            .await
+            .map_err(|e| ClientError::unreachable(&self.url, &e))?
+            .map_err(|e| ClientError::unreachable(&self.url, &e))
+    }
+
     /// Waits for the next event; `None` when the other side closed the stream.
     ///
     /// # Errors

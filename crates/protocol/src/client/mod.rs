@@ -1,11 +1,13 @@
-//! HTTP and WebSocket clients of the message node and the scheduler.
+//! HTTP and WebSocket clients of the message node, the scheduler and the compute nodes.
 
+mod compute_node;
 mod error;
 mod events;
 mod json;
 mod message_node;
 mod scheduler;
 
+pub use compute_node::ComputeNode;
 pub use error::ClientError;
 pub use events::{EventStream, open_events};
 pub use message_node::{FileDownload, MessageNode};

@@ -1,8 +1,10 @@
 //! A client of the scheduler's read API.
 
+use serde::de::DeserializeOwned;
+
 use super::{ClientError, EventStream, http_client, json, open_events};
 use crate::api::scheduler::{Health, NodeRecord, Page, SchedulerEvent, VmRecord};
-use crate::{NodeId, ProgramId};
+use crate::{Address, NodeId, ProgramId};
 
 /// A scheduler, by its public API.
 #[derive(Debug, Clone)]
@@ -30,16 +32,34 @@ impl Scheduler {
         json::get(&self.http, &format!("{}/api/v1/vms/{program}", self.base), &[]).await
     }
 
+    /// The persistent programs of an owner.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the scheduler cannot be asked; nothing is returned then, so that half a list is never taken for
+    /// the whole.
+    pub async fn vms(&self, owner: &Address) -> Result<Vec<VmRecord>, ClientError> {
+        self.list("vms", &[("owner", owner.to_string())]).await
+    }
+
     /// All compute nodes.
     ///
     /// # Errors
     /// [`ClientError`] when the scheduler cannot be asked.
     pub async fn nodes(&self) -> Result<Vec<NodeRecord>, ClientError> {
+        self.list("nodes", &[]).await
+    }
+
+    /// All pages of a list of the v1 API.
+    async fn list<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        filter: &[(&'static str, String)],
+    ) -> Result<Vec<T>, ClientError> {
         let (mut all, mut number) = (Vec::new(), 1);
         loop {
-            let query = [("page", number.to_string()), ("page_size", "200".to_owned())];
-            let page: Page<NodeRecord> =
-                json::get_required(&self.http, &format!("{}/api/v1/nodes", self.base), &query).await?;
+            let mut query = filter.to_vec();
+            query.extend([("page", number.to_string()), ("page_size", "200".to_owned())]);
+            let page: Page<T> = json::get_required(&self.http, &format!("{}/api/v1/{what}", self.base), &query).await?;
             all.extend(page.items);
             if number >= page.pagination.total_pages {
                 return Ok(all);
