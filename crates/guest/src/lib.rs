@@ -1,1 +1,116 @@
-//! What runs inside a sandbox: a static init and the glue of the ASGI server.
+//! What runs inside a sandbox, and what the supervisor outside says to it.
+//!
+//! The init (`aleph-init`, process 1 of the sandbox) is started with three open files:
+//!
+//! | descriptor | what |
+//! | --- | --- |
+//! | [`CONTROL_FD`] | a stream socket to the supervisor: one JSON message a line, [`ToGuest`] in, [`FromGuest`] out |
+//! | [`LISTENER_FD`] | the listening Unix socket through which requests enter |
+//! | 1 and 2 | pipes to the supervisor: the program's output |
+//!
+//! ```text
+//!             Configure          program answers
+//!   waiting ────────────▶ starting ────────────▶ ready
+//!      │                     │                     │
+//!      │ control closed      │ cannot start        │ program ends, or Stop
+//!      ▼                     ▼                     ▼
+//!    exit                Failed, exit          Exited, exit
+//! ```
+//! Only the supervisor moves it forward. When process 1 exits the kernel kills everything else in the sandbox.
+
+use serde::{Deserialize, Serialize};
+
+/// The descriptor of the control socket.
+pub const CONTROL_FD: i32 = 3;
+/// The descriptor of the socket that requests arrive at.
+pub const LISTENER_FD: i32 = 4;
+
+/// Where the code of the program is mounted.
+pub const CODE_DIRECTORY: &str = "/opt/code";
+/// Where this crate's files are mounted: the init, the ASGI glue and the server it uses.
+pub const GUEST_DIRECTORY: &str = "/opt/aleph";
+/// The port that a binary listens on when the program's variables do not name another in `PORT`.
+pub const DEFAULT_PORT: u16 = 8080;
+
+/// The longest message on the control socket, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// From the supervisor to the init.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToGuest {
+    /// Become this program. Sent once, after code and limits are in place.
+    Configure(Configure),
+    /// End the program: SIGTERM, and SIGKILL after the grace.
+    Stop {
+        /// How long the program has, in milliseconds.
+        grace_ms: u64,
+    },
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configure {
+    /// How requests reach it.
+    pub interface: Interface,
+    /// Its whole environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// How requests reach the program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Interface {
+    /// A Python application, served by uvicorn.
+    Asgi {
+        /// The module, as `package.module`.
+        module: String,
+        /// The application in it, as `app` or `object.app`.
+        attribute: String,
+    },
+    /// An executable that listens on a port of the loopback interface.
+    Binary {
+        /// Its path below [`CODE_DIRECTORY`].
+        path: String,
+        /// Its arguments.
+        arguments: Vec<String>,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// From the init to the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromGuest {
+    /// The init waits for [`ToGuest::Configure`].
+    Waiting,
+    /// The program answers requests.
+    Ready,
+    /// The program could not be started.
+    Failed {
+        /// What kind of failure.
+        kind: StartFailure,
+        /// For the owner; the end of a Python traceback, for example.
+        message: String,
+    },
+    /// The program ended by itself or was stopped.
+    Exited {
+        /// Its exit code, unless a signal ended it.
+        code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+    },
+}
+
+/// Why a program could not be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFailure {
+    /// The runtime image lacks what the interface needs.
+    Runtime,
+    /// The entrypoint is not there or cannot be executed.
+    Entrypoint,
+    /// The code raised while it was imported or started.
+    Startup,
+}

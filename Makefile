@@ -1,0 +1,82 @@
+# Everything a fresh Debian 12 machine with root and a Rust toolchain needs. What is missing is installed, from the package
+# registries only.
+#
+#   make demo     the tutorial on a real network of this machine, told with timings
+#   make test     what CI runs
+#   make lint     its quick part
+#   make bench    measurements, as JSON under target/bench/
+#   make build    aleph and aleph-node in target/release/
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+HOST := x86_64-unknown-linux-gnu
+TOOLS := target/tools
+PIP := $(TOOLS)/venv/bin/python -m pip --disable-pip-version-check
+
+# Debian packages by command or file that tells whether they are there: file=package.
+DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-tools /usr/bin/mmdebstrap=mmdebstrap \
+	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc \
+	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq \
+	/usr/lib/python3.11/ensurepip/__init__.py=python3-venv
+DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light
+
+.PHONY: demo test lint bench build packages packages-bench runtimes guest clean
+
+build: packages guest runtimes
+	$(CARGO) build --release --locked --workspace --exclude aleph-guest
+
+demo: build
+	examples/demo.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+packages:
+	@scripts/install-packages $(DEBIAN)
+
+packages-bench: packages
+	@scripts/install-packages $(DEBIAN_BENCH)
+
+# The init and the ASGI server, brought into every sandbox.
+guest: target/guest/aleph-init target/guest/asgi.py target/guest/python/.complete
+
+GUEST_SOURCES := $(shell find crates/guest -name '*.rs' -o -name Cargo.toml) Cargo.lock
+target/guest/aleph-init: $(GUEST_SOURCES)
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target $(HOST) -p aleph-guest
+	install -D -m 755 target/$(HOST)/release/aleph-init $@
+
+target/guest/asgi.py: crates/guest/python/asgi.py
+	install -D -m 644 $< $@
+
+target/guest/python/.complete: crates/guest/python/requirements.txt | $(TOOLS)/venv
+	rm -rf $(@D)
+	$(PIP) install --quiet --no-deps --require-hashes --only-binary :all: --implementation py --abi none --platform any \
+		--python-version 3.11 --target $(@D) -r $<
+	rm -rf $(@D)/bin
+	chmod -R a+rX target/guest
+	touch $@
+
+$(TOOLS)/venv: | packages
+	mkdir -p $(TOOLS)
+	/usr/bin/python3 -m venv $@.new
+	rm -rf $@
+	mv $@.new $@
+
+# Runtime images, built once.
+runtimes: target/runtimes/python3.squashfs target/runtimes/minimal.squashfs
+
+target/runtimes/python3.squashfs: runtimes/python3/build.sh runtimes/python3/requirements.txt | packages $(TOOLS)/venv
+	mkdir -p $(@D)
+	runtimes/python3/build.sh $@ $(abspath $(TOOLS)/venv/bin/python) -m pip --disable-pip-version-check
+
+target/runtimes/minimal.squashfs: runtimes/minimal/build.sh | packages
+	mkdir -p $(@D)
+	runtimes/minimal/build.sh $@
+
+clean:
+	rm -rf target

@@ -1,0 +1,83 @@
+//! `aleph-init`: process 1 of a sandbox. See the library's documentation for its protocol and states.
+
+mod control;
+mod program;
+mod proxy;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use aleph_guest::{FromGuest, Interface, ToGuest};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+use crate::control::Control;
+use crate::program::Program;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.and_then(|runtime| runtime.block_on(run()));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aleph-init: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Waits to be configured, runs the program, and returns when it ended or the supervisor is gone.
+async fn run() -> std::io::Result<()> {
+    let mut control = Control::open()?;
+    // Before anything can be started, so that no exit of a child is missed.
+    let mut children = signal(SignalKind::child())?;
+    control.send(&FromGuest::Waiting).await?;
+
+    let configure = match control.receive().await? {
+        Some(ToGuest::Configure(configure)) => configure,
+        Some(ToGuest::Stop { .. }) | None => return Ok(()),
+    };
+    // From now on the sandbox dies with the supervisor, whatever either of them does.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+
+    let mut program = match Program::start(&configure) {
+        Ok(program) => program,
+        Err((kind, message)) => return control.send(&FromGuest::Failed { kind, message }).await,
+    };
+    let mut kill_at: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            message = control.receive() => match message? {
+                Some(ToGuest::Stop { grace_ms }) => {
+                    program.terminate();
+                    kill_at = Some(Instant::now() + Duration::from_millis(grace_ms));
+                }
+                Some(ToGuest::Configure(_)) => {}
+                None => return Ok(()),
+            },
+            event = program.next_event() => {
+                if event == FromGuest::Ready && let Interface::Binary { port, .. } = configure.interface {
+                    proxy::serve(port)?;
+                }
+                let failed = matches!(event, FromGuest::Failed { .. });
+                control.send(&event).await?;
+                if failed {
+                    return Ok(());
+                }
+            }
+            _ = children.recv() => {
+                if let Some(exited) = program.reap() {
+                    // What the program said about its end comes first.
+                    if let Some(failed) = program.last_words().await {
+                        return control.send(&failed).await;
+                    }
+                    return control.send(&exited).await;
+                }
+            }
+            () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
+                program.kill();
+                kill_at = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The container driver: an OCI container made by any OCI runtime binary, in a mount namespace of the supervisor's own.
+//!
+//! ```text
+//!  machine:      image (squashfs, mounted once, shared)      code (squashfs or directory)
+//!                     │ clone, ids mapped                         │ clone, ids mapped
+//!  supervisor's       ▼                                           │
+//!  namespace:    lower + scratch (tmpfs, limited) = rootfs        │
+//!                     │ OCI runtime                               │ moved in at the claim
+//!  container:         ▼ /                                         ▼ /opt/code
+//! ```
+//! Everything that is mounted per sandbox is mounted in the supervisor's namespace, so that nothing is left when it dies,
+//! however it dies. Users of the container are mapped to a range of ids of the machine that no other sandbox has.
+
+mod mounts;
+mod namespaces;
+mod network;
+mod oci;
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use guest::{CODE_DIRECTORY, CONTROL_FD, LISTENER_FD};
+use rustix::process::{Pid, WaitOptions, wait};
+
+use crate::cgroup::{Cgroup, Hierarchy};
+use crate::layout::SandboxDirectory;
+use crate::spec::{ClaimSpec, CodeSource, ContainerSpec};
+
+pub use mounts::id_mapped_mounts_work;
+
+/// How many ids a container has.
+pub const IDS_PER_CONTAINER: u32 = 65_536;
+
+/// MiB of scratch space before a claim sets the program's own limit.
+const UNCLAIMED_SCRATCH_MIB: u64 = 16;
+
+/// Why a sandbox could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The OCI runtime refused.
+    #[error("{runtime} could not start the container: {message}")]
+    Runtime {
+        /// Its binary.
+        runtime: String,
+        /// What it printed.
+        message: String,
+    },
+}
+
+/// Why a sandbox could not be made a program's.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// The code is not what it should be.
+    #[error("{0}")]
+    Code(String),
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Adds to an error what was tried.
+trait During<T> {
+    fn preparing(self, what: &'static str) -> Result<T, PrepareError>;
+    fn claiming(self, what: &'static str) -> Result<T, ClaimError>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
+    fn preparing(self, what: &'static str) -> Result<T, PrepareError> {
+        self.map_err(|e| PrepareError::System { what, source: e.into() })
+    }
+
+    fn claiming(self, what: &'static str) -> Result<T, ClaimError> {
+        self.map_err(|e| ClaimError::System { what, source: e.into() })
+    }
+}
+
+/// What connects the supervisor with the init and the program.
+pub struct GuestChannels {
+    /// The control socket.
+    pub control: UnixStream,
+    /// The reading end of the program's standard output.
+    pub stdout: OwnedFd,
+    /// The reading end of its standard error.
+    pub stderr: OwnedFd,
+}
+
+/// One container.
+pub struct Container {
+    name: String,
+    spec: ContainerSpec,
+    directory: SandboxDirectory,
+    cgroup: Option<Cgroup>,
+    init: Option<Pid>,
+}
+
+impl Container {
+    /// A container that is not made yet.
+    pub fn new(name: String, spec: ContainerSpec, directory: SandboxDirectory) -> Self {
+        Self { name, spec, directory, cgroup: None, init: None }
+    }
+
+    /// Makes it: the image is up, the init waits, nothing of anybody is in it.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; what was made so far is cleared away by [`Container::kill`] and [`Container::clean_up`].
+    pub fn prepare(&mut self) -> Result<GuestChannels, PrepareError> {
+        let hierarchy = Hierarchy::detect().preparing("cannot find control groups")?;
+        self.cgroup = Some(hierarchy.group(&self.spec.cgroup));
+        mounts::enter_own_namespace(&hierarchy).preparing("cannot make a mount namespace")?;
+        self.make_root().preparing("cannot put the root file system together")?;
+        // The init becomes this process's child once the OCI runtime has exited, so that its death signal means us.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).preparing("cannot adopt processes")?;
+
+        let bundle = self.directory.bundle();
+        fs::create_dir_all(&bundle).preparing("cannot make the bundle")?;
+        let config = oci::config(&self.name, &self.spec, &self.directory);
+        fs::write(bundle.join("config.json"), config.to_string()).preparing("cannot write the bundle")?;
+        self.start()
+    }
+
+    /// Mounts the root file system: the image below, a limited tmpfs above.
+    fn make_root(&self) -> io::Result<()> {
+        let first = self.spec.first_uid;
+        let map = namespaces::user_namespace(first, IDS_PER_CONTAINER)?;
+        let [lower, scratch, root, guest] = self.mount_points();
+        for directory in [&lower, &scratch, &root, &guest] {
+            fs::DirBuilder::new().recursive(true).mode(0o711).create(directory)?;
+        }
+        mounts::mount_clone(&self.spec.image, &lower, Some(&map))?;
+        mounts::mount_clone(&self.spec.guest, &guest, None)?;
+        mounts::mount_tmpfs(&scratch, UNCLAIMED_SCRATCH_MIB)?;
+        let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+        for directory in [&upper, &work] {
+            fs::create_dir(directory)?;
+        }
+        fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))?;
+        lchown(&upper, Some(first), Some(first))?;
+        mounts::mount_overlay(&lower, &upper, &work, &root)
+    }
+
+    fn mount_points(&self) -> [PathBuf; 4] {
+        ["lower", "scratch", "rootfs", "guest"].map(|name| self.directory.path().join(name))
+    }
+
+    /// Has the OCI runtime start the init with its descriptors.
+    fn start(&mut self) -> Result<GuestChannels, PrepareError> {
+        let listener = UnixListener::bind(self.directory.http_socket()).preparing("cannot listen for requests")?;
+        let (control, theirs) = UnixStream::pair().preparing("cannot make the control socket")?;
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let (stdout, stdout_theirs) = pipe().preparing("cannot make a pipe")?;
+        let (stderr, stderr_theirs) = pipe().preparing("cannot make a pipe")?;
+        // The container's user must be able to open them again, as programs that write to /dev/stdout do.
+        for fd in [&stdout_theirs, &stderr_theirs] {
+            let id = self.spec.first_uid;
+            rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(id)), Some(rustix::fs::Gid::from_raw(id)))
+                .preparing("cannot hand over a pipe")?;
+        }
+        for fd in [&stdout, &stderr] {
+            rustix::io::ioctl_fionbio(fd, true).preparing("cannot set up a pipe")?;
+        }
+        control.set_nonblocking(true).preparing("cannot set up the control socket")?;
+
+        let pid_file = self.directory.path().join("init.pid");
+        let log = OpenOptions::new().append(true).create(true).open(self.directory.supervisor_log());
+        let log = log.preparing("cannot open the supervisor's log")?;
+        let mut command = self.runtime_command();
+        command.args(["run", "--detach", "--preserve-fds", "2", "--pid-file"]).arg(&pid_file);
+        command.arg("--bundle").arg(self.directory.bundle()).arg(&self.name);
+        command.stdin(Stdio::null()).stdout(stdout_theirs).stderr(stderr_theirs);
+        let descriptors = [(theirs.as_raw_fd(), CONTROL_FD), (listener.as_raw_fd(), LISTENER_FD)];
+        // SAFETY: between fork and exec only async-signal-safe system calls are made, on memory that was allocated before.
+        unsafe {
+            command.pre_exec(move || pass_descriptors(descriptors));
+        }
+        let status = command.status().preparing("cannot execute the OCI runtime")?;
+        drop(log);
+        if !status.success() {
+            return Err(self.runtime_error(&stderr));
+        }
+        let pid = fs::read_to_string(&pid_file).preparing("the OCI runtime left no process id")?;
+        self.init = pid.trim().parse().ok().and_then(Pid::from_raw);
+        Ok(GuestChannels { control, stdout, stderr })
+    }
+
+    fn runtime_command(&self) -> Command {
+        let mut command = Command::new(&self.spec.oci_runtime);
+        command.arg("--root").arg(self.directory.runtime_state());
+        command
+    }
+
+    /// What the OCI runtime complained about; it shares standard error with the container.
+    fn runtime_error(&self, stderr: &OwnedFd) -> PrepareError {
+        let mut buffer = [0; 4096];
+        let length = rustix::io::read(stderr, &mut buffer).unwrap_or(0);
+        let message = String::from_utf8_lossy(&buffer[..length]).trim().to_owned();
+        PrepareError::Runtime { runtime: self.spec.oci_runtime.display().to_string(), message }
+    }
+
+    /// Makes it a program's: limits, identity, network and code.
+    ///
+    /// # Errors
+    /// [`ClaimError`]; the container is of no use then.
+    pub fn claim(&mut self, claim: &ClaimSpec) -> Result<(), ClaimError> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "the init has not started");
+        let init = self.init.ok_or_else(missing).claiming("cannot enter the container")?;
+        let cgroup = self.cgroup.as_ref().ok_or_else(missing).claiming("cannot limit the container")?;
+        cgroup.set_limits(&claim.limits).claiming("cannot limit the container")?;
+        let [_, scratch, ..] = self.mount_points();
+        mounts::resize_tmpfs(&scratch, claim.limits.scratch_mib).claiming("cannot limit what the container writes")?;
+        if let Some(network) = &claim.network {
+            network::connect(network, init).claiming("cannot connect the container to the network")?;
+        }
+        let code = self.open_code(&claim.code)?;
+        let inside = namespaces::Inside {
+            host_name: claim.program.host_label(),
+            code,
+            code_directory: CODE_DIRECTORY.into(),
+            owner: self.spec.first_uid,
+            name_servers: claim.network.iter().flat_map(|network| network.name_servers.clone()).collect(),
+        };
+        namespaces::set_up_inside(init, &inside).claiming("cannot put the code into the container")
+    }
+
+    /// The code as a mount that is nowhere yet.
+    fn open_code(&self, code: &CodeSource) -> Result<OwnedFd, ClaimError> {
+        let map = namespaces::user_namespace(self.spec.first_uid, IDS_PER_CONTAINER).claiming("cannot map ids")?;
+        let directory = match code {
+            CodeSource::Directory(directory) => directory.clone(),
+            CodeSource::Squashfs(image) => {
+                let mount_point = self.directory.path().join("code");
+                fs::create_dir_all(&mount_point).claiming("cannot mount the code")?;
+                mounts::mount_squashfs(image, &mount_point).map_err(|e| {
+                    ClaimError::Code(format!("the code is no squashfs image that this machine can mount: {e}"))
+                })?;
+                mount_point
+            }
+        };
+        mounts::clone_mount(&directory, Some(&map)).claiming("cannot open the code")
+    }
+
+    /// How often the kernel killed something in it for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        self.cgroup.as_ref().map_or(0, Cgroup::oom_kills)
+    }
+
+    /// Kills everything in it.
+    ///
+    /// # Errors
+    /// When something still lives after `within`.
+    pub fn kill(&mut self, within: Duration) -> io::Result<()> {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill_all(within)?;
+        }
+        // Collect the init and what the OCI runtime left, so that no process is seen as running any more.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+        Ok(())
+    }
+
+    /// Removes what is left of it outside. What stays is removed by the agent.
+    pub fn clean_up(&self) {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(e) = cgroup.remove()
+        {
+            eprintln!("cannot remove the control group: {e}");
+        }
+    }
+}
+
+/// Makes exactly these descriptors the next process's 3 and 4, whatever numbers they have now, and ties it to us.
+fn pass_descriptors(descriptors: [(i32, i32); 2]) -> io::Result<()> {
+    // First out of the way of each other, then into place.
+    let mut moved = [0; 2];
+    for (slot, (ours, _)) in moved.iter_mut().zip(descriptors) {
+        // SAFETY: plain system calls on descriptors that this process owns.
+        *slot = unsafe { libc::fcntl(ours, libc::F_DUPFD_CLOEXEC, 10) };
+        if *slot < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    for (from, (_, to)) in moved.iter().zip(descriptors) {
+        // SAFETY: as above.
+        if unsafe { libc::dup2(*from, to) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+}

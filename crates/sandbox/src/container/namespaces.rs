@@ -1,0 +1,150 @@
+//! Work that must be done in another namespace, by a child process for the moment: this process has one thread, so it can
+//! fork safely and go on using Rust in the child.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, lchown};
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use super::mounts;
+
+/// What is done inside a container when it is claimed.
+pub(super) struct Inside {
+    /// Its new host name.
+    pub(super) host_name: String,
+    /// The code, mounted nowhere yet.
+    pub(super) code: OwnedFd,
+    /// Where it goes.
+    pub(super) code_directory: PathBuf,
+    /// The id that owns what is made there.
+    pub(super) owner: u32,
+    /// What `/etc/resolv.conf` will say.
+    pub(super) name_servers: Vec<Ipv4Addr>,
+}
+
+/// A user namespace in which `first` and the ids after it are 0 and up. It is used to map ids in mounts, nothing runs in
+/// it.
+pub(super) fn user_namespace(first: u32, count: u32) -> io::Result<OwnedFd> {
+    let (mut unshared, tell_unshared) = io::pipe()?;
+    let (wait_for_end, end) = io::pipe()?;
+    let child = fork(move || {
+        // SAFETY: the child has one thread.
+        unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
+        (&tell_unshared).write_all(&[0])?;
+        drop(tell_unshared);
+        // The parent closes its end when it has the namespace; until then this process holds it.
+        let _ = (&wait_for_end).read(&mut [0]);
+        Ok(())
+    })?;
+    let mut open = || {
+        unshared.read_exact(&mut [0])?;
+        let pid = child.as_raw_nonzero();
+        for file in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{pid}/{file}"), format!("0 {first} {count}"))?;
+        }
+        Ok(OwnedFd::from(File::open(format!("/proc/{pid}/ns/user"))?))
+    };
+    let namespace = open();
+    drop(end);
+    waitpid(Some(child), WaitOptions::empty())?;
+    namespace
+}
+
+/// Gives a container its host name, code and name servers.
+pub(super) fn set_up_inside(init: Pid, inside: &Inside) -> io::Result<()> {
+    let namespace = |kind: &str| File::open(format!("/proc/{}/ns/{kind}", init.as_raw_nonzero()));
+    let (uts, mounts_of_init) = (namespace("uts")?, namespace("mnt")?);
+    in_child(|| {
+        move_into_link_name_space(uts.as_fd(), Some(LinkNameSpaceType::HostNameAndNISDomainName))?;
+        rustix::system::sethostname(inside.host_name.as_bytes())?;
+        // From here on `/` is the container's: a link in the image leads nowhere else.
+        move_into_link_name_space(mounts_of_init.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        make_directories(&inside.code_directory, inside.owner)?;
+        mounts::attach(inside.code.as_fd(), &inside.code_directory)?;
+        if !inside.name_servers.is_empty() {
+            write_name_servers(&inside.name_servers, inside.owner)?;
+        }
+        Ok(())
+    })
+}
+
+fn make_directories(path: &Path, owner: u32) -> io::Result<()> {
+    for directory in path.ancestors().collect::<Vec<_>>().into_iter().rev().skip(1) {
+        match fs::create_dir(directory) {
+            Ok(()) => lchown(directory, Some(owner), Some(owner))?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn write_name_servers(servers: &[Ipv4Addr], owner: u32) -> io::Result<()> {
+    let path = Path::new("/etc/resolv.conf");
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    for server in servers {
+        writeln!(file, "nameserver {server}")?;
+    }
+    lchown(path, Some(owner), Some(owner))
+}
+
+/// Does something in a child process and hands back its error.
+fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let (mut error, mut tell_error) = io::pipe()?;
+    let child = fork(|| {
+        let result = work();
+        if let Err(e) = &result {
+            let _ = tell_error.write_all(e.to_string().as_bytes());
+        }
+        result
+    })?;
+    drop(tell_error);
+    let mut message = String::new();
+    error.read_to_string(&mut message)?;
+    match waitpid(Some(child), WaitOptions::empty())? {
+        Some((_, status)) if status.exit_status() == Some(0) => Ok(()),
+        _ => Err(io::Error::other(message)),
+    }
+}
+
+/// Starts a child process that does this and exits, with 0 if it went well.
+fn fork(work: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
+    // SAFETY: this process has one thread, so the child's memory is whole and no lock is held in it.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = i32::from(work().is_err());
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(code) }
+        }
+        pid => Ok(Pid::from_raw(pid).expect("fork gives positive ids to parents")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_childs_error_reaches_the_parent() {
+        assert!(in_child(|| Ok(())).is_ok());
+        let error = in_child(|| Err(io::Error::other("no luck"))).unwrap_err();
+        assert_eq!(error.to_string(), "no luck");
+    }
+
+    #[test]
+    fn a_user_namespace_can_be_opened() {
+        // Needs root, as the supervisor does.
+        let namespace = user_namespace(100_000, 65_536).unwrap();
+        assert!(rustix::fs::fstat(&namespace).is_ok());
+    }
+}

@@ -1,0 +1,213 @@
+//! A program's output on disk: JSON lines, two files of at most half the allowed size each, kept when the program is gone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// The longest line that is kept as one, in bytes; longer ones are cut into several.
+pub const MAX_LINE_BYTES: usize = 16 << 10;
+
+/// Where a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The program's standard output.
+    Stdout,
+    /// The program's standard error.
+    Stderr,
+    /// What happened to the program: started, stopped, killed.
+    System,
+}
+
+impl Source {
+    /// The word in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::System => "system",
+        }
+    }
+}
+
+/// One line of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Microseconds since 1970.
+    #[serde(rename = "t")]
+    pub time_micros: u64,
+    /// Where it came from.
+    #[serde(rename = "f")]
+    pub source: Source,
+    /// The line, without its end.
+    #[serde(rename = "m")]
+    pub message: String,
+}
+
+/// The file that is written to.
+pub fn current_file(directory: &Path) -> PathBuf {
+    directory.join("log.jsonl")
+}
+
+/// The file that was written before it.
+pub fn previous_file(directory: &Path) -> PathBuf {
+    directory.join("log.previous.jsonl")
+}
+
+/// Writes a program's log.
+pub struct LogWriter {
+    directory: PathBuf,
+    max_file_bytes: u64,
+    file: File,
+    written: u64,
+}
+
+impl LogWriter {
+    /// Opens the log for more lines.
+    ///
+    /// # Errors
+    /// When the directory or file cannot be made.
+    pub fn open(directory: &Path, max_bytes: u64) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let file = OpenOptions::new().create(true).append(true).open(current_file(directory))?;
+        let written = file.metadata()?.len();
+        Ok(Self { directory: directory.to_owned(), max_file_bytes: max_bytes / 2, file, written })
+    }
+
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn write(&mut self, source: Source, message: &[u8]) -> io::Result<()> {
+        let time_micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_micros());
+        let line = LogLine {
+            time_micros: u64::try_from(time_micros).unwrap_or(u64::MAX),
+            source,
+            message: String::from_utf8_lossy(message).into_owned(),
+        };
+        let mut bytes = serde_json::to_vec(&line)?;
+        bytes.push(b'\n');
+        if self.written + bytes.len() as u64 > self.max_file_bytes && self.written > 0 {
+            self.rotate()?;
+        }
+        self.file.write_all(&bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        fs::rename(current_file(&self.directory), previous_file(&self.directory))?;
+        self.file = OpenOptions::new().create(true).append(true).open(current_file(&self.directory))?;
+        self.written = 0;
+        Ok(())
+    }
+}
+
+/// The last lines of a log, oldest first; none when there is no log.
+///
+/// # Errors
+/// When a file is there but cannot be read.
+pub fn read_tail(directory: &Path, lines: usize) -> io::Result<Vec<LogLine>> {
+    let mut all = std::collections::VecDeque::new();
+    for path in [previous_file(directory), current_file(directory)] {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        for line in BufReader::new(file).split(b'\n') {
+            // A line that was cut off by a crash is left out.
+            if let Ok(line) = serde_json::from_slice(&line?) {
+                all.push_back(line);
+                if all.len() > lines {
+                    all.pop_front();
+                }
+            }
+        }
+    }
+    Ok(all.into())
+}
+
+/// Cuts a stream of bytes into lines.
+#[derive(Debug, Default)]
+pub struct LineSplitter {
+    pending: Vec<u8>,
+}
+
+impl LineSplitter {
+    /// Adds bytes and hands every whole line to `line`. Lines longer than [`MAX_LINE_BYTES`] are cut.
+    pub fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8])) {
+        while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
+            self.take(&bytes[..end], &mut line);
+            line(&self.pending);
+            self.pending.clear();
+            bytes = &bytes[end + 1..];
+        }
+        self.take(bytes, &mut line);
+    }
+
+    /// Hands out what is left without a line's end.
+    pub fn finish(&mut self, mut line: impl FnMut(&[u8])) {
+        if !self.pending.is_empty() {
+            line(&self.pending);
+            self.pending.clear();
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8], line: &mut impl FnMut(&[u8])) {
+        while self.pending.len() + bytes.len() > MAX_LINE_BYTES {
+            let (now, rest) = bytes.split_at(MAX_LINE_BYTES - self.pending.len());
+            self.pending.extend_from_slice(now);
+            line(&self.pending);
+            self.pending.clear();
+            bytes = rest;
+        }
+        self.pending.extend_from_slice(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
+        let (mut splitter, mut lines) = (LineSplitter::default(), Vec::new());
+        for chunk in chunks {
+            splitter.push(chunk, |line| lines.push(line.to_vec()));
+        }
+        splitter.finish(|line| lines.push(line.to_vec()));
+        lines
+    }
+
+    #[test]
+    fn lines_are_put_together_from_pieces_and_cut_when_endless() {
+        assert_eq!(split(&[b"a\nb", b"c\n\nd"]), [&b"a"[..], b"bc", b"", b"d"]);
+        let lines = split(&[&vec![b'x'; 2 * MAX_LINE_BYTES + 5]]);
+        assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [MAX_LINE_BYTES, MAX_LINE_BYTES, 5]);
+    }
+
+    #[test]
+    fn logs_are_bounded_and_the_newest_lines_survive() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(folder.path(), 4096).unwrap();
+        for i in 0..1000 {
+            log.write(Source::Stdout, format!("line {i}").as_bytes()).unwrap();
+        }
+        let size = |path: PathBuf| fs::metadata(path).unwrap().len();
+        assert!(size(current_file(folder.path())) + size(previous_file(folder.path())) <= 4096);
+        let tail = read_tail(folder.path(), 3).unwrap();
+        assert_eq!(tail.iter().map(|l| l.message.as_str()).collect::<Vec<_>>(), ["line 997", "line 998", "line 999"]);
+        // Reopened, it goes on where it was.
+        LogWriter::open(folder.path(), 4096).unwrap().write(Source::System, b"\xffend").unwrap();
+        let tail = read_tail(folder.path(), 2).unwrap();
+        assert_eq!((tail[0].message.as_str(), tail[1].message.as_str()), ("line 999", "\u{fffd}end"));
+    }
+
+    #[test]
+    fn a_program_that_never_ran_has_no_lines() {
+        assert_eq!(read_tail(Path::new("/nowhere"), 5).unwrap(), []);
+    }
+}
