@@ -27,12 +27,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(40);
 /// # Panics
 /// When the operating system refuses to give the TLS library randomness.
 pub fn http_client() -> reqwest::Client {
+    http_client_builder().build().expect("the TLS library starts")
+}
+
+/// [`http_client`] before it is built, for callers that need something else as well.
+pub fn http_client_builder() -> reqwest::ClientBuilder {
     install_crypto();
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .build()
-        .expect("the TLS library starts")
+    reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT)
 }
 
 /// Makes `ring` the process's TLS provider. Several calls are one.
