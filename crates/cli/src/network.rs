@@ -1,0 +1,88 @@
+//! The network beside its message node: schedulers and the gateway.
+
+use protocol::api::scheduler::{NodeRecord, VmRecord};
+use protocol::client::{ClientError, Scheduler};
+use protocol::network::program_url;
+use protocol::{Address, NodeId, ProgramId};
+
+use crate::failure::{Code, Failure};
+
+/// The network's schedulers and gateway.
+#[derive(Debug)]
+pub struct Network {
+    schedulers: Vec<Scheduler>,
+    gateway: Option<String>,
+}
+
+impl Network {
+    /// A network with these base URLs.
+    pub fn new(schedulers: Vec<String>, gateway: Option<String>) -> Self {
+        let gateway = gateway.map(|url| url.trim_end_matches('/').to_owned());
+        Self { schedulers: schedulers.into_iter().map(Scheduler::new).collect(), gateway }
+    }
+
+    /// Base URL of the gateway.
+    pub fn gateway(&self) -> Option<&str> {
+        self.gateway.as_deref()
+    }
+
+    /// A program's URL at the gateway.
+    pub fn program_url(&self, program: &ProgramId) -> Option<String> {
+        self.gateway().map(|gateway| program_url(gateway, program))
+    }
+
+    /// Whether anybody can be asked where programs run.
+    pub fn has_scheduler(&self) -> bool {
+        !self.schedulers.is_empty()
+    }
+
+    /// What to say when nobody can be asked.
+    pub fn no_scheduler(&self) -> Failure {
+        Failure::new(Code::NoScheduler, "this network does not say where its scheduler is")
+            .hint("name it with --scheduler-url URL or the variable ALEPH_SCHEDULER_URL")
+    }
+
+    /// What the schedulers know of a program; `None` when they do not know it.
+    ///
+    /// # Errors
+    /// [`ClientError`] when none of them can be asked.
+    pub async fn vm(&self, program: &ProgramId) -> anyhow::Result<Option<VmRecord>> {
+        self.ask(async |scheduler: &Scheduler| scheduler.vm(program).await).await
+    }
+
+    /// What the schedulers know of an owner's programs.
+    ///
+    /// # Errors
+    /// [`ClientError`] when none of them can be asked.
+    pub async fn vms(&self, owner: &Address) -> anyhow::Result<Vec<VmRecord>> {
+        self.ask(async |scheduler: &Scheduler| scheduler.vms(owner).await).await
+    }
+
+    /// All compute nodes.
+    ///
+    /// # Errors
+    /// [`ClientError`] when no scheduler can be asked.
+    pub async fn nodes(&self) -> anyhow::Result<Vec<NodeRecord>> {
+        self.ask(async |scheduler: &Scheduler| scheduler.nodes().await).await
+    }
+
+    /// A compute node; `None` when the schedulers do not know it.
+    ///
+    /// # Errors
+    /// [`ClientError`] when no scheduler can be asked.
+    pub async fn node(&self, node: &NodeId) -> anyhow::Result<Option<NodeRecord>> {
+        self.ask(async |scheduler: &Scheduler| scheduler.node(node).await).await
+    }
+
+    /// Asks the schedulers one after the other until one answers. Followers answer reads as the leader does.
+    async fn ask<T>(&self, question: impl AsyncFn(&Scheduler) -> Result<T, ClientError>) -> anyhow::Result<T> {
+        let mut last = None;
+        for scheduler in &self.schedulers {
+            match question(scheduler).await {
+                Err(error) if error.is_transient() => last = Some(error),
+                answer => return Ok(answer?),
+            }
+        }
+        Err(last.map_or_else(|| self.no_scheduler().into(), anyhow::Error::from))
+    }
+}

@@ -1,0 +1,210 @@
+//! Sends messages and waits until they are in force.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use futures_util::stream;
+use protocol::api::message_node::{BalanceError, MessageStatus, MessageWithStatus};
+use protocol::message::{Envelope, ErrorCode};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::output::Step;
+use crate::pack::Packed;
+use crate::price;
+
+/// How long to wait between two questions about a message.
+const POLL: Duration = Duration::from_millis(500);
+
+/// How long a message may be undecided before we give up waiting for it, where the command line does not say.
+pub const DECISION_LIMIT: Duration = Duration::from_secs(120);
+
+/// How much of a file is read at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Sends a message and waits until it is in force. `what` names it to people, as "the program".
+///
+/// # Errors
+/// [`Failure`] when it is rejected, stays undecided for as long as `limit`, or the message node cannot be asked.
+pub async fn publish(context: &Context, step: &Step, message: &Envelope, what: &str, limit: Duration) -> Result<()> {
+    let sent = context.node.submit(message, true).await;
+    let status = match sent {
+        Ok(status) => status,
+        // The answer may have been lost, not the message: only the node knows.
+        Err(error) => match context.node.message(&message.item_hash).await {
+            Ok(Some(known)) => known.status,
+            _ => return Err(error.into()),
+        },
+    };
+    if status.is_in_force() {
+        return Ok(());
+    }
+    settle(context, step, &message.item_hash, what, limit).await
+}
+
+/// Uploads a packed file with its STORE message and waits until that is in force.
+///
+/// # Errors
+/// [`Failure`] when the file or the message is refused, or the message node cannot be asked.
+pub async fn upload(
+    context: &Context,
+    step: &Step,
+    message: &Envelope,
+    packed: &Packed,
+    limit: Duration,
+) -> Result<()> {
+    let file = File::open(packed.path()).await?;
+    let progress = step.clone();
+    let chunks = stream::try_unfold(file, move |mut file| {
+        let progress = progress.clone();
+        async move {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await?;
+            progress.advance(read as u64);
+            std::io::Result::Ok((read > 0).then(|| (Bytes::from(chunk), file)))
+        }
+    });
+    match context.node.add_file(message, true, packed.bytes, chunks).await {
+        Ok(hash) if hash == packed.hash => {}
+        Ok(hash) => {
+            let text = format!("the message node stored {hash}, but {} was sent", packed.hash);
+            return Err(Failure::new(Code::Malformed, text)
+                .hint("the upload was damaged on its way; try again")
+                .into());
+        }
+        Err(error) if error.status() == Some(413) => {
+            let text = format!("the code has {} packed, more than the message node takes", size(packed.bytes));
+            return Err(too_large(text).into());
+        }
+        // A rejected message, or an answer that was lost: the node knows more than this answer says.
+        Err(error) => match context.node.message(&message.item_hash).await {
+            Ok(Some(_)) => {}
+            _ => return Err(error.into()),
+        },
+    }
+    settle(context, step, &message.item_hash, "the code", limit).await
+}
+
+/// The code is larger than the message node takes.
+pub fn too_large(text: String) -> Failure {
+    Failure::new(Code::TooLarge, text)
+        .hint("leave out what the program does not need at run time: list it in a file `.alephignore`")
+}
+
+/// Bytes in words.
+pub fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// Waits until a message that the node has is decided.
+async fn settle(context: &Context, step: &Step, hash: &str, what: &str, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let found = context.node.message(hash).await;
+        match found {
+            Ok(Some(message)) if message.status.is_in_force() => return Ok(()),
+            Ok(Some(message)) if message.status == MessageStatus::Pending => {
+                step.say(format!("{what} is accepted, the message node is checking it"));
+            }
+            Ok(Some(message)) => return Err(refusal(&message, what).into()),
+            Ok(None) => step.say(format!("waiting for the message node to take {what}")),
+            Err(error) if error.is_transient() => step.say(format!("the message node does not answer ({error})")),
+            Err(error) => return Err(error.into()),
+        }
+        if Instant::now() + POLL >= deadline {
+            return Err(Failure::new(Code::TimedOut, format!("the message node has not decided about {what} yet"))
+                .hint(format!("it may still do so: look with `aleph message get {hash}`"))
+                .details(json!({ "item_hash": hash }))
+                .into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Why a message is not in force and never will be.
+pub fn refusal(message: &MessageWithStatus, what: &str) -> Failure {
+    let hash = &message.item_hash;
+    match message.status {
+        MessageStatus::Rejected => rejection(message, what),
+        MessageStatus::Forgotten => {
+            let by = message.forgotten_by.as_deref().unwrap_or_default().join(", ");
+            Failure::new(Code::Forgotten, format!("{what} was deleted by {by}")).details(json!({ "item_hash": hash }))
+        }
+        status => {
+            let reason = message.reason.as_deref().unwrap_or("the message node does not say why");
+            Failure::new(Code::Rejected, format!("{what} is {}: {reason}", status.as_str()))
+                .details(json!({ "item_hash": hash }))
+        }
+    }
+}
+
+fn rejection(message: &MessageWithStatus, what: &str) -> Failure {
+    let code = message.error_code.and_then(ErrorCode::from_code);
+    let errors = message.details.as_ref().and_then(|details| details.get("errors")?.as_array());
+    if code == Some(ErrorCode::BalanceInsufficient)
+        && let Some(balance) = errors.and_then(|errors| balance_error(errors.first()?))
+    {
+        return balance.details(json!({ "item_hash": message.item_hash, "error_code": message.error_code }));
+    }
+    let explanation = code.map_or_else(
+        || format!("error code {}", message.error_code.map_or("unknown".to_owned(), |code| code.to_string())),
+        |code| code.explanation().to_owned(),
+    );
+    let errors: Vec<String> = errors.into_iter().flatten().map(plain).collect();
+    let errors = if errors.is_empty() { String::new() } else { format!(" ({})", errors.join("; ")) };
+    let details = json!({
+        "item_hash": message.item_hash,
+        "error_code": message.error_code,
+        "details": message.details,
+    });
+    Failure::new(Code::Rejected, format!("the message node rejected {what}: {explanation}{errors}")).details(details)
+}
+
+fn balance_error(error: &Value) -> Option<Failure> {
+    let error: BalanceError = serde_json::from_value(error.clone()).ok()?;
+    let (balance, required): (Decimal, Decimal) =
+        (error.account_balance.parse().ok()?, error.required_balance.parse().ok()?);
+    Some(price::insufficient(&format!(
+        "your programs and files together need {} ALEPH, and the account holds {}",
+        price::tokens(required),
+        price::tokens(balance)
+    )))
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejected(code: i32, details: Value) -> MessageWithStatus {
+        serde_json::from_value(json!({
+            "status": "rejected", "item_hash": "ab", "reception_time": "2026-01-01T00:00:00Z",
+            "error_code": code, "details": details,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn rejections_explain_themselves() {
+        let details = json!({"errors": [{"account_balance": "12.50", "required_balance": "2000.000"}]});
+        let failure = refusal(&rejected(5, details), "the program");
+        assert_eq!(failure.code, Code::InsufficientBalance);
+        assert!(failure.message.contains("2000 ALEPH") && failure.message.contains("12.5"), "{failure}");
+        assert!(failure.hint.unwrap().contains("--vcpus"));
+
+        let failure = refusal(&rejected(301, json!({"errors": ["ref aa"]})), "the program");
+        assert_eq!(failure.code, Code::Rejected);
+        assert!(failure.message.contains("upload it first") && failure.message.contains("ref aa"), "{failure}");
+        assert!(refusal(&rejected(9999, Value::Null), "it").message.contains("9999"));
+        assert!(refusal(&rejected(5, Value::Null), "it").message.contains("balance"));
+    }
+}

@@ -1,0 +1,275 @@
+//! Waits until a persistent program runs, or is gone.
+//!
+//! ```text
+//!   accepted ──▶ placed ──▶ preparing ──▶ starting ──▶ ready ──▶ its URL answers ──▶ done
+//!      │            └────────────┴────────────┴───────────┴──▶ failing ──▶ given up
+//!      └──▶ not placed (no node fits): waits on
+//! ```
+//! The scheduler moves the program; this only watches.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use protocol::ProgramId;
+use protocol::api::scheduler::{ProgramState, VmRecord};
+use reqwest::redirect::Policy;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::ids;
+use crate::network::Network;
+use crate::output::{Step, printable};
+
+/// How long to wait between two questions.
+const POLL: Duration = Duration::from_millis(500);
+/// How long one request to the program may take. The gateway itself holds requests while a program starts.
+const REQUEST_LIMIT: Duration = Duration::from_secs(15);
+/// How often in a row the program's own error (500) is asked again: it may still be warming up.
+const OWN_ERRORS: u32 = 3;
+
+/// Why waiting ended without success.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// The program fails.
+    #[error(transparent)]
+    Failing(Failure),
+    /// It took too long; nobody knows how it ends.
+    #[error(transparent)]
+    TimedOut(Failure),
+}
+
+impl NotReady {
+    /// The failure in it.
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Self::Failing(failure) | Self::TimedOut(failure) => failure,
+        }
+    }
+}
+
+/// What a scheduler's record means to somebody who waits for it to be ready.
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not yet; where it is, in words.
+    Wait(String),
+    /// It runs.
+    Ready,
+    /// It will not run as it is.
+    Failing(String),
+}
+
+fn phase(record: Option<&VmRecord>) -> Phase {
+    let Some(record) = record else {
+        return Phase::Wait("accepted, waiting for the scheduler".to_owned());
+    };
+    let reason = record.reason.as_deref().map(printable);
+    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    let place = place(record);
+    match record.state {
+        ProgramState::Ready => Phase::Ready,
+        ProgramState::Failing => match &record.failure {
+            Some(failure) if failure.kind.is_fault_of_node() => {
+                Phase::Wait(format!("{place}: the node failed, not the program; another try follows"))
+            }
+            Some(failure) => Phase::Failing(failure_text(failure)),
+            None => Phase::Failing(record.reason.as_deref().map_or("it does not say why".to_owned(), printable)),
+        },
+        ProgramState::Unplaced => Phase::Wait(format!("not placed{because}")),
+        ProgramState::Assigned => Phase::Wait(format!("placed on {place}")),
+        ProgramState::Preparing => Phase::Wait(format!("preparing on {place}")),
+        ProgramState::Starting => Phase::Wait(format!("starting on {place}")),
+        ProgramState::Stopping => Phase::Wait(format!("stopping on {place}{because}")),
+        ProgramState::Unknown => Phase::Wait(format!("{place} is silent{because}")),
+    }
+}
+
+/// A failure in words: its kind, and what the program or node said.
+pub fn failure_text(failure: &protocol::control::Failure) -> String {
+    let message = printable(failure.message.trim());
+    if message.is_empty() { failure.kind.words().to_owned() } else { format!("{}: {message}", failure.kind.words()) }
+}
+
+fn place(record: &VmRecord) -> String {
+    let node = record.allocated_node.map_or("a node".to_owned(), |node| format!("node {}", ids::short(&node)));
+    let epoch = record.epoch.map(|epoch| format!(" (epoch {epoch})")).unwrap_or_default();
+    format!("{node}{epoch}")
+}
+
+/// Waits until the program runs and, when it takes requests, its URL answers.
+///
+/// # Errors
+/// [`NotReady`] when it fails or `deadline` comes first, as an [`anyhow::Error`]; others when nobody can be asked.
+pub async fn until_ready(
+    context: &Context,
+    network: &Network,
+    program: &ProgramId,
+    takes_requests: bool,
+    deadline: Instant,
+) -> Result<VmRecord> {
+    let step = context.out.step("accepted, waiting for the scheduler");
+    let mut last = String::new();
+    let record = loop {
+        let answer = before(deadline, network.vm(program)).await;
+        match answer {
+            Some(Ok(record)) => match (phase(record.as_ref()), record) {
+                (Phase::Ready, Some(record)) => break record,
+                (Phase::Failing(why), record) => {
+                    let failure = Failure::new(Code::ProgramFailing, format!("the program does not run: {why}"))
+                        .hint(format!("see more with `aleph program logs {program}`; its node goes on trying"))
+                        .details(json!({ "item_hash": program, "record": record }));
+                    return Err(NotReady::Failing(failure).into());
+                }
+                (Phase::Wait(text), _) => last = text,
+                (Phase::Ready, None) => unreachable!("no record is never ready"),
+            },
+            Some(Err(error)) => last = transient(error)?,
+            None => {}
+        }
+        step.say(last.clone());
+        pause(deadline).await.map_err(|_| timed_out(program, &last))?;
+    };
+    let url = record.url.clone().or_else(|| network.program_url(program));
+    if let (true, Some(url)) = (takes_requests, &url) {
+        answers(&step, program, url, deadline).await?;
+    }
+    Ok(record)
+}
+
+/// Waits until no node runs the program any more.
+///
+/// # Errors
+/// [`NotReady::TimedOut`] when `deadline` comes first; others when nobody can be asked.
+pub async fn until_gone(context: &Context, network: &Network, program: &ProgramId, deadline: Instant) -> Result<()> {
+    let step = context.out.step("waiting for its node to stop it");
+    let mut last = String::from("the scheduler does not answer");
+    loop {
+        match before(deadline, network.vm(program)).await {
+            Some(Ok(None)) => return Ok(()),
+            Some(Ok(Some(record))) if record.allocated_node.is_none() && record.observed_nodes.is_empty() => {
+                return Ok(());
+            }
+            Some(Ok(Some(record))) => last = format!("stopping on {}", place(&record)),
+            Some(Err(error)) => last = transient(error)?,
+            None => {}
+        }
+        step.say(last.clone());
+        pause(deadline).await.map_err(|_| {
+            let failure = Failure::new(Code::TimedOut, format!("{program} is not stopped yet: {last}"))
+                .hint(format!("it will be: look with `aleph program find {program}`"))
+                .details(json!({ "item_hash": program }));
+            NotReady::TimedOut(failure)
+        })?;
+    }
+}
+
+/// Asks the program's URL until it answers.
+async fn answers(step: &Step, program: &ProgramId, url: &str, deadline: Instant) -> Result<()> {
+    step.say(format!("ready, asking {url}"));
+    let client = protocol::client::http_client_builder().redirect(Policy::none()).timeout(REQUEST_LIMIT).build()?;
+    let mut own_errors = 0;
+    loop {
+        let last = match before(deadline, client.get(url).send()).await {
+            Some(Ok(response)) => match response.status().as_u16() {
+                // What gateways say about programs that they cannot reach.
+                status @ (502..=504) => format!("{url} answers {status}"),
+                status @ 500.. => {
+                    own_errors += 1;
+                    if own_errors >= OWN_ERRORS {
+                        let failure =
+                            Failure::new(Code::ProgramFailing, format!("the program runs, but {url} answers {status}"))
+                                .hint(format!("see why with `aleph program logs {program}`"))
+                                .details(json!({ "item_hash": program, "url": url, "status": status }));
+                        return Err(NotReady::Failing(failure).into());
+                    }
+                    format!("{url} answers {status}")
+                }
+                _ => return Ok(()),
+            },
+            Some(Err(error)) if error.is_timeout() => format!("{url} does not answer"),
+            Some(Err(_)) => format!("{url} cannot be reached"),
+            None => format!("{url} does not answer"),
+        };
+        step.say(format!("ready, but {last}"));
+        pause(deadline)
+            .await
+            .map_err(|_| timed_out(program, &format!("its node says that it is ready, but {last}")))?;
+    }
+}
+
+fn timed_out(program: &ProgramId, last: &str) -> NotReady {
+    let failure = Failure::new(Code::TimedOut, format!("the program was accepted, but is not ready yet: {last}"))
+        .hint(format!(
+            "it goes on without us: look with `aleph program find {program}`, or wait longer with --wait-seconds"
+        ))
+        .details(json!({ "item_hash": program }));
+    NotReady::TimedOut(failure)
+}
+
+/// An answer that came in time.
+async fn before<T>(deadline: Instant, answer: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout_at(deadline, answer).await.ok()
+}
+
+/// Waits for the next question, or says that there is no time for one.
+async fn pause(deadline: Instant) -> Result<(), ()> {
+    if Instant::now() + POLL >= deadline {
+        return Err(());
+    }
+    tokio::time::sleep(POLL).await;
+    Ok(())
+}
+
+/// What to say about an error that may pass; others end the wait.
+fn transient(error: anyhow::Error) -> Result<String> {
+    match error.downcast_ref::<protocol::client::ClientError>() {
+        Some(client) if client.is_transient() => Ok(format!("the scheduler does not answer ({client})")),
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn record(change: Value) -> VmRecord {
+        let mut record = json!({
+            "vm_hash": "11".repeat(32), "vm_type": "persistent_program", "owner": "0xa", "status": "scheduled",
+            "scheduling_status": "scheduled", "allocated_node": "22".repeat(32), "allocated_at": null,
+            "observed_nodes": [], "last_observed_at": null, "requirements_vcpus": 1, "requirements_memory_mb": 128,
+            "requirements_disk_mb": 0, "payment_type": "hold", "payment_status": "validated",
+            "migration_target": null, "migration_started_at": null, "epoch": 3, "node_url": "http://n", "url": null,
+            "state": "assigned", "state_since": "2026-01-01T00:00:00Z",
+        });
+        let (Value::Object(record_fields), Value::Object(change)) = (&mut record, change) else { panic!("objects") };
+        record_fields.extend(change);
+        serde_json::from_value(record).unwrap()
+    }
+
+    #[test]
+    fn phases_say_where_the_program_is() {
+        let wait = |change: Value| match phase(Some(&record(change))) {
+            Phase::Wait(text) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wait(json!({})), "placed on node 222222222222 (epoch 3)");
+        assert_eq!(
+            wait(json!({"state": "unplaced", "allocated_node": null, "reason": "no capacity"})),
+            "not placed: no capacity"
+        );
+        assert!(wait(json!({"state": "starting"})).starts_with("starting on node"));
+        assert!(
+            wait(json!({"state": "failing", "failure": {"kind": "node_fault", "message": "disk"}}))
+                .contains("node failed")
+        );
+        assert!(matches!(phase(None), Phase::Wait(_)));
+        assert_eq!(phase(Some(&record(json!({"state": "ready"})))), Phase::Ready);
+        let failing = json!({"state": "failing", "failure": {"kind": "startup_error", "message": "ImportError: x\n"}});
+        assert_eq!(
+            phase(Some(&record(failing))),
+            Phase::Failing("the program failed while starting: ImportError: x".into())
+        );
+    }
+}
