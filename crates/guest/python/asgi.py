@@ -71,22 +71,24 @@ def main():
         fail("runtime", "the runtime image's python3 cannot run the ASGI server:\n" + traceback.format_exc())
 
     class Lifespan(LifespanOn):
-        """Keeps what the application says when its start fails."""
+        """Reports what the application says when its start fails."""
 
         failure = ""
 
         async def send(self, message):
             if message["type"] == "lifespan.startup.failed":
-                Lifespan.failure = message.get("message", "")
+                self.failure = message.get("message", "")
             await super().send(message)
+
+        async def startup(self):
+            await super().startup()
+            if self.should_exit:
+                report(failed="startup", message=(self.failure or "the application's startup failed")[-MAX_MESSAGE:])
 
     class Server(uvicorn.Server):
         async def startup(self, sockets=None):
             await super().startup(sockets=sockets)
-            if self.started:
-                report(ready=True)
-            else:
-                report(failed="startup", message=(Lifespan.failure or "the application's startup failed")[-MAX_MESSAGE:])
+            report(ready=True)
 
     sys.path.pop(0)
     sys.path[0:0] = PROGRAM_DIRECTORIES

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use super::mounts;
@@ -31,16 +31,16 @@ pub(super) struct Inside {
 /// it.
 pub(super) fn user_namespace(first: u32, count: u32) -> io::Result<OwnedFd> {
     let (mut unshared, tell_unshared) = io::pipe()?;
-    let (wait_for_end, end) = io::pipe()?;
-    let child = fork(move || {
+    let child = fork(|| {
         // SAFETY: the child has one thread.
         unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
         (&tell_unshared).write_all(&[0])?;
-        drop(tell_unshared);
-        // The parent closes its end when it has the namespace; until then this process holds it.
-        let _ = (&wait_for_end).read(&mut [0]);
-        Ok(())
+        // Holds the namespace until it is killed.
+        loop {
+            std::thread::park();
+        }
     })?;
+    drop(tell_unshared);
     let mut open = || {
         unshared.read_exact(&mut [0])?;
         let pid = child.as_raw_nonzero();
@@ -50,7 +50,7 @@ pub(super) fn user_namespace(first: u32, count: u32) -> io::Result<OwnedFd> {
         Ok(OwnedFd::from(File::open(format!("/proc/{pid}/ns/user"))?))
     };
     let namespace = open();
-    drop(end);
+    kill_process(child, Signal::KILL)?;
     waitpid(Some(child), WaitOptions::empty())?;
     namespace
 }
@@ -116,13 +116,14 @@ fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Starts a child process that does this and exits, with 0 if it went well.
+/// Starts a child process that does this and exits, with 0 if it went well. It dies with this process.
 fn fork(work: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
     // SAFETY: this process has one thread, so the child's memory is whole and no lock is held in it.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            let code = i32::from(work().is_err());
+            let bound = set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from);
+            let code = i32::from(bound.and_then(|()| work()).is_err());
             // SAFETY: ends the child without running the parent's exit handlers.
             unsafe { libc::_exit(code) }
         }

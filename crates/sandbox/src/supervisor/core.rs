@@ -137,7 +137,8 @@ impl Core {
             Event::Prepared if self.phase == Phase::Preparing => self.enter(Phase::Prepared),
             Event::PrepareFailed(message) => self.stop(now, End::SandboxError { message }, Duration::ZERO),
             Event::Claim { deadline, ready_within } if self.phase == Phase::Prepared => {
-                self.deadline = self.deadline.extended_by(deadline);
+                // A program's lease, in place of the agent's time for an empty sandbox.
+                self.deadline = deadline;
                 self.phase = Phase::Starting { ready_by: now + ready_within };
                 vec![Command::SetFuse(self.deadline.fuse), Command::Claim, Command::Report]
             }

@@ -1,0 +1,256 @@
+//! Starts sandboxes for tests.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use aleph_sandbox::cgroup::{Cgroup, Hierarchy};
+use aleph_sandbox::client::{Supervisor, clear_away, is_alive};
+use aleph_sandbox::layout::SandboxDirectory;
+use aleph_sandbox::logs::{LogLine, read_tail};
+use aleph_sandbox::spec::{
+    ClaimSpec, CodeSource, ContainerSpec, DriverSpec, End, Limits, LogSpec, PrepareSpec, Request, SandboxState,
+};
+use guest::{Configure, Interface};
+use lease::{LeaseConfig, LeaseTimes, clock};
+use protocol::{Epoch, ProgramId};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A lease that is long enough for every test.
+fn long() -> LeaseTimes {
+    LeaseTimes::new(LeaseConfig { lease: Duration::from_secs(120), ..LeaseConfig::default() }).unwrap()
+}
+
+/// A lease that ends during a test.
+pub(crate) fn times() -> LeaseTimes {
+    LeaseTimes::default()
+}
+
+/// Something that `make` builds.
+fn built(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(name);
+    path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: run `make guest runtimes`", path.display()))
+}
+
+/// The Python image, mounted once for all tests of this process.
+fn image() -> PathBuf {
+    static MOUNT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let path = MOUNT.get_or_init(|| {
+        let path = PathBuf::from(format!("/run/aleph-sandbox-tests/image-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        let image = built("runtimes/python3.squashfs");
+        let status = std::process::Command::new("mount")
+            .args(["-t", "squashfs", "-o", "ro,loop"])
+            .arg(image)
+            .arg(&path)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        extern "C" fn unmount() {
+            let _ = std::process::Command::new("umount").arg("-l").arg(MOUNT.get().unwrap()).status();
+            let _ = fs::remove_dir(MOUNT.get().unwrap());
+        }
+        // SAFETY: registers a function without arguments.
+        unsafe { libc::atexit(unmount) };
+        path
+    });
+    path.clone()
+}
+
+/// One sandbox and what belongs to it.
+pub(crate) struct Sandbox {
+    folder: TempDir,
+    directory: SandboxDirectory,
+    supervisor: Supervisor,
+    cgroup: String,
+}
+
+impl Sandbox {
+    /// Prepares one and waits until its init waits.
+    pub(crate) async fn start(name: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test-{}-{name}-{number}", std::process::id());
+        let folder = tempfile::tempdir_in("/run/aleph-sandbox-tests").or_else(|_| {
+            fs::create_dir_all("/run/aleph-sandbox-tests")?;
+            tempfile::tempdir_in("/run/aleph-sandbox-tests")
+        });
+        let folder = folder.unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let directory = SandboxDirectory::new(folder.path().join("s"));
+        let spec = PrepareSpec {
+            name: name.clone(),
+            driver: DriverSpec::Container(ContainerSpec {
+                oci_runtime: std::env::var_os("OCI_RUNTIME").unwrap_or_else(|| "crun".into()).into(),
+                image: image(),
+                guest: built("guest"),
+                first_uid: 1_000_000 + number * 65_536,
+                cgroup: format!("aleph-sandbox-tests/{name}"),
+            }),
+            deadline: long().holder(clock::now()),
+        };
+        let binary = Path::new(env!("CARGO_BIN_EXE_aleph-supervisor"));
+        let supervisor = Supervisor::start(binary, &directory, &spec).await.unwrap();
+        let mut sandbox = Self { folder, directory, supervisor, cgroup: format!("aleph-sandbox-tests/{name}") };
+        sandbox.wait_for(|state| *state == SandboxState::Prepared).await;
+        sandbox
+    }
+
+    pub(crate) fn directory(&self) -> &SandboxDirectory {
+        &self.directory
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn cgroup(&self) -> Cgroup {
+        Hierarchy::detect().unwrap().group(&self.cgroup)
+    }
+
+    /// Claims it; code and logs go to folders of the sandbox.
+    pub(crate) async fn claim(&mut self, mut claim: ClaimSpec) {
+        if let CodeSource::Directory(code) = &claim.code {
+            let here = self.folder.path().join("code");
+            fs::rename(code, &here).unwrap();
+            claim.code = CodeSource::Directory(here);
+        }
+        claim.logs.directory = self.folder.path().join("logs");
+        self.supervisor.claim(&self.directory, claim).await.unwrap();
+    }
+
+    pub(crate) async fn request(&mut self, request: &Request) {
+        self.supervisor.request(request).await.unwrap();
+    }
+
+    /// Waits for a state. When the sandbox ends otherwise, the test fails with its log.
+    async fn wait_for(&mut self, wanted: impl Fn(&SandboxState) -> bool) -> SandboxState {
+        let wait = async {
+            loop {
+                match self.supervisor.next_report().await.unwrap() {
+                    Some(report) if wanted(&report.state) => return report.state,
+                    Some(report) if matches!(report.state, SandboxState::Ended(_)) => {
+                        panic!("{:?}\n{}", report.state, self.complaints())
+                    }
+                    Some(_) => {}
+                    None => panic!("the supervisor ended\n{}", self.complaints()),
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the state is reached within 30 s")
+    }
+
+    fn complaints(&self) -> String {
+        fs::read_to_string(self.directory.supervisor_log()).unwrap_or_default() + &format!("{:#?}", self.log())
+    }
+
+    pub(crate) async fn next_end_or_ready(&mut self) -> SandboxState {
+        self.wait_for(|state| matches!(state, SandboxState::Ready | SandboxState::Ended(_))).await
+    }
+
+    pub(crate) async fn ended(&mut self) -> End {
+        match self.wait_for(|state| matches!(state, SandboxState::Ended(_))).await {
+            SandboxState::Ended(end) => end,
+            _ => unreachable!("only ends were waited for"),
+        }
+    }
+
+    pub(crate) fn log(&self) -> Vec<LogLine> {
+        read_tail(&self.folder.path().join("logs"), 1000).unwrap()
+    }
+
+    /// One request through the socket; the answer's body.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        let mut socket = tokio::net::UnixStream::connect(self.directory.http_socket()).await.unwrap();
+        let path = path.replace(' ', "%20");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        if !head.contains("chunked") {
+            return body.to_owned();
+        }
+        let mut whole = String::new();
+        let mut rest = body;
+        while let Some((size, after)) = rest.split_once("\r\n") {
+            let size = usize::from_str_radix(size, 16).unwrap();
+            if size == 0 {
+                break;
+            }
+            whole.push_str(&after[..size]);
+            rest = &after[size + 2..];
+        }
+        whole
+    }
+
+    pub(crate) fn signal_supervisor(&self, signal: rustix::process::Signal) {
+        let pid = fs::read_to_string(self.directory.lock()).unwrap().parse().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    pub(crate) async fn stop_and_clear(&mut self) {
+        self.request(&Request::Stop { grace_ms: 100 }).await;
+        assert_eq!(self.ended().await, End::Stopped);
+        self.is_gone().await;
+    }
+
+    /// Clears away what is left, and checks that nothing is.
+    pub(crate) async fn is_gone(&self) {
+        let directory = self.directory.clone();
+        tokio::task::spawn_blocking(move || clear_away(&directory)).await.unwrap().unwrap();
+        assert!(self.cgroup().is_empty());
+        assert!(!is_alive(&self.directory));
+        assert!(!self.directory.path().exists());
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // After a failed test; a passed one has left nothing.
+        let _ = clear_away(&self.directory);
+    }
+}
+
+fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>) -> ClaimSpec {
+    let mut variables =
+        vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("PYTHONUNBUFFERED".to_owned(), "1".to_owned())];
+    variables.extend(environment);
+    ClaimSpec {
+        program: ProgramId::from_bytes([7; 32]),
+        epoch: Some(Epoch::FIRST),
+        limits: Limits { memory_mib: 128, vcpus: 1, pids: 64, scratch_mib: 32 },
+        code: CodeSource::Directory(code),
+        configure: Configure { interface, environment: variables },
+        network: None,
+        logs: LogSpec { directory: PathBuf::new(), max_bytes: 1 << 20 },
+        ready_within_ms: 20_000,
+        deadline: long().holder(clock::now()),
+    }
+}
+
+fn code(file: &str, text: &str, mode: u32) -> PathBuf {
+    fs::create_dir_all("/run/aleph-sandbox-tests").unwrap();
+    let folder = tempfile::tempdir_in("/run/aleph-sandbox-tests").unwrap().keep();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(folder.join(file), text).unwrap();
+    fs::set_permissions(folder.join(file), fs::Permissions::from_mode(mode)).unwrap();
+    folder
+}
+
+/// A claim for a Python program of one file, `main.py`.
+pub(crate) fn asgi(text: &str, entrypoint: &str) -> ClaimSpec {
+    let (module, attribute) = entrypoint.split_once(':').unwrap();
+    let interface = Interface::Asgi { module: module.to_owned(), attribute: attribute.to_owned() };
+    claim(code("main.py", text, 0o644), interface, Vec::new())
+}
+
+/// A claim for an executable script.
+pub(crate) fn binary(text: &str, port: u16) -> ClaimSpec {
+    let interface = Interface::Binary { path: "run".to_owned(), arguments: Vec::new(), port };
+    claim(code("run", text, 0o755), interface, vec![("PORT".to_owned(), port.to_string())])
+}
