@@ -31,7 +31,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.";
 
 /// Runs programs on an Aleph network.
 #[derive(Debug, Parser)]
-#[command(name = "aleph", version, about, after_long_help = AFTER_HELP, after_help = "See --help for the environment, settings and exit codes.")]
+#[command(name = "aleph", version, after_long_help = AFTER_HELP, after_help = "See --help for the environment, settings and exit codes.")]
 #[command(arg_required_else_help = true, subcommand_required = true, max_term_width = 100)]
 pub struct Cli {
     /// Options of every command.

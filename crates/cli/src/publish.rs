@@ -171,7 +171,7 @@ fn balance_error(error: &Value) -> Option<Failure> {
     let (balance, required): (Decimal, Decimal) =
         (error.account_balance.parse().ok()?, error.required_balance.parse().ok()?);
     Some(price::insufficient(&format!(
-        "your programs and files together need {} ALEPH, and the account holds {}",
+        "your programs and files together need {} ALEPH, and the account holds {} ALEPH",
         price::tokens(required),
         price::tokens(balance)
     )))

@@ -23,7 +23,7 @@ use crate::network::Network;
 use crate::output::{Step, printable};
 
 /// How long to wait between two questions.
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(250);
 /// How long one request to the program may take. The gateway itself holds requests while a program starts.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 /// How often in a row the program's own error (500) is asked again: it may still be warming up.
@@ -166,36 +166,38 @@ pub async fn until_gone(context: &Context, network: &Network, program: &ProgramI
 
 /// Asks the program's URL until it answers.
 async fn answers(step: &Step, program: &ProgramId, url: &str, deadline: Instant) -> Result<()> {
-    step.say(format!("ready, asking {url}"));
+    step.say("ready, asking its URL");
     let client = protocol::client::http_client_builder().redirect(Policy::none()).timeout(REQUEST_LIMIT).build()?;
     let mut own_errors = 0;
     loop {
-        let last = match before(deadline, client.get(url).send()).await {
+        let answer = match before(deadline, client.get(url).send()).await {
             Some(Ok(response)) => match response.status().as_u16() {
                 // What gateways say about programs that they cannot reach.
-                status @ (502..=504) => format!("{url} answers {status}"),
+                status @ (502..=504) => format!("answers {status}"),
                 status @ 500.. => {
                     own_errors += 1;
                     if own_errors >= OWN_ERRORS {
-                        let failure =
-                            Failure::new(Code::ProgramFailing, format!("the program runs, but {url} answers {status}"))
-                                .hint(format!("see why with `aleph program logs {program}`"))
-                                .details(json!({ "item_hash": program, "url": url, "status": status }));
-                        return Err(NotReady::Failing(failure).into());
+                        return Err(answers_with_errors(program, url, status).into());
                     }
-                    format!("{url} answers {status}")
+                    format!("answers {status}")
                 }
                 _ => return Ok(()),
             },
-            Some(Err(error)) if error.is_timeout() => format!("{url} does not answer"),
-            Some(Err(_)) => format!("{url} cannot be reached"),
-            None => format!("{url} does not answer"),
+            Some(Err(error)) if !error.is_timeout() => "cannot be reached".to_owned(),
+            _ => "does not answer".to_owned(),
         };
-        step.say(format!("ready, but {last}"));
+        step.say(format!("ready, but its URL {answer}"));
         pause(deadline)
             .await
-            .map_err(|_| timed_out(program, &format!("its node says that it is ready, but {last}")))?;
+            .map_err(|()| timed_out(program, &format!("its node says that it is ready, but {url} {answer}")))?;
     }
+}
+
+fn answers_with_errors(program: &ProgramId, url: &str, status: u16) -> NotReady {
+    let failure = Failure::new(Code::ProgramFailing, format!("the program runs, but {url} answers {status}"))
+        .hint(format!("see why with `aleph program logs {program}`"))
+        .details(json!({ "item_hash": program, "url": url, "status": status }));
+    NotReady::Failing(failure)
 }
 
 fn timed_out(program: &ProgramId, last: &str) -> NotReady {

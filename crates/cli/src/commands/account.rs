@@ -87,6 +87,11 @@ fn create(context: &Context, global: &GlobalArgs, args: &CreateAccountArgs) -> R
         ])
     })?;
     context.out.note("Keep a copy of the key: who loses it loses the account.");
+    if let KeySource::Text(_, variable) | KeySource::File(_, variable) = &settings.key
+        && variable.starts_with("ALEPH_")
+    {
+        context.out.warn(format!("the variable {variable} is set and names another key, which is used instead"));
+    }
     Ok(())
 }
 

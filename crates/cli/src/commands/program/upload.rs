@@ -127,14 +127,14 @@ pub(super) async fn pack(
 ) -> Result<Packed> {
     let step = context.out.step("packing the code");
     let packed = tokio::task::spawn_blocking(move || source.pack(encoding)).await.context("packing failed")??;
-    step.say(format!("packed {} into {}", packed.contents, publish::size(packed.bytes)));
+    drop(step);
+    context.out.note(format!("Packed {} into {}.", packed.contents, publish::size(packed.bytes)));
     Ok(packed)
 }
 
 /// Uploads packed code with the message that publishes it.
 pub(super) async fn send_code(context: &Context, store: &Envelope, packed: &Packed, limit: Duration) -> Result<()> {
-    let text = format!("uploading {} ({})", publish::size(packed.bytes), packed.contents);
-    let step = context.out.transfer(text, packed.bytes);
+    let step = context.out.transfer("uploading the code", packed.bytes);
     publish::upload(context, &step, store, packed, limit).await
 }
 
@@ -263,6 +263,7 @@ fn report(context: &Context, network: &Network, uploaded: &Uploaded, record: Opt
             ("Program", Some(program.to_string())),
             ("Name", content.name().map(printable)),
             ("URL", url.clone()),
+            ("State", record.map(|r| r.state.as_str().to_owned())),
             ("Node", record.and_then(|r| r.allocated_node).map(|node| node.to_string())),
             ("Node URL", record.and_then(|r| r.node_url.as_deref()).map(printable)),
             ("Epoch", record.and_then(|r| r.epoch).map(|epoch| epoch.to_string())),

@@ -1,0 +1,528 @@
+//! A fake network in one server: message node, scheduler, gateway and compute node. It keeps the rules that the client
+//! relies on (signatures, hashes, schema) and does otherwise what a test tells it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+
+use axum::body::Bytes;
+use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
+use axum::extract::{DefaultBodyLimit, Multipart, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use protocol::message::{Envelope, MessageType, ProgramContent};
+use protocol::network::{SETTINGS_ADDRESS, SETTINGS_KEY, VM_IMAGES_KEY};
+use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER, ReceivedRequest, verify};
+use protocol::{Address, FileHash};
+use serde_json::{Value, json};
+
+pub(crate) const NODE_ID: &str = "2222222222222222222222222222222222222222222222222222222222222222";
+pub(crate) const RUNTIME: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+pub(crate) const MINIMAL: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+/// What the message node decides about a message.
+#[derive(Clone)]
+pub(crate) enum Verdict {
+    Processed,
+    Rejected(i32, Value),
+    /// Undecided for so many questions, then this.
+    Pending(u32, Box<Verdict>),
+}
+
+pub(crate) struct Stored {
+    pub(crate) envelope: Envelope,
+    verdict: Verdict,
+    forgotten_by: Option<String>,
+}
+
+impl Stored {
+    pub(crate) fn content(&self) -> Value {
+        serde_json::from_str(self.envelope.item_content.as_deref().unwrap()).unwrap()
+    }
+}
+
+type Judge = Box<dyn Fn(&Envelope) -> Verdict + Send>;
+
+/// Everything that the fakes know and do.
+pub(crate) struct World {
+    pub(crate) url: String,
+    pub(crate) messages: HashMap<String, Stored>,
+    pub(crate) files: HashMap<String, Vec<u8>>,
+    /// What was asked for, in order: `METHOD /path`, and what came into force.
+    pub(crate) events: Vec<String>,
+    pub(crate) balance: f64,
+    pub(crate) locked: f64,
+    pub(crate) cost: f64,
+    pub(crate) largest_file: usize,
+    pub(crate) settings: Option<Value>,
+    /// What the scheduler says of programs in force, one answer after the other; the last one stays.
+    pub(crate) vms: Vec<Option<Value>>,
+    /// How often the scheduler still knows a program that was forgotten.
+    pub(crate) stopping: u32,
+    pub(crate) nodes: Vec<Value>,
+    /// What the gateway answers, one after the other; the last one stays.
+    pub(crate) gateway: Vec<u16>,
+    /// What the compute node kept of a program's log.
+    pub(crate) log: Vec<Value>,
+    /// What the compute node streams, one connection after the other.
+    pub(crate) streams: Vec<Vec<Value>>,
+    /// Who may read logs; nobody else.
+    pub(crate) log_reader: Option<Address>,
+    judge: Judge,
+}
+
+/// A running fake network.
+pub(crate) struct Network {
+    world: Arc<Mutex<World>>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+type Shared = State<Arc<Mutex<World>>>;
+
+impl Network {
+    pub(crate) fn start() -> Self {
+        let (tell, told) = mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+                let url = format!("http://{}", listener.local_addr().unwrap());
+                let world = Arc::new(Mutex::new(World::new(url)));
+                tell.send(world.clone()).unwrap();
+                let server = axum::serve(listener, router(world));
+                tokio::select! { result = server => result.unwrap(), _ = stopped => {} }
+            });
+        });
+        Self { world: told.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.world().url.clone()
+    }
+
+    /// Decides about messages that are sent from now on.
+    pub(crate) fn judge(&self, judge: impl Fn(&Envelope) -> Verdict + Send + 'static) {
+        self.world().judge = Box::new(judge);
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let result = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            result.unwrap();
+        }
+    }
+}
+
+impl World {
+    fn new(url: String) -> Self {
+        let mut messages = HashMap::new();
+        for hash in [RUNTIME, MINIMAL] {
+            let account = protocol::Account::generate();
+            let content = json!({"address": account.address(), "time": 1, "item_type": "storage", "item_hash": hash});
+            let time = protocol::message::MessageTime::now();
+            let mut envelope = Envelope::sign_inline(&account, MessageType::Store, content.to_string(), time, None);
+            envelope.item_hash = hash.to_owned();
+            messages.insert(hash.to_owned(), Stored { envelope, verdict: Verdict::Processed, forgotten_by: None });
+        }
+        Self {
+            messages,
+            settings: Some(json!({"scheduler_urls": [&url], "gateway_url": &url})),
+            vms: vec![Some(vm(&url, json!({})))],
+            url,
+            files: HashMap::new(),
+            events: Vec::new(),
+            balance: 2000.0,
+            locked: 0.0,
+            cost: 2000.0,
+            largest_file: 1 << 20,
+            stopping: 0,
+            nodes: Vec::new(),
+            gateway: vec![200],
+            log: Vec::new(),
+            streams: Vec::new(),
+            log_reader: None,
+            judge: Box::new(|_| Verdict::Processed),
+        }
+    }
+
+    /// The messages of a type that were sent, the oldest first.
+    pub(crate) fn sent(&self, kind: MessageType) -> Vec<&Stored> {
+        let mut sent: Vec<&Stored> = self
+            .messages
+            .values()
+            .filter(|stored| stored.envelope.message_type == kind && stored.envelope.channel.is_some())
+            .collect();
+        sent.sort_by_key(|stored| stored.envelope.time.as_micros());
+        sent
+    }
+
+    /// The content of the only program that was sent.
+    pub(crate) fn program(&self) -> (String, Value) {
+        let sent = self.sent(MessageType::Program);
+        assert_eq!(sent.len(), 1, "one program is sent");
+        (sent[0].envelope.item_hash.clone(), sent[0].content())
+    }
+
+    /// Puts a message in, as if it had been sent before.
+    pub(crate) fn put(&mut self, envelope: Envelope, verdict: Verdict) -> String {
+        let hash = envelope.item_hash.clone();
+        self.messages.insert(hash.clone(), Stored { envelope, verdict, forgotten_by: None });
+        hash
+    }
+
+    fn submit(&mut self, envelope: Envelope) -> Verdict {
+        envelope.verify().expect("the client sends valid messages");
+        let content = envelope.item_content.clone().expect("inline");
+        if envelope.message_type == MessageType::Program {
+            let program = ProgramContent::parse(&content).expect("the client follows the schema");
+            assert_eq!(program.to_item_content(), content, "the form that every client reads back");
+            assert!(!content.contains("null"), "nothing is null: {content}");
+            assert!(content.contains(r#""volumes":["#) && content.contains(r#""use_latest":"#), "{content}");
+        }
+        let verdict = (self.judge)(&envelope);
+        self.messages
+            .insert(envelope.item_hash.clone(), Stored { envelope, verdict: verdict.clone(), forgotten_by: None });
+        verdict
+    }
+
+    /// A message comes into force, with what that has as a consequence.
+    fn process(&mut self, hash: &str) {
+        let (kind, content) = match self.messages.get(hash) {
+            Some(stored) => (stored.envelope.message_type, stored.content()),
+            None => return,
+        };
+        self.events.push(format!("processed {kind}"));
+        if kind == MessageType::Forget {
+            for target in content["hashes"].as_array().unwrap() {
+                if let Some(stored) = self.messages.get_mut(target.as_str().unwrap()) {
+                    stored.forgotten_by = Some(hash.to_owned());
+                }
+            }
+        }
+    }
+
+    /// `GET /api/v0/messages/{hash}`
+    fn message(&mut self, hash: &str) -> Option<Value> {
+        let verdict = self.messages.get(hash)?.verdict.clone();
+        if let Verdict::Pending(left, then) = verdict {
+            let decided = left == 0;
+            self.messages.get_mut(hash)?.verdict = match left {
+                0 => *then,
+                _ => Verdict::Pending(left - 1, then),
+            };
+            if decided && matches!(self.messages.get(hash)?.verdict, Verdict::Processed) {
+                self.process(hash);
+            }
+        }
+        let stored = self.messages.get(hash)?;
+        let mut message = serde_json::to_value(&stored.envelope).unwrap();
+        message["content"] = stored.content();
+        message["confirmed"] = false.into();
+        let mut answer = json!({"item_hash": hash, "reception_time": "2026-11-22T00:00:00+00:00"});
+        match (&stored.verdict, &stored.forgotten_by) {
+            (_, Some(by)) => {
+                message.as_object_mut().unwrap().remove("content");
+                message.as_object_mut().unwrap().remove("item_content");
+                answer["status"] = "forgotten".into();
+                answer["forgotten_by"] = json!([by]);
+                answer["message"] = message;
+            }
+            (Verdict::Processed, None) => {
+                answer["status"] = "processed".into();
+                answer["message"] = message;
+            }
+            (Verdict::Pending(..), None) => {
+                answer["status"] = "pending".into();
+                answer["messages"] = json!([message]);
+            }
+            (Verdict::Rejected(code, details), None) => {
+                answer["status"] = "rejected".into();
+                answer["message"] = message;
+                answer["error_code"] = (*code).into();
+                answer["details"] = details.clone();
+            }
+        }
+        Some(answer)
+    }
+}
+
+/// What the scheduler says of a program that runs, changed.
+pub(crate) fn vm(url: &str, change: Value) -> Value {
+    let mut record = json!({
+        "vm_type": "persistent_program", "status": "dispatched", "scheduling_status": "scheduled",
+        "allocated_node": NODE_ID, "allocated_at": "2026-11-22T01:00:00Z", "observed_nodes": [NODE_ID],
+        "last_observed_at": null, "requirements_vcpus": 1, "requirements_memory_mb": 128, "requirements_disk_mb": 0,
+        "payment_type": "hold", "payment_status": "validated", "migration_target": null,
+        "migration_started_at": null, "epoch": 1, "node_url": url, "url": null, "state": "ready",
+        "state_since": "2026-11-22T01:00:05Z",
+    });
+    for (name, value) in change.as_object().unwrap() {
+        record[name] = value.clone();
+    }
+    record
+}
+
+/// A program that is not placed.
+pub(crate) fn unplaced(reason: &str) -> Value {
+    let change = json!({
+        "state": "unplaced", "reason": reason, "allocated_node": null, "node_url": null, "observed_nodes": [],
+        "epoch": null, "allocated_at": null,
+    });
+    vm("", change)
+}
+
+fn router(world: Arc<Mutex<World>>) -> Router {
+    Router::new()
+        .route("/api/v0/messages/{hash}", get(message))
+        .route("/api/v0/messages.json", get(messages))
+        .route("/api/v0/messages", post(submit))
+        .route("/api/v0/storage/add_file", post(add_file))
+        .route("/api/v0/price/estimate", post(estimate))
+        .route("/api/v0/price/{hash}", get(price))
+        .route("/api/v0/addresses/{address}/balance", get(balance))
+        .route("/api/v0/aggregates/{address}", get(aggregates))
+        .route("/api/v1/vms/{hash}", get(one_vm))
+        .route("/api/v1/vms", get(vms))
+        .route("/api/v1/nodes", get(nodes))
+        .route("/vm/{hash}", get(gateway))
+        .route("/control/machine/{hash}/logs", get(logs))
+        .route("/control/machine/{hash}/stream_logs", get(stream_logs))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(world)
+}
+
+fn or_404(value: Option<Value>) -> Response {
+    match value {
+        Some(value) => Json(value).into_response(),
+        None => (StatusCode::NOT_FOUND, Json(json!({"code": "not_found", "message": "not found"}))).into_response(),
+    }
+}
+
+async fn message(State(world): Shared, Path(hash): Path<String>) -> Response {
+    let mut world = world.lock().unwrap();
+    world.events.push(format!("GET message {}", &hash[..8.min(hash.len())]));
+    or_404(world.message(&hash))
+}
+
+async fn messages(State(world): Shared, Query(query): Query<HashMap<String, String>>) -> Response {
+    let mut world = world.lock().unwrap();
+    let fits = |stored: &Stored| {
+        let content = stored.content();
+        let one_of = |name: &str, value: &str| {
+            query.get(name).is_none_or(|list| list.split(',').any(|item| item.eq_ignore_ascii_case(value)))
+        };
+        let in_force = matches!(stored.verdict, Verdict::Processed);
+        stored.forgotten_by.is_none()
+            && (in_force || query.get("msgStatuses").is_some_and(|statuses| statuses.contains("rejected")))
+            && one_of("msgTypes", &stored.envelope.message_type.to_string())
+            && one_of("owners", content["address"].as_str().unwrap_or_default())
+            && one_of("refs", content["ref"].as_str().unwrap_or_default())
+    };
+    let hashes: BTreeMap<i64, String> = world
+        .messages
+        .values()
+        .filter(|stored| fits(stored))
+        .map(|stored| (-stored.envelope.time.as_micros(), stored.envelope.item_hash.clone()))
+        .collect();
+    let list: Vec<Value> =
+        hashes.into_values().filter_map(|hash| Some(world.message(&hash)?["message"].clone())).collect();
+    Json(json!({"messages": list, "pagination_per_page": 200, "next_cursor": null})).into_response()
+}
+
+async fn submit(State(world): Shared, Json(body): Json<Value>) -> Response {
+    let envelope: Envelope = serde_json::from_value(body["message"].clone()).unwrap();
+    assert_eq!(body["sync"], true, "the client waits for the decision");
+    let mut world = world.lock().unwrap();
+    let (hash, kind) = (envelope.item_hash.clone(), envelope.message_type);
+    world.events.push(format!("POST {kind}"));
+    let (status, word) = match world.submit(envelope) {
+        Verdict::Processed => {
+            world.process(&hash);
+            (StatusCode::OK, "processed")
+        }
+        Verdict::Pending(..) => (StatusCode::ACCEPTED, "pending"),
+        Verdict::Rejected(..) => (StatusCode::UNPROCESSABLE_ENTITY, "rejected"),
+    };
+    let publication = json!({"status": "success", "failed": []});
+    (status, Json(json!({"publication_status": publication, "message_status": word}))).into_response()
+}
+
+async fn add_file(State(world): Shared, mut form: Multipart) -> Response {
+    let (mut metadata, mut file) = (None, None);
+    while let Some(field) = form.next_field().await.unwrap() {
+        match field.name().unwrap() {
+            "metadata" => metadata = Some(serde_json::from_str::<Value>(&field.text().await.unwrap()).unwrap()),
+            "file" => file = Some(field.bytes().await.unwrap()),
+            other => panic!("unknown part {other}"),
+        }
+    }
+    let (metadata, file): (Value, Bytes) = (metadata.unwrap(), file.unwrap());
+    let mut world = world.lock().unwrap();
+    world.events.push("POST file".to_owned());
+    if file.len() > world.largest_file {
+        let error = json!({"code": "too_large", "message": "the file is too large"});
+        return (StatusCode::PAYLOAD_TOO_LARGE, Json(error)).into_response();
+    }
+    let hash = FileHash::of(&file).to_string();
+    let envelope: Envelope = serde_json::from_value(metadata["message"].clone()).unwrap();
+    let content: Value = serde_json::from_str(envelope.item_content.as_deref().unwrap()).unwrap();
+    assert_eq!(content["item_hash"], hash.as_str(), "the message names the file's own hash");
+    world.files.insert(hash.clone(), file.to_vec());
+    let message = envelope.item_hash.clone();
+    match world.submit(envelope) {
+        Verdict::Processed => world.process(&message),
+        Verdict::Pending(..) => {}
+        Verdict::Rejected(..) => {
+            let error = json!({"code": "rejected", "message": "the message was rejected"});
+            return (StatusCode::UNPROCESSABLE_ENTITY, Json(error)).into_response();
+        }
+    }
+    Json(json!({"status": "success", "hash": hash})).into_response()
+}
+
+fn price_of(cost: f64) -> Value {
+    json!({"required_tokens": cost, "payment_type": "hold", "cost": format!("{cost:.18}"), "detail": [], "charged_address": "0xa"})
+}
+
+async fn estimate(State(world): Shared, Json(body): Json<Value>) -> Response {
+    let mut world = world.lock().unwrap();
+    world.events.push("POST estimate".to_owned());
+    let envelope: Envelope = serde_json::from_value(body["message"].clone()).unwrap();
+    ProgramContent::parse(envelope.item_content.as_deref().unwrap()).unwrap();
+    Json(price_of(world.cost)).into_response()
+}
+
+async fn price(State(world): Shared, Path(_): Path<String>) -> Response {
+    Json(price_of(world.lock().unwrap().cost)).into_response()
+}
+
+async fn balance(State(world): Shared, Path(address): Path<String>) -> Response {
+    let world = world.lock().unwrap();
+    let details = json!({"ETH": world.balance});
+    Json(json!({"address": address, "balance": world.balance, "details": details, "locked_amount": world.locked}))
+        .into_response()
+}
+
+async fn aggregates(
+    State(world): Shared,
+    Path(file): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let world = world.lock().unwrap();
+    let images = json!({
+        "runtimes": {"python3": {"hash": RUNTIME, "display_name": "Python 3.11"}, "minimal": {"hash": MINIMAL}},
+        "defaults": {"runtime": "python3"},
+    });
+    let document = match query["keys"].as_str() {
+        SETTINGS_KEY => world.settings.clone(),
+        VM_IMAGES_KEY => Some(images),
+        other => panic!("unknown key {other}"),
+    };
+    assert_eq!(file, format!("{SETTINGS_ADDRESS}.json"));
+    or_404(document.map(|document| json!({"address": SETTINGS_ADDRESS, "data": {&query["keys"]: document}})))
+}
+
+async fn one_vm(State(world): Shared, Path(hash): Path<String>) -> Response {
+    let mut world = world.lock().unwrap();
+    world.events.push("GET vm".to_owned());
+    let Some(stored) = world.messages.get(&hash) else { return or_404(None) };
+    if stored.forgotten_by.is_some() {
+        if world.stopping == 0 {
+            return or_404(None);
+        }
+        world.stopping -= 1;
+    }
+    let answer = if world.vms.len() > 1 { world.vms.remove(0) } else { world.vms[0].clone() };
+    or_404(answer.map(|record| named(record, &hash)))
+}
+
+fn named(mut record: Value, hash: &str) -> Value {
+    record["vm_hash"] = hash.into();
+    record["owner"] = "0xa".into();
+    record
+}
+
+fn page(items: Vec<Value>) -> Response {
+    let pagination = json!({"page": 1, "page_size": 200, "total_items": items.len(), "total_pages": 1});
+    Json(json!({"items": items, "pagination": pagination})).into_response()
+}
+
+async fn vms(State(world): Shared) -> Response {
+    let world = world.lock().unwrap();
+    let programs = world.messages.values().filter(|stored| stored.envelope.message_type == MessageType::Program);
+    let hashes = programs.map(|stored| stored.envelope.item_hash.clone());
+    page(hashes.filter_map(|hash| Some(named(world.vms[0].clone()?, &hash))).collect())
+}
+
+async fn nodes(State(world): Shared) -> Response {
+    page(world.lock().unwrap().nodes.clone())
+}
+
+async fn gateway(State(world): Shared, Path(_): Path<String>) -> Response {
+    let mut world = world.lock().unwrap();
+    world.events.push("GET program".to_owned());
+    let status = if world.gateway.len() > 1 { world.gateway.remove(0) } else { world.gateway[0] };
+    (StatusCode::from_u16(status).unwrap(), "hello").into_response()
+}
+
+/// Checks a signed request as a compute node does.
+fn admit(world: &World, pubkey: Option<&str>, operation: Option<&str>, path: &str) -> Result<(), (StatusCode, String)> {
+    let request = ReceivedRequest { pubkey, operation, method: "GET", path, domain: "127.0.0.1" };
+    let sender = verify(&request, chrono::Utc::now()).map_err(|e| (StatusCode::UNAUTHORIZED, e.to_string()))?;
+    match &world.log_reader {
+        Some(reader) if *reader != sender => Err((StatusCode::FORBIDDEN, "Unauthorized sender".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+async fn logs(
+    State(world): Shared,
+    uri: Uri,
+    headers: HeaderMap,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let mut world = world.lock().unwrap();
+    world.events.push(format!("GET logs {}", uri.query().unwrap_or_default()));
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Err((status, text)) = admit(&world, header(PUBKEY_HEADER), header(OPERATION_HEADER), uri.path()) {
+        return (status, text).into_response();
+    }
+    let tail = query.get("tail").map_or(usize::MAX, |tail| tail.parse().unwrap());
+    let start = world.log.len().saturating_sub(tail);
+    Json(&world.log[start..]).into_response()
+}
+
+async fn stream_logs(State(world): Shared, uri: Uri, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(move |socket| stream(world, uri.path().to_owned(), socket))
+}
+
+async fn stream(world: Arc<Mutex<World>>, path: String, mut socket: WebSocket) {
+    let Some(Ok(Frame::Text(first))) = socket.recv().await else { panic!("the client speaks first") };
+    let first: Value = serde_json::from_str(&first).unwrap();
+    let header = |name: &str| first["auth"][name].to_string();
+    let (admitted, frames) = {
+        let mut world = world.lock().unwrap();
+        world.events.push("stream opened".to_owned());
+        let admitted = admit(&world, Some(&header(PUBKEY_HEADER)), Some(&header(OPERATION_HEADER)), &path);
+        let frames = if world.streams.is_empty() { Vec::new() } else { world.streams.remove(0) };
+        (admitted, frames)
+    };
+    let status = match admitted {
+        Ok(()) => json!({"status": "connected"}),
+        Err((_, reason)) => json!({"status": "failed", "reason": reason}),
+    };
+    for frame in std::iter::once(status).chain(frames) {
+        socket.send(Frame::Text(frame.to_string().into())).await.unwrap();
+    }
+}
