@@ -1,1 +1,36 @@
-//! Accepts, checks, stores and streams Aleph messages; files, aggregates, balances and prices.
+//! An Aleph message node: accepts, checks, stores and streams Aleph messages; keeps files; answers aggregates, balances and
+//! prices.
+//!
+//! ```text
+//!  HTTP, WebSocket      api ──────────────┐ reads
+//!                        │ submits         ▼
+//!                     pipeline ─────▶ store (SQLite)   files (by SHA-256)
+//!                        │ asks
+//!                 core (the rules, pure)   prices   balances
+//! ```
+//! * [`Config`] and [`run`] are the entrance; the binary `aleph-node` reads the one and calls the other.
+//! * `core` decides and does no I/O. `pipeline` looks up what `core` asks for and carries out what it says; its module
+//!   documentation has the life of a message.
+//! * Everything is in one directory: `messages.sqlite` and `files/`. What was answered with success is in there, durably.
+
+mod api;
+mod balances;
+mod clock;
+mod config;
+mod core;
+mod error;
+mod events;
+mod files;
+mod filter;
+mod metrics;
+mod node;
+mod pipeline;
+mod prices;
+mod published;
+mod server;
+mod store;
+mod view;
+
+pub use config::{Config, Limits, Timing};
+pub use error::RunError;
+pub use server::run;

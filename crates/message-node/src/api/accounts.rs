@@ -1,0 +1,126 @@
+//! What accounts hold, and their files.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use protocol::Address;
+use protocol::api::message_node::Balance;
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::error::Answer;
+use super::query::{Params, write_cursor};
+use crate::clock::{iso, seconds};
+use crate::filter::canonical;
+use crate::node::Node;
+use crate::store::list::{Place, Window};
+use crate::store::stores::{StoreRow, of_owner, totals};
+use crate::store::{costs, from_db};
+
+/// What every account holds on a network where nothing is paid for: clients compare it with prices before they send anything.
+const UNLIMITED: f64 = 1_000_000_000.0;
+
+/// The chain that clients are told the tokens are on.
+const CHAIN: &str = "ETH";
+
+/// `GET /addresses/{address}/balance`.
+pub(super) async fn balance(State(node): State<Node>, Path(address): Path<String>) -> Answer<Response> {
+    let address = Address::new(address);
+    let locked = costs::locked(&mut *node.db().await?, &address.canonical()).await?;
+    let balance = node.context.balances.of(&address).map_or(UNLIMITED, number);
+    let details = Some(json!({ CHAIN: balance }));
+    let answer = Balance { address, balance, details, locked_amount: number(locked), credit_balance: 0 };
+    Ok(Json(answer).into_response())
+}
+
+fn number(amount: Decimal) -> f64 {
+    amount.to_f64().unwrap_or(f64::MAX)
+}
+
+#[derive(Serialize)]
+struct BalanceEntry {
+    address: String,
+    balance: f64,
+    chain: &'static str,
+}
+
+#[derive(Serialize)]
+struct Balances {
+    balances: Vec<BalanceEntry>,
+    pagination_page: u64,
+    pagination_total: usize,
+    pagination_per_page: u32,
+    pagination_item: &'static str,
+}
+
+/// `GET /balances`: the ledger by page, ordered by address. Empty on a network where nothing is paid for.
+pub(super) async fn balances(State(node): State<Node>, params: Params) -> Answer<Response> {
+    let paging = params.paging(&node.context.limits)?;
+    let ledger = node.context.balances.current().unwrap_or_default();
+    let mut entries: Vec<(&String, &Decimal)> = ledger.iter().collect();
+    entries.sort_unstable();
+    let skip = match &paging.window {
+        Window::Skip(rows) => usize::try_from(*rows).unwrap_or(usize::MAX),
+        Window::After(_) => 0,
+    };
+    let page = entries.iter().skip(skip).take(paging.per_page as usize);
+    let answer = Balances {
+        balances: page
+            .map(|(address, amount)| BalanceEntry {
+                address: (*address).clone(),
+                balance: number(**amount),
+                chain: CHAIN,
+            })
+            .collect(),
+        pagination_page: paging.page.unwrap_or(1),
+        pagination_total: entries.len(),
+        pagination_per_page: paging.per_page,
+        pagination_item: "balances",
+    };
+    Ok(Json(answer).into_response())
+}
+
+/// `GET /addresses/{address}/files`: by page, or by cursor. Clients read the date as a number in the latter.
+pub(super) async fn files(State(node): State<Node>, Path(address): Path<String>, params: Params) -> Answer<Response> {
+    let (order, paging) = (params.order()?, params.paging(&node.context.limits)?);
+    let owner = canonical(&address);
+    let (after, skip) = match &paging.window {
+        Window::Skip(rows) => (None, i64::try_from(*rows).unwrap_or(i64::MAX)),
+        Window::After(place) => (place.as_ref(), 0),
+    };
+    let mut db = node.db().await?;
+    let (count, bytes) = totals(&mut db, &owner).await?;
+    // One more than asked for tells whether there is another page.
+    let mut rows = of_owner(&mut db, &owner, order, after, skip, paging.per_page + 1).await?;
+    let more = rows.len() > paging.per_page as usize;
+    rows.truncate(paging.per_page as usize);
+    let by_cursor = paging.page.is_none();
+    let mut answer = json!({
+        "address": address,
+        "total_size": bytes,
+        "files": rows.iter().map(|row| entry(row, by_cursor)).collect::<Vec<_>>(),
+        "pagination_per_page": paging.per_page,
+    });
+    if by_cursor {
+        let next = rows.pop().filter(|_| more).map(|row| Place { time_us: row.time_us, item_hash: row.item_hash });
+        answer["next_cursor"] = json!(next.map(write_cursor));
+    } else {
+        answer["pagination_page"] = json!(paging.page);
+        answer["pagination_total"] = json!(count);
+        answer["pagination_item"] = json!("files");
+    }
+    Ok(Json(answer).into_response())
+}
+
+fn entry(row: &StoreRow, by_cursor: bool) -> Value {
+    let created = if by_cursor { json!(seconds(row.time_us)) } else { json!(iso(row.time_us)) };
+    json!({
+        "file_hash": row.file_hash,
+        "size": from_db(row.size),
+        "type": "file",
+        "created": created,
+        "item_hash": row.item_hash,
+    })
+}

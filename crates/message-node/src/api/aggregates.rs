@@ -1,0 +1,75 @@
+//! `GET /aggregates/{address}.json`.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use protocol::Address;
+use serde::Serialize;
+
+use super::error::{Answer, ApiError};
+use super::query::Params;
+use crate::clock::iso;
+use crate::core::aggregate::Document;
+use crate::node::Node;
+use crate::published::History;
+
+/// Documents in an answer at most.
+const MOST: u32 = 1000;
+
+#[derive(Serialize)]
+struct Answered {
+    address: String,
+    data: BTreeMap<String, Document>,
+    info: BTreeMap<String, Info>,
+}
+
+#[derive(Serialize)]
+struct Info {
+    created: String,
+    last_updated: String,
+    original_item_hash: String,
+    last_update_item_hash: String,
+}
+
+impl From<History> for Info {
+    fn from(history: History) -> Self {
+        Self {
+            created: iso(history.first.0),
+            last_updated: iso(history.last.0),
+            original_item_hash: history.first.1,
+            last_update_item_hash: history.last.1,
+        }
+    }
+}
+
+/// The documents of an account: those with the `keys`, or all. With `value_only` and one key, the document alone.
+pub(super) async fn of_address(
+    State(node): State<Node>,
+    Path(address): Path<String>,
+    params: Params,
+) -> Answer<Response> {
+    let Some(address) = address.strip_suffix(".json") else {
+        return Err(ApiError::not_found(format!("ask for {address}.json")));
+    };
+    let (keys, limit) = (params.list(&["keys"])?, params.limit(MOST)?);
+    let found = node.context.network.documents(&mut *node.db().await?, &Address::new(address), &keys, limit).await?;
+    if found.is_empty() {
+        return Err(ApiError::not_found("No aggregate found for this address"));
+    }
+    if params.is_on("value_only")
+        && let [published] = &found[..]
+        && keys.len() == 1
+    {
+        return Ok(Json(&published.document).into_response());
+    }
+    let mut answer = Answered { address: address.to_owned(), data: BTreeMap::new(), info: BTreeMap::new() };
+    for published in found {
+        if let Some(history) = published.history {
+            answer.info.insert(published.key.clone(), history.into());
+        }
+        answer.data.insert(published.key, published.document);
+    }
+    Ok(Json(answer).into_response())
+}

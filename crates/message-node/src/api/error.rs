@@ -1,0 +1,160 @@
+//! Answers that are no success.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use protocol::api::message_node::ErrorBody;
+use protocol::message::{ContentError, EnvelopeError};
+use serde_json::{Value, json};
+
+use crate::core::Rejection;
+use crate::files::UploadError;
+use crate::pipeline::SubmitError;
+use crate::store::StoreError;
+
+/// Seconds after which a client that was turned away may come back.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+
+/// Why a request failed.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+/// The result of a request.
+pub(crate) type Answer<T> = Result<T, ApiError>;
+
+impl ApiError {
+    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody { code: code.to_owned(), message: message.into(), details: None } }
+    }
+
+    /// 400.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// 404.
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 410: it was there.
+    pub(super) fn gone(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "gone", message)
+    }
+
+    /// 413.
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    /// 422.
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message)
+    }
+
+    /// 403: the signature is not the sender's.
+    pub(super) fn wrong_signature(error: &EnvelopeError) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "invalid_signature", error.to_string())
+    }
+
+    /// 402.
+    pub(super) fn payment_required(rejection: &Rejection) -> Self {
+        Self::new(StatusCode::PAYMENT_REQUIRED, "payment_required", rejection.code.explanation()).about(rejection)
+    }
+
+    /// 422 because the message was rejected.
+    pub(super) fn rejected(rejection: &Rejection) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rejected", rejection.code.explanation()).about(rejection)
+    }
+
+    /// 408: the client stopped sending.
+    pub(super) fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "timed_out", message)
+    }
+
+    /// 416.
+    pub(super) fn bad_range(bytes: u64) -> Self {
+        let message = format!("the file has {bytes} bytes; ask for a range within it");
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range", message)
+    }
+
+    /// 503: later it may work.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+    }
+
+    /// 500; the cause goes to the log.
+    pub(super) fn internal(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "a request failed");
+        let message = "the message node failed; see its log, and try again later";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    fn about(mut self, rejection: &Rejection) -> Self {
+        let Value::Object(mut details) = rejection.details() else { return self };
+        details.insert("error_code".to_owned(), json!(rejection.code.code()));
+        self.body.details = Some(details.into());
+        self
+    }
+
+    /// The answer to unknown paths.
+    pub(super) async fn no_such_route(uri: Uri) -> Self {
+        Self::not_found(format!("there is nothing at {}", uri.path()))
+    }
+
+    /// The answer to known paths with an unknown method.
+    pub(super) async fn no_such_method(uri: Uri) -> Self {
+        let message = format!("{} does not take this method", uri.path());
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let busy = self.status == StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = (self.status, Json(self.body)).into_response();
+        if busy {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl From<EnvelopeError> for ApiError {
+    fn from(error: EnvelopeError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<ContentError> for ApiError {
+    fn from(error: ContentError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::TooLarge { .. } => Self::too_large(error.to_string()),
+            UploadError::Write(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Busy(_) | SubmitError::Stopping => Self::busy(error.to_string()),
+            SubmitError::NotStored | SubmitError::Store(_) => Self::internal(&error),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! One message: `GET /messages/{hash}` and its parts.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use protocol::api::message_node::MessageStatus;
+use protocol::message::MessageType;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::error::{Answer, ApiError};
+use crate::clock::iso;
+use crate::node::Node;
+use crate::store::messages::{MessageRow, forgotten_by, get};
+use crate::store::{StoreError, pending};
+use crate::view::{self, MessageView, raw};
+
+#[derive(Serialize)]
+struct Head<'a> {
+    status: MessageStatus,
+    item_hash: &'a str,
+    reception_time: String,
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<MessageView<'a>>,
+    /// The message while it is pending; several when somebody submitted copies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<Vec<Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten_by: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+/// What is known of a hash: a decided message, unless it is rejected and tried again at the moment.
+enum Known {
+    Decided(Box<MessageRow>),
+    Pending(Vec<pending::Submission>),
+}
+
+async fn look_up(node: &Node, hash: &str) -> Answer<Known> {
+    let mut db = node.db().await?;
+    let row = get(&mut db, hash).await?;
+    if let Some(row) = &row
+        && row.status.0 != MessageStatus::Rejected
+    {
+        return Ok(Known::Decided(Box::new(row.clone())));
+    }
+    let submissions = pending::of_message(&mut db, hash).await?;
+    match (submissions.is_empty(), row) {
+        (false, _) => Ok(Known::Pending(submissions)),
+        (true, Some(row)) => Ok(Known::Decided(Box::new(row))),
+        // Decided between the two questions.
+        (true, None) => match get(&mut db, hash).await? {
+            Some(row) => Ok(Known::Decided(Box::new(row))),
+            None => Err(ApiError::not_found(format!("no message {hash} is known here"))),
+        },
+    }
+}
+
+impl Known {
+    fn head<'a>(&self, hash: &'a str) -> Head<'a> {
+        let (status, received_us) = match self {
+            Self::Decided(row) => (row.status.0, row.received_us),
+            Self::Pending(submissions) => (MessageStatus::Pending, submissions.first().map_or(0, |s| s.received_us)),
+        };
+        Head { status, item_hash: hash, reception_time: iso(received_us) }
+    }
+}
+
+/// `GET /messages/{hash}`.
+pub(super) async fn message(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Response> {
+    let known = look_up(&node, &hash).await?;
+    let empty = Whole {
+        head: known.head(&hash),
+        message: None,
+        messages: None,
+        error_code: None,
+        details: None,
+        forgotten_by: None,
+        reason: None,
+    };
+    let whole = match &known {
+        Known::Pending(submissions) => {
+            let views = submissions.iter().map(|s| view::to_json(&s.envelope, s.envelope.item_content.as_deref()));
+            let views = views.map(|json| RawValue::from_string(json).expect("a view is JSON")).collect();
+            Whole { messages: Some(views), ..empty }
+        }
+        Known::Decided(row) => {
+            let details = row.error_details.as_deref().map(|text| raw(text, &row.item_hash)).transpose()?;
+            let forgotten = row.status.0 == MessageStatus::Forgotten;
+            let by = match forgotten {
+                true => Some(forgotten_by(&mut *node.db().await?, &hash).await?),
+                false => None,
+            };
+            Whole {
+                message: Some(MessageView::of_row(row)),
+                error_code: row.error_code,
+                details,
+                forgotten_by: by,
+                reason: row.reason.as_deref(),
+                ..empty
+            }
+        }
+    };
+    Ok(Json(whole).into_response())
+}
+
+/// `GET /messages/{hash}/status`.
+pub(super) async fn status(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Response> {
+    let known = look_up(&node, &hash).await?;
+    Ok(Json(known.head(&hash)).into_response())
+}
+
+/// The document inside the content of a POST.
+#[derive(Deserialize)]
+struct Post<'a> {
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+}
+
+/// The document inside the content of a POST; `null` when it has none.
+pub(super) fn post_document<'a>(text: &'a str, of: &str) -> Result<&'a RawValue, StoreError> {
+    let post: Post<'a> = serde_json::from_str(text).map_err(|e| StoreError::corrupt("post", of, e))?;
+    Ok(post.content.unwrap_or(RawValue::NULL))
+}
+
+/// `GET /messages/{hash}/content`: the content of a message in force; of a POST, the document in it.
+pub(super) async fn content(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Response> {
+    let row = match look_up(&node, &hash).await? {
+        Known::Decided(row) if row.status.0.is_in_force() => row,
+        known => {
+            let status = known.head(&hash).status.as_str();
+            return Err(ApiError::invalid(format!("message {hash} is not in force: it is {status}")));
+        }
+    };
+    let content = match row.message_type()? {
+        MessageType::Post => post_document(row.content.as_deref().unwrap_or_default(), &row.item_hash)?,
+        _ => view::content(&row)?,
+    };
+    Ok(Json(content).into_response())
+}

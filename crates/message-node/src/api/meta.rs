@@ -1,0 +1,82 @@
+//! What the node says about itself.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{Html, IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::error::Answer;
+use super::query::Params;
+use crate::metrics::StoredNumbers;
+use crate::node::Node;
+use crate::store::{files, messages, pending, programs};
+use crate::view::raw;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Programs in the list of those that start on messages.
+const MOST_PROGRAMS: u32 = 10_000;
+
+/// `GET /version`.
+pub(super) async fn version() -> Json<Value> {
+    Json(json!({ "version": VERSION }))
+}
+
+/// `GET /info/public.json`: other nodes to connect to; there are none.
+pub(super) async fn public_info() -> Json<Value> {
+    Json(json!({ "node_multi_addresses": [] }))
+}
+
+/// `GET /channels.json`.
+pub(super) async fn channels(State(node): State<Node>) -> Answer<Json<Value>> {
+    let channels = messages::channels(&mut *node.db().await?).await?;
+    Ok(Json(json!({ "channels": channels })))
+}
+
+/// `GET /programs/on/message`: programs that start on messages, and on which.
+pub(super) async fn programs_on_message(State(node): State<Node>, params: Params) -> Answer<Response> {
+    let found = programs::on_message(&mut *node.db().await?, params.order()?, MOST_PROGRAMS).await?;
+    let mut list = Vec::with_capacity(found.len());
+    for (item_hash, subscriptions) in &found {
+        list.push(
+            json!({ "item_hash": item_hash, "content": { "on": { "message": raw(subscriptions, item_hash)? } } }),
+        );
+    }
+    Ok(Json(list).into_response())
+}
+
+async fn numbers(node: &Node) -> Answer<StoredNumbers> {
+    let mut db = node.db().await?;
+    Ok(StoredNumbers {
+        messages: messages::counts(&mut db).await?,
+        pending: pending::extent(&mut db).await?.0,
+        files: files::totals(&mut db).await?,
+    })
+}
+
+/// `GET /metrics`, in the text format of Prometheus.
+pub(super) async fn metrics(State(node): State<Node>) -> Answer<Response> {
+    let text = node.context.metrics.render(&numbers(&node).await?);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+/// `GET /status`: a page for people.
+pub(super) async fn status_page(State(node): State<Node>) -> Answer<Html<String>> {
+    let numbers = numbers(&node).await?;
+    let rows: String = numbers
+        .messages
+        .iter()
+        .map(|(kind, status, count)| format!("<tr><td>{kind}</td><td>{status}</td><td>{count}</td></tr>"))
+        .collect();
+    let (files, bytes) = numbers.files;
+    Ok(Html(format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Aleph message node</title>\
+         <style>body{{font:16px/1.5 system-ui;margin:2rem auto;max-width:40rem}}td,th{{padding:0 1rem 0 0;text-align:left}}\
+         </style><h1>Aleph message node {VERSION}</h1>\
+         <p>{pending} messages wait to be decided. {files} files with {bytes} bytes. \
+         <a href=\"/metrics\">Metrics</a></p>\
+         <table><tr><th>Type</th><th>Status</th><th>Messages</th></tr>{rows}</table></html>",
+        pending = numbers.pending,
+    )))
+}

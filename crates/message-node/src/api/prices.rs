@@ -1,0 +1,30 @@
+//! `GET /price/{hash}`: what a message in force costs, as it was charged.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use protocol::api::message_node::MessageStatus;
+
+use super::error::{Answer, ApiError};
+use crate::node::Node;
+use crate::store::{costs, messages};
+use crate::view::raw;
+
+/// The price of a message: 404 when it is not known or was rejected, 410 when it was forgotten or removed, 400 when messages
+/// of its type cost nothing.
+pub(super) async fn of_message(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Response> {
+    let mut db = node.db().await?;
+    let standing = messages::standing(&mut db, &hash).await?;
+    match standing.map(|standing| standing.status.0) {
+        Some(MessageStatus::Processed | MessageStatus::Removing) => {}
+        Some(MessageStatus::Forgotten) => return Err(ApiError::gone(format!("message {hash} was forgotten"))),
+        Some(MessageStatus::Removed) => return Err(ApiError::gone(format!("message {hash} was removed"))),
+        Some(MessageStatus::Rejected) => return Err(ApiError::not_found(format!("message {hash} was rejected"))),
+        Some(MessageStatus::Pending) | None => {
+            return Err(ApiError::not_found(format!("no message {hash} is in force here")));
+        }
+    }
+    let price = costs::price(&mut db, &hash).await?;
+    let price = price.ok_or_else(|| ApiError::bad_request(format!("message {hash} is neither PROGRAM nor STORE")))?;
+    Ok(Json(raw(&price, &hash)?).into_response())
+}

@@ -1,0 +1,63 @@
+//! `POST /messages`.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use protocol::api::message_node::{MessageStatus, PublicationStatus, SubmitRequest};
+use protocol::message::parse_content;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::error::{Answer, ApiError};
+use crate::node::Node;
+use crate::pipeline::Outcome;
+
+/// What became of a message; rejections are explained here, too, and not only in `GET /messages/{hash}`.
+#[derive(Serialize)]
+struct Answered {
+    publication_status: PublicationStatus,
+    message_status: MessageStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Value>,
+}
+
+/// Takes a message. Without `sync` the answer is always 202 once it is durable. With `sync` it is 200 for processed, 422 for
+/// rejected, 410 for forgotten and removed ones, and 202 when it is not decided in time.
+pub(super) async fn submit(State(node): State<Node>, body: Bytes) -> Answer<Response> {
+    let request: SubmitRequest = parse_json(&body)?;
+    request.message.verify_form()?;
+    let wait = request.sync.then_some(node.context.timing.sync_wait);
+    let outcome = node.pipeline.submit(request.message, wait).await?;
+    Ok(answer(&outcome))
+}
+
+/// Reads a JSON body and names the field that is wrong.
+pub(super) fn parse_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    let text = std::str::from_utf8(body).map_err(|_| ApiError::invalid("the body is no UTF-8 text"))?;
+    Ok(parse_content(text)?)
+}
+
+fn answer(outcome: &Outcome) -> Response {
+    let rejection = outcome.rejection.as_deref();
+    let body = Answered {
+        publication_status: PublicationStatus::success(),
+        message_status: outcome.status,
+        error_code: rejection.map(|rejection| rejection.code.code()),
+        details: rejection.map(|rejection| rejection.details()),
+    };
+    (http_status(outcome.status), Json(body)).into_response()
+}
+
+/// The HTTP status of a submission.
+pub(super) const fn http_status(status: MessageStatus) -> StatusCode {
+    match status {
+        MessageStatus::Processed | MessageStatus::Removing => StatusCode::OK,
+        MessageStatus::Pending => StatusCode::ACCEPTED,
+        MessageStatus::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
+        MessageStatus::Forgotten | MessageStatus::Removed => StatusCode::GONE,
+    }
+}

@@ -1,0 +1,125 @@
+//! What an operator can set. Plain data: where it comes from (flags, files) is the binary's business.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use protocol::Address;
+use serde_json::{Map, Value};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Settings of a message node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens. Port 0 takes a free one, which [`crate::run`] reports.
+    pub listen: SocketAddr,
+    /// Where it keeps everything: `messages.sqlite`, `files/` and a lock. Made when it does not exist.
+    pub data_dir: PathBuf,
+    /// A JSON file of balances, `{"0x…": "10000"}`, read again when it changes. Without one nothing has to be paid for.
+    pub ledger: Option<PathBuf>,
+    /// The account whose aggregates speak for the network: `pricing`, `settings`, `vm-images`, `corechannel`.
+    pub authority: Option<Address>,
+    /// Products of the `pricing` aggregate that replace the built-in ones; what the authority publishes replaces both.
+    pub pricing: Map<String, Value>,
+    /// Sizes and numbers.
+    pub limits: Limits,
+    /// Waits.
+    pub timing: Timing,
+}
+
+/// The largest sizes and numbers that a message node accepts.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a file uploaded together with the STORE message that publishes it.
+    pub upload_bytes: u64,
+    /// Bytes of a file uploaded without a message.
+    pub anonymous_upload_bytes: u64,
+    /// Uploads at the same time.
+    pub uploads: usize,
+    /// Bytes of the content of a message whose item type is `storage`.
+    pub content_bytes: u64,
+    /// Bytes of one aggregate, all its messages merged.
+    pub aggregate_bytes: usize,
+    /// Messages that wait to be decided.
+    pub pending: usize,
+    /// Messages in one page of a list, also when a client asks for all (`pagination=0`).
+    pub page: u32,
+    /// Bytes of item contents in one page of a list.
+    pub page_bytes: u64,
+    /// TCP connections.
+    pub connections: usize,
+    /// WebSocket streams.
+    pub streams: usize,
+    /// Messages that one stream may lag behind before it is closed.
+    pub stream_queue: usize,
+    /// Rejected messages that are remembered.
+    pub rejected: u64,
+}
+
+/// How long a message node waits for things.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// For how long a message may wait for another one, or a file, that it refers to.
+    pub retry_window: Duration,
+    /// Within which time a replaced program has to be forgotten when the balance does not cover both versions.
+    pub replacement_window: Duration,
+    /// For how long a `sync` submission waits for the outcome.
+    pub sync_wait: Duration,
+    /// For how long a file stays that nothing refers to.
+    pub file_grace: Duration,
+    /// How often unneeded files and old rejections are collected.
+    pub collect_every: Duration,
+    /// For how long a rejected message is remembered.
+    pub rejected_retention: Duration,
+    /// For how long requests under way may go on after a shutdown was asked for.
+    pub drain: Duration,
+}
+
+impl Config {
+    /// The default settings of a node that listens here and keeps its data there.
+    pub fn new(listen: SocketAddr, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            listen,
+            data_dir: data_dir.into(),
+            ledger: None,
+            authority: None,
+            pricing: Map::new(),
+            limits: Limits::default(),
+            timing: Timing::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            upload_bytes: 1024 * MIB,
+            anonymous_upload_bytes: 25 * MIB,
+            uploads: 16,
+            content_bytes: MIB,
+            aggregate_bytes: 8 * 1024 * 1024,
+            pending: 20_000,
+            page: 1000,
+            page_bytes: 64 * MIB,
+            connections: 4096,
+            streams: 1024,
+            stream_queue: 256,
+            rejected: 10_000,
+        }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            retry_window: Duration::from_secs(10),
+            replacement_window: Duration::from_secs(60),
+            sync_wait: Duration::from_secs(30),
+            file_grace: Duration::from_secs(24 * 3600),
+            collect_every: Duration::from_secs(600),
+            rejected_retention: Duration::from_secs(7 * 24 * 3600),
+            drain: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Why a message node cannot run.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why [`crate::run`] ended or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory cannot be made or written to.
+    #[error("cannot use the data directory {path}: {source}; give one that this user can write to")]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Somebody else uses the data directory.
+    #[error("another message node runs with the data directory {0}; stop it or give another directory")]
+    Locked(PathBuf),
+    /// The database cannot be opened or brought to the current schema.
+    #[error("cannot open the database {path}: {cause}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        cause: String,
+    },
+    /// The ledger of balances cannot be read.
+    #[error("cannot read the ledger {path}: {cause}; it is a JSON object such as {{\"0x…\": \"10000\"}}")]
+    Ledger {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: String,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; is another program using this port?")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A part of the node ended that must not.
+    #[error("{0} ended unexpectedly; see the log")]
+    Ended(&'static str),
+}

@@ -1,0 +1,52 @@
+//! The stream of messages as they are processed.
+//!
+//! Every subscriber has its own place in one bounded queue. One that falls behind by more than the queue is told so and
+//! closed, instead of being buffered for without end: it lists what it missed and subscribes again.
+
+use axum::body::Bytes;
+use axum::extract::ws::Utf8Bytes;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+
+use crate::filter::Traits;
+
+/// A message that was processed.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// What it is filtered by.
+    pub traits: Traits,
+    /// The message as clients read it.
+    pub json: Utf8Bytes,
+}
+
+impl Event {
+    /// The event of a message.
+    pub(crate) fn new(traits: Traits, json: String) -> Self {
+        let json = Utf8Bytes::try_from(Bytes::from(json)).expect("a string is UTF-8");
+        Self { traits, json }
+    }
+}
+
+/// The queue of processed messages.
+#[derive(Debug, Clone)]
+pub(crate) struct Events {
+    sender: broadcast::Sender<Arc<Event>>,
+}
+
+impl Events {
+    /// A queue of this many messages.
+    pub(crate) fn new(queue: usize) -> Self {
+        Self { sender: broadcast::Sender::new(queue.max(1)) }
+    }
+
+    /// Tells all subscribers of a message that was processed and is durable.
+    pub(crate) fn publish(&self, event: Event) {
+        // An error means that nobody listens.
+        let _ = self.sender.send(Arc::new(event));
+    }
+
+    /// What is processed from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.sender.subscribe()
+    }
+}

@@ -1,0 +1,153 @@
+//! Deletes what nothing needs any more: files without reference after their grace time, bytes without a row, and old
+//! rejections.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use tokio_util::sync::CancellationToken;
+
+use super::{Files, UPLOADS};
+use crate::clock::{micros, now_us};
+use crate::config::{Limits, Timing};
+use crate::store::{Store, Stored, files, messages};
+
+/// Files that are deleted before others get a turn at the file store.
+const BATCH: u32 = 64;
+
+/// What was deleted.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Collected {
+    /// Files.
+    pub files: u64,
+    /// Rejected messages.
+    pub rejected: u64,
+}
+
+/// Collects now and then until the shutdown.
+pub(crate) async fn run(files: Files, store: Store, limits: Limits, timing: Timing, shutdown: CancellationToken) {
+    if let Err(error) = delete_strays(&files, &store).await {
+        tracing::warn!(%error, "could not look for stray files; trying again at the next start");
+    }
+    // The first look comes soon after the start, so that nodes which restart often collect, too.
+    let mut wait = timing.collect_every.min(Duration::from_secs(60));
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        match collect(&files, &store, &limits, &timing, now_us()).await {
+            Ok(Collected { files: 0, rejected: 0 }) => {}
+            Ok(done) => tracing::info!(files = done.files, rejected = done.rejected, "collected what nothing needs"),
+            Err(error) => tracing::warn!(%error, "could not collect; trying again later"),
+        }
+        wait = timing.collect_every;
+    }
+}
+
+/// Collects once, as of `now_us`.
+pub(crate) async fn collect(
+    files: &Files,
+    store: &Store,
+    limits: &Limits,
+    timing: &Timing,
+    now_us: i64,
+) -> Stored<Collected> {
+    let mut done = Collected::default();
+    loop {
+        let deleted = collect_files(files, store, now_us).await?;
+        done.files += u64::from(deleted);
+        if deleted < BATCH {
+            break;
+        }
+    }
+    let mut tx = store.write().await?;
+    let before_us = now_us - micros(timing.rejected_retention);
+    done.rejected = messages::prune_rejected(&mut tx, before_us, limits.rejected).await?;
+    tx.commit().await?;
+    Ok(done)
+}
+
+async fn collect_files(store_files: &Files, store: &Store, now_us: i64) -> Stored<u32> {
+    let _naming = store_files.naming.write().await;
+    let mut tx = store.write().await?;
+    let unneeded = files::unneeded(&mut tx, now_us, BATCH).await?;
+    for hash in &unneeded {
+        files::delete(&mut tx, hash).await?;
+    }
+    tx.commit().await?;
+    for hash in &unneeded {
+        store_files.delete(hash).await?;
+    }
+    Ok(u32::try_from(unneeded.len()).unwrap_or(BATCH))
+}
+
+/// Deletes bytes that have no row, left by a crash between the two.
+async fn delete_strays(store_files: &Files, store: &Store) -> Stored<()> {
+    let mut objects = store_files.objects.list(None);
+    while let Some(object) = objects.try_next().await? {
+        let mut parts = object.location.parts();
+        let (Some(folder), Some(name)) = (parts.next(), parts.next()) else { continue };
+        if folder.as_ref() == UPLOADS {
+            continue;
+        }
+        let known = files::size(&mut *store.read().await?, name.as_ref()).await?.is_some();
+        if known {
+            continue;
+        }
+        // Nobody enters a row while this is held, so that what has none now is a stray.
+        let _naming = store_files.naming.write().await;
+        if files::size(&mut *store.read().await?, name.as_ref()).await?.is_none() {
+            tracing::info!(file = name.as_ref(), "deleting a stray file");
+            store_files.objects.delete(&object.location).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{open, upload};
+    use super::*;
+    use crate::store::stores::{self, NewStore};
+
+    async fn run_once(files: &Files, store: &Store, now_us: i64) -> Collected {
+        collect(files, store, &Limits::default(), &Timing::default(), now_us).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn files_go_when_nothing_refers_to_them_and_their_time_is_over() {
+        let (_folder, files, store) = open().await;
+        let (kept, dropped) = (upload(&files, b"kept").await, upload(&files, b"dropped").await);
+        files.publish(&kept, &store, 100).await.unwrap();
+        files.publish(&dropped, &store, 100).await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        let row = NewStore {
+            item_hash: "m",
+            owner: "o",
+            address: "O",
+            file_hash: &kept.hash,
+            tag: "m",
+            reference: None,
+            time_us: 1,
+        };
+        stores::insert(&mut tx, &row).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(run_once(&files, &store, 100).await.files, 0, "the grace time is not over");
+        assert_eq!(run_once(&files, &store, 101).await.files, 1);
+        assert!(files.bytes(&kept.hash).await.is_ok());
+        assert!(files.bytes(&dropped.hash).await.is_err());
+        assert_eq!(run_once(&files, &store, 101).await.files, 0);
+    }
+
+    #[tokio::test]
+    async fn bytes_without_a_row_go() {
+        let (_folder, files, store) = open().await;
+        let (known, stray) = (upload(&files, b"known").await, upload(&files, b"stray").await);
+        files.publish(&known, &store, 0).await.unwrap();
+        files.objects.rename(&stray.location, &super::super::location(&stray.hash)).await.unwrap();
+        delete_strays(&files, &store).await.unwrap();
+        assert!(files.bytes(&known.hash).await.is_ok());
+        assert!(files.bytes(&stray.hash).await.is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! The file store: files under their SHA-256.
+//!
+//! A file is written under a temporary name while it is hashed, made durable, renamed to its hash, and only then entered in
+//! the database. So a row in `files` means that the bytes are there, and a crash in between leaves at most bytes without a
+//! row, which the collector removes.
+
+pub(crate) mod collect;
+mod upload;
+
+pub(crate) use upload::{StagedFile, Upload, UploadError};
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Location;
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt};
+use tokio::sync::RwLock;
+
+use crate::store::{Store, StoreError, Stored, files};
+
+/// Where unfinished uploads are.
+const UPLOADS: &str = "uploads";
+
+/// The file store.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    objects: Arc<dyn ObjectStore>,
+    /// Held for reading while a file gets its name and its row, for writing while unneeded files lose theirs: otherwise the
+    /// collector could delete the bytes of a file that is uploaded again at that moment.
+    naming: Arc<RwLock<()>>,
+}
+
+impl Files {
+    /// Opens the file store in a local folder, which nobody else may use, and drops unfinished uploads.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        let uploads = folder.join(UPLOADS);
+        if uploads.exists() {
+            fs::remove_dir_all(&uploads)?;
+        }
+        fs::create_dir_all(&uploads)?;
+        let objects = LocalFileSystem::new_with_prefix(folder).map_err(io::Error::other)?.with_fsync(true);
+        Ok(Self { objects: Arc::new(objects), naming: Arc::default() })
+    }
+
+    /// Starts an upload of at most `most` bytes.
+    pub(crate) async fn upload(&self, most: u64) -> Stored<Upload> {
+        let location = Location::from_iter([UPLOADS, &uuid::Uuid::new_v4().simple().to_string()]);
+        let writer = self.objects.put_multipart(&location).await?;
+        Ok(Upload::new(writer, location, most))
+    }
+
+    /// Gives an uploaded file its name. It is durable and known when this returns, and kept at least until
+    /// `keep_until_us`.
+    pub(crate) async fn publish(&self, file: &StagedFile, store: &Store, keep_until_us: i64) -> Stored<()> {
+        let _naming = self.naming.read().await;
+        self.objects.rename(&file.location, &location(&file.hash)).await?;
+        let mut tx = store.write().await?;
+        files::insert(&mut tx, &file.hash, file.bytes, keep_until_us).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Drops an uploaded file that is not wanted.
+    pub(crate) async fn discard(&self, file: &StagedFile) {
+        if let Err(error) = self.objects.delete(&file.location).await {
+            tracing::warn!(%error, "an unwanted upload could not be deleted; it goes at the next start");
+        }
+    }
+
+    /// The bytes of a file, or of a part of it.
+    pub(crate) async fn stream(
+        &self,
+        hash: &str,
+        range: Option<Range<u64>>,
+    ) -> Stored<impl Stream<Item = object_store::Result<Bytes>> + use<>> {
+        let options = GetOptions { range: range.map(Into::into), ..GetOptions::default() };
+        Ok(self.objects.get_opts(&location(hash), options).await?.into_stream())
+    }
+
+    /// The whole of a small file.
+    pub(crate) async fn bytes(&self, hash: &str) -> Stored<Bytes> {
+        Ok(self.objects.get(&location(hash)).await?.bytes().await?)
+    }
+
+    async fn delete(&self, hash: &str) -> Result<(), StoreError> {
+        match self.objects.delete(&location(hash)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Files are spread over 256 folders.
+fn location(hash: &str) -> Location {
+    Location::from_iter([&hash[..2], hash])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::TryStreamExt;
+    use protocol::FileHash;
+
+    pub(super) async fn open() -> (tempfile::TempDir, Files, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(&folder.path().join("files")).unwrap();
+        let store = Store::open(&folder.path().join("messages.sqlite")).await.unwrap();
+        (folder, files, store)
+    }
+
+    pub(super) async fn upload(files: &Files, content: &[u8]) -> StagedFile {
+        let mut upload = files.upload(1 << 20).await.unwrap();
+        upload.write(content.to_vec().into()).await.unwrap();
+        upload.finish().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn files_are_found_under_their_hash_as_a_whole_and_in_part() {
+        let (_folder, files, store) = open().await;
+        let file = upload(&files, b"hello world").await;
+        assert_eq!(file.hash, FileHash::of(b"hello world").to_string());
+        files.publish(&file, &store, 0).await.unwrap();
+        assert_eq!(files.bytes(&file.hash).await.unwrap(), "hello world");
+        let part: Vec<Bytes> = files.stream(&file.hash, Some(6..9)).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(part.concat(), b"wor");
+        let again = upload(&files, b"hello world").await;
+        files.publish(&again, &store, 0).await.unwrap();
+        assert_eq!(files.bytes(&file.hash).await.unwrap(), "hello world", "the same file twice is one file");
+    }
+
+    #[tokio::test]
+    async fn too_large_and_unfinished_uploads_leave_nothing() {
+        let (folder, files, _store) = open().await;
+        let mut large = files.upload(10).await.unwrap();
+        large.write("0123456789".into()).await.unwrap();
+        assert!(matches!(large.write("x".into()).await, Err(UploadError::TooLarge { most: 10 })));
+        drop(large);
+        let unwanted = upload(&files, b"unwanted").await;
+        files.discard(&unwanted).await;
+        fs::write(folder.path().join("files/uploads/left-by-a-crash"), "x").unwrap();
+        drop(files);
+        Files::open(&folder.path().join("files")).unwrap();
+        assert_eq!(fs::read_dir(folder.path().join("files/uploads")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_a_file() {
+        let (_folder, files, store) = open().await;
+        let file = files.upload(0).await.unwrap().finish().await.unwrap();
+        files.publish(&file, &store, 0).await.unwrap();
+        assert_eq!(files.bytes(&file.hash).await.unwrap(), "");
+    }
+}

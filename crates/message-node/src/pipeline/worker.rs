@@ -1,0 +1,210 @@
+//! The one task that decides messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use protocol::api::message_node::MessageStatus;
+use protocol::message::{ErrorCode, MessageType};
+use sqlx::Connection as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::parked::{Parked, Reason};
+use super::process::Verdict;
+use super::verify::{self, Checked};
+use super::{Context, Outcome, Signals};
+use crate::clock::now_us;
+use crate::core::{Awaited, Rejection};
+use crate::events::Event;
+use crate::store::{Connection, Stored, pending, programs};
+
+/// Messages that are decided in one transaction at most.
+const BATCH: usize = 128;
+/// How long to wait when the database fails.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// The task that decides messages.
+pub(super) struct Worker {
+    context: Arc<Context>,
+    signals: Arc<Signals>,
+    /// Messages that wait for something. Their signatures are right.
+    parked: Parked,
+    /// Messages to be tried now, in the order of arrival.
+    ready: BTreeSet<i64>,
+    /// Those of them that were read and checked already.
+    checked: BTreeMap<i64, Checked>,
+    /// The last message that was read from the queue.
+    last_seen: i64,
+    /// When to look at programs that are not settled, microseconds since 1970.
+    settle_at_us: Option<i64>,
+}
+
+/// What was decided in one transaction, to be told once it is durable.
+#[derive(Default)]
+struct Decisions {
+    tried: usize,
+    outcomes: Vec<(i64, MessageType, Outcome)>,
+    events: Vec<Event>,
+}
+
+impl Worker {
+    pub(super) fn new(context: Arc<Context>, signals: Arc<Signals>) -> Self {
+        let parked = Parked::new(context.timing.retry_window);
+        let (ready, checked) = Default::default();
+        // Programs may have become due while the node was down.
+        Self { context, signals, parked, ready, checked, last_seen: 0, settle_at_us: Some(0) }
+    }
+
+    /// Decides what arrives until `stop`; what is not decided then is decided after the next start.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let sleep = match self.turn().await {
+                Ok(true) => continue,
+                Ok(false) => self.until_next_deadline(),
+                Err(error) => {
+                    tracing::error!(%error, "messages could not be decided; trying again");
+                    self.start_over();
+                    PAUSE_AFTER_FAILURE
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.signals.wake.notified() => {}
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    /// Forgets everything that is not in the database; it is read again.
+    fn start_over(&mut self) {
+        *self = Self::new(Arc::clone(&self.context), Arc::clone(&self.signals));
+    }
+
+    fn until_next_deadline(&self) -> Duration {
+        /// There is always a next look, in case a wake-up was missed.
+        const AT_MOST: Duration = Duration::from_secs(60);
+        let parked = self.parked.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let settle = self.settle_at_us.map(|at| Duration::from_micros(u64::try_from(at - now_us()).unwrap_or(0)));
+        parked.into_iter().chain(settle).fold(AT_MOST, Duration::min)
+    }
+
+    /// Decides one batch; tells whether there was anything to do.
+    async fn turn(&mut self) -> Stored<bool> {
+        self.gather().await?;
+        let settle_is_due = self.settle_at_us.is_some_and(|at| at <= now_us());
+        if self.ready.is_empty() && !settle_is_due {
+            return Ok(false);
+        }
+        let mut decisions = Decisions::default();
+        let mut tx = self.context.store.write().await?;
+        while decisions.tried < BATCH
+            && let Some(seq) = self.ready.pop_first()
+        {
+            decisions.tried += 1;
+            self.try_one(&mut tx, seq, &mut decisions).await?;
+        }
+        if settle_is_due {
+            self.context.settle(&mut tx, now_us()).await?;
+        }
+        self.settle_at_us = programs::next_to_settle(&mut tx).await?;
+        tx.commit().await?;
+        self.tell(decisions);
+        Ok(true)
+    }
+
+    /// Finds out which messages are to be tried now.
+    async fn gather(&mut self) -> Stored<()> {
+        let uploaded = std::mem::take(&mut *self.signals.uploaded.lock().unwrap_or_else(PoisonError::into_inner));
+        for file in &uploaded {
+            self.ready.extend(self.parked.arrived(file));
+        }
+        self.ready.extend(self.parked.expired(Instant::now()));
+        let room = BATCH.saturating_sub(self.ready.len());
+        if room == 0 {
+            return Ok(());
+        }
+        let limit = u32::try_from(room).unwrap_or(u32::MAX);
+        let new = pending::after(&mut *self.context.store.read().await?, self.last_seen, limit).await?;
+        for checked in verify::signatures(new).await {
+            let seq = checked.submission.seq;
+            self.last_seen = seq;
+            self.ready.insert(seq);
+            self.checked.insert(seq, checked);
+        }
+        Ok(())
+    }
+
+    async fn try_one(&mut self, db: &mut Connection, seq: i64, decisions: &mut Decisions) -> Stored<()> {
+        let Some(checked) = self.load(db, seq).await? else { return Ok(()) };
+        let envelope = &checked.submission.envelope;
+        let (sender, now) = (envelope.sender.canonical(), Instant::now());
+        let forgets = envelope.message_type == MessageType::Forget && checked.signature.is_ok();
+        if forgets && self.parked.has_earlier(seq, &sender) {
+            self.parked.park(seq, &sender, Reason::Turn, now);
+            return Ok(());
+        }
+        let verdict = match self.attempt(db, &checked).await? {
+            Verdict::Waits(_, rejection) if self.parked.is_last_try(seq, now) => {
+                self.context.reject(db, &checked.submission, rejection, true).await?
+            }
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Waits(awaited, _) => self.parked.park(seq, &sender, Reason::Reference(awaited), now),
+            Verdict::Decided(outcome, event) => {
+                pending::delete(db, seq).await?;
+                let decided = Awaited::Message(envelope.item_hash.clone());
+                self.ready.extend(self.parked.arrived(&decided));
+                self.ready.extend(self.parked.decided(seq));
+                decisions.outcomes.push((seq, envelope.message_type, outcome));
+                decisions.events.extend(event.map(|event| *event));
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides a message. If that fails, what it wrote is undone and it is rejected as an internal error, so that one
+    /// message cannot stop all others; its sender may submit it again. If even that fails, so does the database, and
+    /// everything is tried again later.
+    async fn attempt(&self, db: &mut Connection, checked: &Checked) -> Stored<Verdict> {
+        let mut point = db.begin().await?;
+        match self.context.process(&mut point, checked).await {
+            Ok(verdict) => {
+                point.commit().await?;
+                Ok(verdict)
+            }
+            Err(error) => {
+                point.rollback().await?;
+                let item_hash = &checked.submission.envelope.item_hash;
+                tracing::error!(%error, item_hash, "a message could not be decided");
+                let rejection = Rejection::of(ErrorCode::InternalError);
+                self.context.reject(db, &checked.submission, rejection, checked.signature.is_ok()).await
+            }
+        }
+    }
+
+    async fn load(&mut self, db: &mut Connection, seq: i64) -> Stored<Option<Checked>> {
+        if let Some(checked) = self.checked.remove(&seq) {
+            return Ok(Some(checked));
+        }
+        let Some(submission) = pending::get(db, seq).await? else { return Ok(None) };
+        // Only messages whose signature is right are parked, so those need no second check.
+        let signature = if self.parked.knows(seq) { Ok(()) } else { submission.envelope.verify_signature() };
+        Ok(Some(Checked { submission, signature }))
+    }
+
+    /// Tells everybody what is durable now.
+    fn tell(&self, decisions: Decisions) {
+        for event in decisions.events {
+            self.context.events.publish(event);
+        }
+        for (seq, message_type, outcome) in decisions.outcomes {
+            if outcome.status == MessageStatus::Rejected {
+                tracing::debug!(seq, ?outcome, "rejected");
+            }
+            self.context.metrics.decided(message_type, outcome.status);
+            self.signals.decide(seq, &outcome);
+        }
+    }
+}

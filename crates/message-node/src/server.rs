@@ -1,0 +1,173 @@
+//! Starts everything, serves connections and stops in order.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::select_all;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api;
+use crate::balances::Balances;
+use crate::config::Config;
+use crate::error::RunError;
+use crate::events::Events;
+use crate::files::{Files, collect};
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::pipeline::{Context, Pipeline};
+use crate::published::Network;
+use crate::store::Store;
+
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait when the operating system gives no connections (no free file descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs a message node until `shutdown`, then lets requests under way end and closes the database.
+///
+/// `ready` is called with the address that is listened on as soon as requests are answered.
+///
+/// # Errors
+/// [`RunError`] when it cannot start, or a part of it ends unexpectedly.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(SocketAddr) + Send,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let _lock = lock(&config.data_dir)?;
+    let data_dir = |source: io::Error| RunError::DataDir { path: config.data_dir.clone(), source };
+    let files = Files::open(&config.data_dir.join("files")).map_err(data_dir)?;
+    let balances = Balances::open(config.ledger.as_deref())?;
+    let database = config.data_dir.join("messages.sqlite");
+    let store = Store::open(&database).await?;
+    let bind = |source| RunError::Bind { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+
+    let context = Arc::new(Context {
+        store: store.clone(),
+        files: files.clone(),
+        balances,
+        network: Network { authority: config.authority.clone(), pricing: config.pricing.clone() },
+        events: Events::new(config.limits.stream_queue),
+        metrics: Metrics::new(),
+        limits: config.limits.clone(),
+        timing: config.timing.clone(),
+    });
+    let (stop_serving, stop_pipeline) = (shutdown.child_token(), CancellationToken::new());
+    let (pipeline, mut tasks) = Pipeline::start(Arc::clone(&context), stop_serving.clone(), stop_pipeline.clone())
+        .await
+        .map_err(|e| RunError::Database { path: database, cause: e.to_string() })?;
+    let collector =
+        collect::run(files, store.clone(), config.limits.clone(), config.timing.clone(), stop_pipeline.clone());
+    tasks.push(tokio::spawn(collector));
+
+    let node = Node {
+        context,
+        pipeline,
+        uploads: Arc::new(Semaphore::new(config.limits.uploads)),
+        streams: Arc::new(Semaphore::new(config.limits.streams)),
+        open_streams: TaskTracker::new(),
+        shutdown: stop_serving.clone(),
+    };
+    tracing::info!(%address, data_dir = %config.data_dir.display(), "the message node is ready");
+    ready(address);
+
+    let connections = TaskTracker::new();
+    let accept = accept(listener, node.clone(), config.limits.connections, connections.clone());
+    let ended = tokio::select! {
+        () = accept => None,
+        _ = select_all(&mut tasks) => Some(RunError::Ended("a task of the message node")),
+    };
+    stop_serving.cancel();
+    drain(&connections, &node.open_streams, config.timing.drain).await;
+    stop_pipeline.cancel();
+    // After a failure some of them have ended already, and must not be asked again.
+    if ended.is_none() {
+        futures_util::future::join_all(tasks).await;
+    }
+    store.close().await;
+    tracing::info!("the message node stopped");
+    ended.map_or(Ok(()), Err)
+}
+
+/// Makes the data directory and makes sure that nobody else uses it.
+fn lock(data_dir: &Path) -> Result<File, RunError> {
+    let failed = |source: io::Error| RunError::DataDir { path: data_dir.into(), source };
+    fs::create_dir_all(data_dir).map_err(failed)?;
+    let file = File::create(data_dir.join("lock")).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Locked(data_dir.into())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Accepts connections until the shutdown, at most so many at a time; others wait in the backlog of the operating system.
+async fn accept(listener: TcpListener, node: Node, most: usize, connections: TaskTracker) {
+    let slots = Arc::new(Semaphore::new(most));
+    let router = api::router(node.clone());
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned();
+        let accepted = tokio::select! {
+            () = node.shutdown.cancelled() => return,
+            accepted = async { (slot.await, listener.accept().await) } => accepted,
+        };
+        let (slot, stream) = match accepted {
+            (Ok(slot), Ok((stream, _))) => (slot, stream),
+            (_, Err(error)) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+            (Err(_), _) => return,
+        };
+        let (router, stop) = (router.clone(), node.shutdown.clone());
+        connections.spawn(async move {
+            serve(stream, router, stop).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, router: axum::Router, stop: CancellationToken) {
+    // Small answers must not wait for more; an error is no reason not to answer.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Waits until requests and streams have ended, but not for ever.
+async fn drain(connections: &TaskTracker, streams: &TaskTracker, most: Duration) {
+    connections.close();
+    streams.close();
+    let ended = async { tokio::join!(connections.wait(), streams.wait()) };
+    if tokio::time::timeout(most, ended).await.is_err() {
+        tracing::warn!(seconds = most.as_secs(), "some requests did not end in time and are cut off");
+    }
+}

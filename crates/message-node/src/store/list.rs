@@ -1,0 +1,124 @@
+//! Lists of messages, by page or from a position.
+
+use futures_util::TryStreamExt;
+use sqlx::QueryBuilder;
+
+use super::messages::{COLUMNS, MessageRow};
+use super::{Connection, Db, Stored, to_db};
+use crate::filter::Filter;
+
+/// The direction of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Oldest first.
+    Ascending,
+    /// Newest first.
+    Descending,
+}
+
+/// The place of a message in lists: its time and, among equals, its hash. It does not move when others come or go, so that
+/// whoever follows a list from place to place sees everything that was in it when he started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Microseconds since 1970.
+    pub time_us: i64,
+    /// The message.
+    pub item_hash: String,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Window {
+    /// After so many messages.
+    Skip(u64),
+    /// After this place; `None` from the start.
+    After(Option<Place>),
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// The messages.
+    pub rows: Vec<MessageRow>,
+    /// Whether it ended before its limit because the contents were getting too large.
+    pub cut: bool,
+}
+
+/// Reads at most `limit` messages with at most `max_bytes` of contents (at least one message).
+pub(crate) async fn part(
+    db: &mut Connection,
+    filter: &Filter,
+    order: Order,
+    window: &Window,
+    limit: u32,
+    max_bytes: u64,
+) -> Stored<Part> {
+    let mut query = QueryBuilder::<Db>::new(format!("SELECT {COLUMNS} FROM messages WHERE "));
+    push_filter(&mut query, filter);
+    if let Window::After(Some(place)) = window {
+        let comparison = if order == Order::Ascending { ">" } else { "<" };
+        query.push(format!(" AND (time_us, item_hash) {comparison} ("));
+        query.push_bind(place.time_us).push(", ").push_bind(place.item_hash.clone()).push(")");
+    }
+    let direction = if order == Order::Ascending { "ASC" } else { "DESC" };
+    query.push(format!(" ORDER BY time_us {direction}, item_hash {direction} LIMIT ")).push_bind(limit);
+    if let Window::Skip(rows) = window {
+        query.push(" OFFSET ").push_bind(to_db(*rows));
+    }
+    let (mut rows, mut bytes, mut cut) = (Vec::new(), 0, false);
+    let mut found = query.build_query_as::<MessageRow>().fetch(db);
+    while let Some(row) = found.try_next().await? {
+        bytes += row.size();
+        if bytes > max_bytes && !rows.is_empty() {
+            cut = true;
+            break;
+        }
+        rows.push(row);
+    }
+    Ok(Part { rows, cut })
+}
+
+/// How many messages pass the filter.
+pub(crate) async fn count(db: &mut Connection, filter: &Filter) -> Stored<i64> {
+    let mut query = QueryBuilder::<Db>::new("SELECT COUNT(*) FROM messages WHERE ");
+    push_filter(&mut query, filter);
+    Ok(query.build_query_scalar().fetch_one(db).await?)
+}
+
+fn push_filter(query: &mut QueryBuilder<Db>, filter: &Filter) {
+    push_in(query, "status", filter.statuses().iter().map(|status| status.as_str().to_owned()));
+    let lists = [
+        ("item_hash", &filter.hashes),
+        ("sender_key", &filter.senders),
+        ("owner", &filter.owners),
+        ("content_ref", &filter.refs),
+        ("content_hash", &filter.content_hashes),
+        ("content_key", &filter.content_keys),
+        ("content_type", &filter.content_types),
+        ("chain", &filter.chains),
+        ("channel", &filter.channels),
+    ];
+    let types: Vec<String> = filter.types.iter().map(ToString::to_string).collect();
+    for (column, values) in lists.into_iter().chain([("type", &types)]) {
+        if !values.is_empty() {
+            query.push(" AND ");
+            push_in(query, column, values.iter().cloned());
+        }
+    }
+    if let Some(start) = filter.start_us {
+        query.push(" AND time_us >= ").push_bind(start);
+    }
+    if let Some(end) = filter.end_us {
+        query.push(" AND time_us < ").push_bind(end);
+    }
+}
+
+/// `column IN (…)`.
+pub(crate) fn push_in(query: &mut QueryBuilder<Db>, column: &str, values: impl Iterator<Item = String>) {
+    query.push(column).push(" IN (");
+    let mut list = query.separated(", ");
+    for value in values {
+        list.push_bind(value);
+    }
+    query.push(")");
+}

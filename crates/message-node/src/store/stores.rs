@@ -1,0 +1,133 @@
+//! STORE messages in force.
+
+use sqlx::FromRow;
+
+use super::list::Order;
+use super::{Connection, Stored};
+
+/// A STORE message in force, with its file.
+#[derive(Debug, Clone, FromRow)]
+pub(crate) struct StoreRow {
+    /// The message.
+    pub item_hash: String,
+    /// Its owner, as written.
+    pub address: String,
+    /// The file.
+    pub file_hash: String,
+    /// `content.ref`.
+    #[sqlx(rename = "ref")]
+    pub reference: Option<String>,
+    /// The content's time, microseconds since 1970.
+    pub time_us: i64,
+    /// Bytes of the file.
+    pub size: i64,
+}
+
+/// A new STORE message.
+pub(crate) struct NewStore<'a> {
+    /// The message.
+    pub item_hash: &'a str,
+    /// Its owner, canonical.
+    pub owner: &'a str,
+    /// Its owner, as written.
+    pub address: &'a str,
+    /// The file.
+    pub file_hash: &'a str,
+    /// What all versions of the file share.
+    pub tag: &'a str,
+    /// `content.ref`.
+    pub reference: Option<&'a str>,
+    /// The content's time, microseconds since 1970.
+    pub time_us: i64,
+}
+
+/// Puts a message in force.
+pub(crate) async fn insert(db: &mut Connection, store: &NewStore<'_>) -> Stored<()> {
+    sqlx::query(
+        "INSERT INTO stores (item_hash, owner, address, file_hash, tag, ref, time_us) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(store.item_hash)
+    .bind(store.owner)
+    .bind(store.address)
+    .bind(store.file_hash)
+    .bind(store.tag)
+    .bind(store.reference)
+    .bind(store.time_us)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Puts a message out of force and gives its file.
+pub(crate) async fn delete(db: &mut Connection, item_hash: &str) -> Stored<Option<String>> {
+    Ok(sqlx::query_scalar("DELETE FROM stores WHERE item_hash = $1 RETURNING file_hash")
+        .bind(item_hash)
+        .fetch_optional(db)
+        .await?)
+}
+
+/// A message in force.
+pub(crate) async fn get(db: &mut Connection, item_hash: &str) -> Stored<Option<StoreRow>> {
+    Ok(sqlx::query_as(
+        "SELECT s.item_hash, s.address, s.file_hash, s.ref, s.time_us, f.size
+         FROM stores s JOIN files f ON f.hash = s.file_hash WHERE s.item_hash = $1",
+    )
+    .bind(item_hash)
+    .fetch_optional(db)
+    .await?)
+}
+
+/// The newest version with this tag.
+pub(crate) async fn newest(db: &mut Connection, tag: &str) -> Stored<Option<StoreRow>> {
+    Ok(sqlx::query_as(
+        "SELECT s.item_hash, s.address, s.file_hash, s.ref, s.time_us, f.size
+         FROM stores s JOIN files f ON f.hash = s.file_hash
+         WHERE s.tag = $1 ORDER BY s.time_us DESC, s.item_hash DESC LIMIT 1",
+    )
+    .bind(tag)
+    .fetch_optional(db)
+    .await?)
+}
+
+/// The file that a program means by a STORE message: its own, or the newest version of it.
+pub(crate) async fn resolve(db: &mut Connection, reference: &str, use_latest: bool) -> Stored<Option<StoreRow>> {
+    if use_latest && let Some(newest) = newest(&mut *db, reference).await? {
+        return Ok(Some(newest));
+    }
+    get(db, reference).await
+}
+
+/// One page of an owner's files.
+pub(crate) async fn of_owner(
+    db: &mut Connection,
+    owner: &str,
+    order: Order,
+    after: Option<&super::list::Place>,
+    skip: i64,
+    limit: u32,
+) -> Stored<Vec<StoreRow>> {
+    let mut query = sqlx::QueryBuilder::<super::Db>::new(
+        "SELECT s.item_hash, s.address, s.file_hash, s.ref, s.time_us, f.size
+         FROM stores s JOIN files f ON f.hash = s.file_hash WHERE s.owner = ",
+    );
+    query.push_bind(owner.to_owned());
+    let (comparison, direction) = if order == Order::Ascending { (">", "ASC") } else { ("<", "DESC") };
+    if let Some(place) = after {
+        query.push(format!(" AND (s.time_us, s.item_hash) {comparison} (")).push_bind(place.time_us);
+        query.push(", ").push_bind(place.item_hash.clone()).push(")");
+    }
+    query.push(format!(" ORDER BY s.time_us {direction}, s.item_hash {direction} LIMIT ")).push_bind(limit);
+    query.push(" OFFSET ").push_bind(skip);
+    Ok(query.build_query_as().fetch_all(db).await?)
+}
+
+/// How many files an owner has, and their bytes together.
+pub(crate) async fn totals(db: &mut Connection, owner: &str) -> Stored<(i64, i64)> {
+    let (count, bytes): (i64, Option<i64>) = sqlx::query_as(
+        "SELECT COUNT(*), CAST(SUM(f.size) AS BIGINT) FROM stores s JOIN files f ON f.hash = s.file_hash WHERE s.owner = $1",
+    )
+    .bind(owner)
+    .fetch_one(db)
+    .await?;
+    Ok((count, bytes.unwrap_or(0)))
+}
