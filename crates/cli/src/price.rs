@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use protocol::api::message_node::{Balance, Price};
+use protocol::client::ClientError;
 use protocol::message::Envelope;
-use protocol::{Account, client::ClientError};
+use protocol::{Account, FileHash};
 use rust_decimal::Decimal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -30,9 +31,15 @@ pub fn amount(price: &Price) -> Decimal {
 ///
 /// # Errors
 /// [`Failure`] with [`Code::InsufficientBalance`], or when the message node cannot be asked.
-pub async fn check(context: &Context, account: &Account, message: &Envelope) -> Result<Option<Decimal>> {
+pub async fn check(
+    context: &Context,
+    account: &Account,
+    message: &Envelope,
+    code_bytes: u64,
+) -> Result<Option<Decimal>> {
+    let question = with_code_size(message, code_bytes);
     let estimate = async {
-        let price = context.node.estimate(message).await?;
+        let price = context.node.estimate(&question).await?;
         Ok::<_, ClientError>((price, context.node.balance(account.address()).await?))
     };
     match estimate.await {
@@ -47,6 +54,19 @@ pub async fn check(context: &Context, account: &Account, message: &Envelope) -> 
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The message as estimates want it: unsigned, and with the size of code that is not uploaded yet.
+fn with_code_size(message: &Envelope, bytes: u64) -> Envelope {
+    let mut question = Envelope { signature: None, ..message.clone() };
+    let content = message.item_content.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    if let Some(mut content) = content {
+        content["code"]["estimated_size_mib"] = json!(bytes.div_ceil(1 << 20));
+        let text = content.to_string();
+        question.item_hash = FileHash::of(text.as_bytes()).to_string();
+        question.item_content = Some(text);
+    }
+    question
 }
 
 fn check_balance(balance: &Balance, required: Decimal) -> Result<(), Failure> {

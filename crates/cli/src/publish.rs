@@ -6,6 +6,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use futures_util::stream;
 use protocol::api::message_node::{BalanceError, MessageStatus, MessageWithStatus};
+use protocol::client::ClientError;
 use protocol::message::{Envelope, ErrorCode};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
@@ -78,9 +79,10 @@ pub async fn upload(
                 .hint("the upload was damaged on its way; try again")
                 .into());
         }
-        Err(error) if error.status() == Some(413) => {
-            let text = format!("the code has {} packed, more than the message node takes", size(packed.bytes));
-            return Err(too_large(text).into());
+        Err(error) if error.status() == Some(413) => return Err(more_than_taken(packed.bytes, None).into()),
+        Err(ClientError::Status { status: 402, message, body, .. }) => {
+            let reason = body.as_ref().and_then(|body| balance_error(body.pointer("/details/errors/0")?));
+            return Err(reason.unwrap_or_else(|| price::insufficient(&message)).into());
         }
         // A rejected message, or an answer that was lost: the node knows more than this answer says.
         Err(error) => match context.node.message(&message.item_hash).await {
@@ -91,7 +93,25 @@ pub async fn upload(
     settle(context, step, &message.item_hash, "the code", limit).await
 }
 
-/// The code is larger than the message node takes.
+/// Checks a file's length before it is sent, where the message node says what it takes.
+///
+/// # Errors
+/// [`Failure`] with [`Code::TooLarge`], or when the message node cannot be asked.
+pub async fn check_length(context: &Context, packed: &Packed) -> Result<()> {
+    match context.node.largest_upload().await {
+        Ok(Some(most)) if packed.bytes > most => Err(more_than_taken(packed.bytes, Some(most)).into()),
+        // Nodes that do not say decide when the file is sent.
+        Ok(_) | Err(ClientError::Status { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn more_than_taken(bytes: u64, most: Option<u64>) -> Failure {
+    let most = most.map(|most| format!(" ({})", size(most))).unwrap_or_default();
+    too_large(format!("the code has {} packed, more than the message node takes{most}", size(bytes)))
+}
+
+/// There is too much code.
 pub fn too_large(text: String) -> Failure {
     Failure::new(Code::TooLarge, text)
         .hint("leave out what the program does not need at run time: list it in a file `.alephignore`")

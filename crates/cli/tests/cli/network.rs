@@ -56,6 +56,9 @@ pub(crate) struct World {
     pub(crate) locked: f64,
     pub(crate) cost: f64,
     pub(crate) largest_file: usize,
+    pub(crate) announced_limit: Option<usize>,
+    /// Files cost more than the account has, then.
+    pub(crate) file_price: Option<Value>,
     pub(crate) settings: Option<Value>,
     /// What the scheduler says of programs in force, one answer after the other; the last one stays.
     pub(crate) vms: Vec<Option<Value>>,
@@ -146,6 +149,8 @@ impl World {
             locked: 0.0,
             cost: 2000.0,
             largest_file: 1 << 20,
+            announced_limit: None,
+            file_price: None,
             stopping: 0,
             nodes: Vec::new(),
             gateway: vec![200],
@@ -288,6 +293,7 @@ fn router(world: Arc<Mutex<World>>) -> Router {
         .route("/api/v0/messages.json", get(messages))
         .route("/api/v0/messages", post(submit))
         .route("/api/v0/storage/add_file", post(add_file))
+        .route("/api/v0/storage/limits.json", get(limits))
         .route("/api/v0/price/estimate", post(estimate))
         .route("/api/v0/price/{hash}", get(price))
         .route("/api/v0/addresses/{address}/balance", get(balance))
@@ -374,6 +380,10 @@ async fn add_file(State(world): Shared, mut form: Multipart) -> Response {
         let error = json!({"code": "too_large", "message": "the file is too large"});
         return (StatusCode::PAYLOAD_TOO_LARGE, Json(error)).into_response();
     }
+    if let Some(errors) = &world.file_price {
+        let error = json!({"code": "payment_required", "message": "too expensive", "details": {"errors": errors}});
+        return (StatusCode::PAYMENT_REQUIRED, Json(error)).into_response();
+    }
     let hash = FileHash::of(&file).to_string();
     let envelope: Envelope = serde_json::from_value(metadata["message"].clone()).unwrap();
     let content: Value = serde_json::from_str(envelope.item_content.as_deref().unwrap()).unwrap();
@@ -391,6 +401,10 @@ async fn add_file(State(world): Shared, mut form: Multipart) -> Response {
     Json(json!({"status": "success", "hash": hash})).into_response()
 }
 
+async fn limits(State(world): Shared) -> Response {
+    or_404(world.lock().unwrap().announced_limit.map(|most| json!({"storage": {"max_file_size": most}})))
+}
+
 fn price_of(cost: f64) -> Value {
     json!({"required_tokens": cost, "payment_type": "hold", "cost": format!("{cost:.18}"), "detail": [], "charged_address": "0xa"})
 }
@@ -399,7 +413,9 @@ async fn estimate(State(world): Shared, Json(body): Json<Value>) -> Response {
     let mut world = world.lock().unwrap();
     world.events.push("POST estimate".to_owned());
     let envelope: Envelope = serde_json::from_value(body["message"].clone()).unwrap();
-    ProgramContent::parse(envelope.item_content.as_deref().unwrap()).unwrap();
+    let content = envelope.item_content.as_deref().unwrap();
+    ProgramContent::parse(content).unwrap();
+    assert!(content.contains(r#""estimated_size_mib":1"#) && envelope.signature.is_none(), "{content}");
     Json(price_of(world.cost)).into_response()
 }
 

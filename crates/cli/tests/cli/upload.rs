@@ -307,6 +307,25 @@ fn code_that_is_too_large_is_named() {
     let error = user.json_error(&TUTORIAL);
     assert_eq!(error["code"], "too_large");
     assert!(error["hint"].as_str().unwrap().contains(".alephignore"), "{error}");
+
+    user.network.world().events.clear();
+    user.network.world().announced_limit = Some(10);
+    let error = user.json_error(&TUTORIAL);
+    assert_eq!(error["code"], "too_large");
+    assert!(error["message"].as_str().unwrap().contains("(10 B)"), "{error}");
+    assert!(!user.network.world().events.contains(&"POST file".to_owned()), "not even sent");
+}
+
+#[test]
+fn files_that_cannot_be_paid_for_are_named() {
+    let user = User::new();
+    user.write_tutorial();
+    user.network.world().file_price = Some(json!([{"account_balance": "1", "required_balance": "33"}]));
+    let error = user.json_error(&TUTORIAL);
+    assert_eq!(error["code"], "insufficient_balance");
+    assert!(error["message"].as_str().unwrap().contains("33 ALEPH"), "{error}");
+    user.network.world().file_price = Some(Value::Null);
+    assert!(user.json_error(&TUTORIAL)["message"].as_str().unwrap().contains("too expensive"));
 }
 
 #[test]

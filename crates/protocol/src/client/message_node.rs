@@ -143,6 +143,15 @@ impl MessageNode {
         Ok(json::read::<AddFileResponse>(response).await?.hash)
     }
 
+    /// The most bytes that a signed upload may have; `None` when the node does not say.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the node cannot be asked.
+    pub async fn largest_upload(&self) -> Result<Option<u64>, ClientError> {
+        let limits: Option<Value> = self.get("/api/v0/storage/limits.json", &[]).await?;
+        Ok(limits.and_then(|limits| limits.pointer("/storage/max_file_size")?.as_u64()))
+    }
+
     /// Starts to download a file; `None` when the node does not have it.
     ///
     /// # Errors

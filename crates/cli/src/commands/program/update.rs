@@ -36,6 +36,7 @@ pub(super) async fn update(context: &Context, args: UpdateArgs) -> Result<()> {
     let changed = code.item_hash != packed.hash.to_string();
     let store = signing::store(&account, packed.hash, Some(content.code.reference.clone()));
     if changed {
+        publish::check_length(context, &packed).await?;
         send_code(context, &store, &packed, Duration::from_secs(args.wait_seconds)).await?;
     } else {
         context.out.note("The code is the same as before; nothing was uploaded.");

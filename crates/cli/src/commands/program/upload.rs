@@ -57,7 +57,8 @@ pub(super) async fn upload(context: &Context, args: UploadArgs) -> Result<()> {
     let content = content(&args, &account, &store, &entrypoint, &packed, runtime, variables);
     let message = signing::program(&account, &content)?;
     let program: ProgramId = message.item_hash.parse()?;
-    let price = price::check(context, &account, &message).await?;
+    publish::check_length(context, &packed).await?;
+    let price = price::check(context, &account, &message, packed.bytes).await?;
 
     let limit = Duration::from_secs(args.wait.wait_seconds);
     send_code(context, &store, &packed, limit).await?;
