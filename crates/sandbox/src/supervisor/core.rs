@@ -216,7 +216,8 @@ impl Core {
         let killed = matches!(end, End::Exited { code: None | Some(137), .. });
         let end = if out_of_memory && killed { End::OutOfMemory } else { end.clone() };
         self.phase = Phase::Ended(end.clone());
-        vec![Command::Report, Command::Finish(end)]
+        // What is written down is there before anybody hears of it.
+        vec![Command::Finish(end), Command::Report]
     }
 
     fn enter(&mut self, phase: Phase) -> Vec<Command> {

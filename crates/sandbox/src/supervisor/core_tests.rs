@@ -46,7 +46,7 @@ fn nobody_renews_so_it_is_asked_to_end_then_killed() {
     assert_eq!(core.next_wakeup(), Some(deadline.kill));
     assert_eq!(core.handle(deadline.kill, Event::Tick), [Command::Kill]);
     let gone = core.handle(deadline.kill, Event::Gone { out_of_memory: false });
-    assert_eq!(gone, [Command::Report, Command::Finish(End::LeaseEnded)]);
+    assert_eq!(gone, [Command::Finish(End::LeaseEnded), Command::Report]);
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_program_that_ended_by_itself_is_cleared_away_at_once() {
     let exited = Event::Guest(FromGuest::Exited { code: Some(3), signal: None });
     assert_eq!(core.handle(at(1.0), exited), [Command::Report, Command::Kill]);
     let end = End::Exited { code: Some(3), signal: None };
-    assert_eq!(core.handle(at(1.0), Event::Gone { out_of_memory: false }), [Command::Report, Command::Finish(end)]);
+    assert_eq!(core.handle(at(1.0), Event::Gone { out_of_memory: false }), [Command::Finish(end), Command::Report]);
 }
 
 #[test]
@@ -76,13 +76,13 @@ fn running_out_of_memory_is_called_by_its_name() {
         let mut core = ready();
         core.handle(at(1.0), ended);
         let commands = core.handle(at(1.0), Event::Gone { out_of_memory: true });
-        assert_eq!(commands[1], Command::Finish(End::OutOfMemory));
+        assert_eq!(commands[0], Command::Finish(End::OutOfMemory));
     }
     // A helper process was killed for memory earlier; the program itself ended well.
     let mut core = ready();
     core.handle(at(1.0), Event::Guest(FromGuest::Exited { code: Some(0), signal: None }));
     let commands = core.handle(at(1.0), Event::Gone { out_of_memory: true });
-    assert_eq!(commands[1], Command::Finish(End::Exited { code: Some(0), signal: None }));
+    assert_eq!(commands[0], Command::Finish(End::Exited { code: Some(0), signal: None }));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_stop_gives_grace_but_never_beyond_the_lease() {
     assert_eq!(commands[0], Command::StopProgram { grace: at(4.0).until(lease_from(0.2).kill) });
     core.handle(at(4.1), Event::Guest(FromGuest::Exited { code: Some(0), signal: None }));
     let commands = core.handle(at(4.1), Event::Gone { out_of_memory: false });
-    assert_eq!(commands[1], Command::Finish(End::Stopped));
+    assert_eq!(commands[0], Command::Finish(End::Stopped));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_program_that_never_answers_is_given_up() {
     assert_eq!(core.next_wakeup(), Some(at(60.2)));
     assert_eq!(core.handle(at(60.2), Event::Tick), [Command::Report, Command::Kill]);
     let commands = core.handle(at(60.2), Event::Gone { out_of_memory: false });
-    assert_eq!(commands[1], Command::Finish(End::NeverReady));
+    assert_eq!(commands[0], Command::Finish(End::NeverReady));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn what_cannot_be_made_is_cleared_away_too() {
     let end = End::BadCode { message: "no squashfs".into() };
     core.handle(at(0.3), Event::ClaimFailed(end.clone()));
     let commands = core.handle(at(0.3), Event::Gone { out_of_memory: false });
-    assert_eq!(commands[1], Command::Finish(end));
+    assert_eq!(commands[0], Command::Finish(end));
 }
 
 #[test]

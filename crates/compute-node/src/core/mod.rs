@@ -1,0 +1,5 @@
+//! What a compute node decides: pure, given events and the time.
+
+pub mod backoff;
+pub mod on_demand;
+pub mod persistent;
