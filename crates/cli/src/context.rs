@@ -12,7 +12,7 @@ use crate::failure::{Code, Failure};
 use crate::keys;
 use crate::network::Network;
 use crate::output::Output;
-use crate::settings::Settings;
+use crate::settings::{Origin, Settings};
 
 /// What Ctrl-C means right now. Commands say it once something goes on without them.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +59,8 @@ impl Context {
             return Ok(account);
         }
         let missing = keys::no_key(&self.settings);
-        if !self.out.can_ask() {
+        // A key that somebody named is missing by mistake: another one would be another account.
+        if !self.out.can_ask() || self.settings.key.origin() != Origin::Default {
             return Err(missing.into());
         }
         self.out.note(&missing);
@@ -102,7 +103,7 @@ impl Context {
             ClientError::Unreachable { .. } if url.starts_with(host) => Some(format!(
                 "{host} is the message node ({}). Is it running? `aleph-node up` starts a network on this machine. \
                  Name another message node with {}",
-                self.settings.api_host_source,
+                self.settings.api_host_origin,
                 self.settings.how_to_name_a_node()
             )),
             ClientError::Malformed { .. } if url.starts_with(host) => Some(format!(

@@ -14,7 +14,7 @@ use protocol::message::Chain;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Failure};
-use crate::settings::{KeySource, Settings};
+use crate::settings::{KeySource, Origin, Settings};
 
 /// The folder of key files, in the client's home.
 const KEYS_FOLDER: &str = "private-keys";
@@ -23,7 +23,7 @@ const DEFAULT_KEY: &str = "ethereum.key";
 /// A link to the first key; the Python client makes it too.
 const DEFAULT_LINK: &str = "default.key";
 /// The Python client's settings.
-const PYTHON_CONFIG: &str = "config.json";
+pub const PYTHON_CONFIG: &str = "config.json";
 
 /// The key file that is used when none is named.
 pub fn default_file(home: &Path) -> PathBuf {
@@ -148,37 +148,35 @@ pub fn parse_chain(name: &str) -> Result<Chain, Failure> {
 /// [`Failure`] when there is a key that cannot be used.
 pub fn load(settings: &Settings) -> Result<Option<Account>, Failure> {
     let python = settings.python.as_ref();
-    let (key, source) = match &settings.key {
-        KeySource::Text(text, source) => (read_text(text, source)?, *source),
-        KeySource::File(path, source) => match read_file(path, source)? {
-            Some(account) => (account, *source),
+    let origin = settings.key.origin();
+    let key = match &settings.key {
+        KeySource::Text(text, _) => Account::from_hex(text).map_err(|e| not_usable(&origin.to_string(), &e))?,
+        KeySource::File(path, _) => match read_file(path, origin)? {
+            Some(account) => account,
             None if python.is_some_and(|config| config.hardware) => return Err(hardware(&settings.home)),
             None => return Ok(None),
         },
     };
-    let is_named_by_python = source == PYTHON_CONFIG || source == "the default";
     let chain = match python.and_then(|config| config.chain.as_deref()).map(parse_chain) {
         Some(Ok(chain)) => chain,
-        Some(Err(failure)) if is_named_by_python => return Err(failure),
+        // The config speaks of its own key only.
+        Some(Err(failure)) if matches!(origin, Origin::PythonConfig | Origin::Default) => return Err(failure),
         _ => Chain::Ethereum,
     };
-    Account::on_chain(chain, &key.secret()[..]).map(Some).map_err(|e| not_usable(source, &e))
+    Account::on_chain(chain, &key.secret()[..]).map(Some).map_err(|e| not_usable(&origin.to_string(), &e))
 }
 
-fn read_text(text: &str, source: &str) -> Result<Account, Failure> {
-    Account::from_hex(text).map_err(|e| not_usable(source, &e))
-}
-
-fn read_file(path: &Path, source: &str) -> Result<Option<Account>, Failure> {
+fn read_file(path: &Path, origin: Origin) -> Result<Option<Account>, Failure> {
     match Account::from_file(path) {
         Ok(account) => Ok(Some(account)),
         Err(AccountError::File { source: e, .. }) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e @ AccountError::File { .. }) => Err(Failure::new(Code::NoKey, e.to_string())),
-        Err(e) => Err(not_usable(&format!("{} ({source})", path.display()), &e)),
+        Err(e) => Err(not_usable(&format!("{} ({origin})", path.display()), &e)),
     }
 }
 
-fn not_usable(source: &str, error: &AccountError) -> Failure {
+/// A key that is none.
+pub fn not_usable(source: &str, error: &AccountError) -> Failure {
     Failure::new(Code::NoKey, format!("the key of {source} cannot be used: {error}"))
         .hint("a key is 64 hexadecimal digits, or a file of 32 bytes; `aleph account create` makes one")
 }
@@ -194,8 +192,8 @@ fn hardware(home: &Path) -> Failure {
 /// What to say when there is no key.
 pub fn no_key(settings: &Settings) -> Failure {
     let message = match &settings.key {
-        KeySource::File(path, source) => format!("there is no key: {} ({source}) does not exist", path.display()),
-        KeySource::Text(_, source) => format!("there is no key in {source}"),
+        KeySource::File(path, origin) => format!("there is no key: {} ({origin}) does not exist", path.display()),
+        KeySource::Text(_, origin) => format!("there is no key in {origin}"),
     };
     Failure::new(Code::NoKey, message).hint(
         "run `aleph account create`, or name a key with --private-key-file FILE or the variable ALEPH_PRIVATE_KEY_STRING",

@@ -189,6 +189,13 @@ impl Step {
         }
     }
 
+    /// No bytes are through: they are sent again.
+    pub fn restart(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(0);
+        }
+    }
+
     /// That many more bytes are through.
     pub fn advance(&self, bytes: u64) {
         if let Some(bar) = &self.bar {

@@ -1,18 +1,19 @@
 //! Sends messages and waits until they are in force.
 
+use std::io;
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, TryFutureExt, TryStreamExt};
 use protocol::api::message_node::{BalanceError, MessageStatus, MessageWithStatus};
 use protocol::client::ClientError;
 use protocol::message::{Envelope, ErrorCode};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use tokio::fs::File;
-use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
+use tokio_util::io::ReaderStream;
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -34,16 +35,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// # Errors
 /// [`Failure`] when it is rejected, stays undecided for as long as `limit`, or the message node cannot be asked.
 pub async fn publish(context: &Context, step: &Step, message: &Envelope, what: &str, limit: Duration) -> Result<()> {
-    let sent = context.node.submit(message, true).await;
-    let status = match sent {
-        Ok(status) => status,
-        // The answer may have been lost, not the message: only the node knows.
-        Err(error) => match context.node.message(&message.item_hash).await {
-            Ok(Some(known)) => known.status,
-            _ => return Err(error.into()),
-        },
-    };
-    if status.is_in_force() {
+    let deadline = Instant::now() + limit;
+    let send = async || context.node.submit(message, true).await;
+    if send_until_taken(context, step, message, send, deadline).await?.is_some_and(MessageStatus::is_in_force) {
         return Ok(());
     }
     settle(context, step, &message.item_hash, what, limit).await
@@ -60,37 +54,64 @@ pub async fn upload(
     packed: &Packed,
     limit: Duration,
 ) -> Result<()> {
-    let file = File::open(packed.path()).await?;
-    let progress = step.clone();
-    let chunks = stream::try_unfold(file, move |mut file| {
-        let progress = progress.clone();
-        async move {
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await?;
-            progress.advance(read as u64);
-            std::io::Result::Ok((read > 0).then(|| (Bytes::from(chunk), file)))
-        }
-    });
-    match context.node.add_file(message, true, packed.bytes, chunks).await {
-        Ok(hash) if hash == packed.hash => {}
-        Ok(hash) => {
+    let deadline = Instant::now() + limit;
+    let send = async || {
+        step.restart();
+        context.node.add_file(message, true, packed.bytes, chunks(packed, step)).await
+    };
+    match send_until_taken(context, step, message, send, deadline).await {
+        Ok(Some(hash)) if hash != packed.hash => {
             let text = format!("the message node stored {hash}, but {} was sent", packed.hash);
             return Err(Failure::new(Code::Malformed, text)
                 .hint("the upload was damaged on its way; try again")
                 .into());
         }
-        Err(error) if error.status() == Some(413) => return Err(more_than_taken(packed.bytes, None).into()),
+        Ok(_) => {}
+        Err(ClientError::Status { status: 413, .. }) => return Err(more_than_taken(packed.bytes, None).into()),
         Err(ClientError::Status { status: 402, message, body, .. }) => {
             let reason = body.as_ref().and_then(|body| balance_error(body.pointer("/details/errors/0")?));
             return Err(reason.unwrap_or_else(|| price::insufficient(&message)).into());
         }
-        // A rejected message, or an answer that was lost: the node knows more than this answer says.
-        Err(error) => match context.node.message(&message.item_hash).await {
-            Ok(Some(_)) => {}
-            _ => return Err(error.into()),
-        },
+        Err(error) => return Err(error.into()),
     }
     settle(context, step, &message.item_hash, "the code", limit).await
+}
+
+/// Sends a message until the node has it: again when the node is busy, and not again when only the answer was lost or was
+/// a refusal (`None`): the node then knows what became of the message.
+async fn send_until_taken<T>(
+    context: &Context,
+    step: &Step,
+    message: &Envelope,
+    send: impl AsyncFn() -> Result<T, ClientError>,
+    deadline: Instant,
+) -> Result<Option<T>, ClientError> {
+    loop {
+        let error = match send().await {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => error,
+        };
+        let is_busy = matches!(error.status(), Some(429 | 503));
+        match context.node.message(&message.item_hash).await {
+            Ok(Some(_)) => return Ok(None),
+            Ok(None) if is_busy && Instant::now() + POLL < deadline => {
+                step.say("the message node is busy, trying again");
+                tokio::time::sleep(POLL).await;
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// The bytes of a packed file as they are read.
+fn chunks(packed: &Packed, step: &Step) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let (path, step) = (packed.path().to_owned(), step.clone());
+    let opened = async move { File::open(path).await };
+    opened.map_ok(move |file| ReaderStream::with_capacity(file, CHUNK_BYTES)).try_flatten_stream().inspect_ok(
+        move |chunk| {
+            step.advance(chunk.len() as u64);
+        },
+    )
 }
 
 /// Checks a file's length before it is sent, where the message node says what it takes.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::failure::{Code, Failure};
-use crate::keys::PythonConfig;
+use crate::keys::{PYTHON_CONFIG, PythonConfig};
 
 /// The message node of a network on this machine.
 pub const DEFAULT_API_HOST: &str = "http://127.0.0.1:4024";
@@ -77,13 +78,56 @@ struct ConfigFile {
     gateway_url: Option<String>,
 }
 
+/// Who made a setting what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// This flag.
+    Flag(&'static str),
+    /// This environment variable.
+    Variable(&'static str),
+    /// Our settings file.
+    ConfigFile,
+    /// The Python client's settings file.
+    PythonConfig,
+    /// Nobody.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag(name) | Self::Variable(name) => name,
+            Self::ConfigFile => CONFIG_FILE,
+            Self::PythonConfig => PYTHON_CONFIG,
+            Self::Default => "the default",
+        })
+    }
+}
+
 /// Where the key comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
     /// Hexadecimal digits, and where they were given.
-    Text(Zeroizing<String>, &'static str),
+    Text(Zeroizing<String>, Origin),
     /// A file, and who named it.
-    File(PathBuf, &'static str),
+    File(PathBuf, Origin),
+}
+
+impl KeySource {
+    /// Who named the key.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Text(_, origin) | Self::File(_, origin) => *origin,
+        }
+    }
+
+    /// The key's file, when it is in one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Text(..) => None,
+            Self::File(path, _) => Some(path),
+        }
+    }
 }
 
 /// All settings.
@@ -94,7 +138,7 @@ pub struct Settings {
     /// Base URL of the message node.
     pub api_host: String,
     /// Who named the message node.
-    pub api_host_source: &'static str,
+    pub api_host_origin: Origin,
     /// Base URL of the scheduler, when it is not to be asked from the network.
     pub scheduler_url: Option<String>,
     /// Base URL of the gateway, when it is not to be asked from the network.
@@ -115,14 +159,14 @@ impl Settings {
         let file = read_config_file(&home.join(CONFIG_FILE))?;
         let pick = |name: &'static str, flag: &'static str, given: &Option<String>, filed: Option<String>| {
             let found = match (given, env.text(name)?) {
-                (Some(url), _) => Some((url.clone(), flag)),
-                (None, Some(url)) => Some((url, name)),
-                (None, None) => filed.map(|url| (url, CONFIG_FILE)),
+                (Some(url), _) => Some((url.clone(), Origin::Flag(flag))),
+                (None, Some(url)) => Some((url, Origin::Variable(name))),
+                (None, None) => filed.map(|url| (url, Origin::ConfigFile)),
             };
-            found.map(|(url, source)| Ok((checked_url(&url, source)?, source))).transpose()
+            found.map(|(url, origin)| Ok((checked_url(&url, origin)?, origin))).transpose()
         };
         let api_host = pick("ALEPH_API_HOST", "--api-host", &flags.api_host, file.api_host)?;
-        let (api_host, api_host_source) = api_host.unwrap_or_else(|| (DEFAULT_API_HOST.to_owned(), "the default"));
+        let (api_host, api_host_origin) = api_host.unwrap_or_else(|| (DEFAULT_API_HOST.to_owned(), Origin::Default));
         let scheduler = pick("ALEPH_SCHEDULER_URL", "--scheduler-url", &flags.scheduler_url, file.scheduler_url)?;
         let gateway = pick("ALEPH_GATEWAY_URL", "--gateway-url", &flags.gateway_url, file.gateway_url)?;
         let python = PythonConfig::read(&home)?;
@@ -130,7 +174,7 @@ impl Settings {
             key: key_source(flags, env, &home, python.as_ref())?,
             home,
             api_host,
-            api_host_source,
+            api_host_origin,
             scheduler_url: scheduler.map(|(url, _)| url),
             gateway_url: gateway.map(|(url, _)| url),
             python,
@@ -169,10 +213,10 @@ fn read_config_file(path: &Path) -> Result<ConfigFile, Failure> {
 }
 
 /// A base URL without a slash at the end, or why it is none.
-fn checked_url(text: &str, source: &str) -> Result<String, Failure> {
+fn checked_url(text: &str, origin: Origin) -> Result<String, Failure> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     if url.is_none() {
-        return Err(Failure::new(Code::Usage, format!("{source} is '{text}', which is no URL of a server"))
+        return Err(Failure::new(Code::Usage, format!("{origin} is '{text}', which is no URL of a server"))
             .hint(format!("write it with its scheme, as {DEFAULT_API_HOST}")));
     }
     Ok(text.trim_end_matches('/').to_owned())
@@ -185,21 +229,24 @@ fn key_source(
     python: Option<&PythonConfig>,
 ) -> Result<KeySource, Failure> {
     if let Some(key) = &flags.private_key {
-        return Ok(KeySource::Text(key.clone(), "--private-key"));
+        return Ok(KeySource::Text(key.clone(), Origin::Flag("--private-key")));
     }
     if let Some(path) = &flags.private_key_file {
-        return Ok(KeySource::File(crate::keys::existing_or_named(home, path), "--private-key-file"));
+        return Ok(KeySource::File(crate::keys::existing_or_named(home, path), Origin::Flag("--private-key-file")));
     }
     if let Some(key) = env.text("ALEPH_PRIVATE_KEY_STRING")? {
-        return Ok(KeySource::Text(Zeroizing::new(key), "ALEPH_PRIVATE_KEY_STRING"));
+        return Ok(KeySource::Text(Zeroizing::new(key), Origin::Variable("ALEPH_PRIVATE_KEY_STRING")));
     }
     if let Some(path) = env.path("ALEPH_PRIVATE_KEY_FILE") {
-        return Ok(KeySource::File(crate::keys::existing_or_named(home, &path), "ALEPH_PRIVATE_KEY_FILE"));
+        return Ok(KeySource::File(
+            crate::keys::existing_or_named(home, &path),
+            Origin::Variable("ALEPH_PRIVATE_KEY_FILE"),
+        ));
     }
     if let Some(path) = python.and_then(|config| config.path.clone()) {
-        return Ok(KeySource::File(path, "config.json"));
+        return Ok(KeySource::File(path, Origin::PythonConfig));
     }
-    Ok(KeySource::File(crate::keys::default_file(home), "the default"))
+    Ok(KeySource::File(crate::keys::default_file(home), Origin::Default))
 }
 
 #[cfg(test)]
@@ -216,13 +263,13 @@ mod tests {
         let home_path = home.path().to_str().unwrap();
         let none = Flags::default();
         let settings = load(&none, [("ALEPH_CONFIG_HOME", home_path)].into());
-        assert_eq!((settings.api_host.as_str(), settings.api_host_source), (DEFAULT_API_HOST, "the default"));
+        assert_eq!((settings.api_host.as_str(), settings.api_host_origin), (DEFAULT_API_HOST, Origin::Default));
         assert_eq!(settings.scheduler_url, None);
 
         let text = "api_host = \"http://file:1/\"\nscheduler_url = \"http://file:2\"\ngateway_url = \"https://file\"\n";
         fs::write(home.path().join("aleph.toml"), text).unwrap();
         let settings = load(&none, [("ALEPH_CONFIG_HOME", home_path), ("ALEPH_API_HOST", "")].into());
-        assert_eq!((settings.api_host.as_str(), settings.api_host_source), ("http://file:1", "aleph.toml"));
+        assert_eq!((settings.api_host.as_str(), settings.api_host_origin), ("http://file:1", Origin::ConfigFile));
         assert_eq!(settings.scheduler_url.as_deref(), Some("http://file:2"));
         assert_eq!(settings.gateway_url.as_deref(), Some("https://file"));
 
@@ -266,21 +313,21 @@ mod tests {
         };
         let none = Flags::default();
         let default = home.path().join("private-keys/ethereum.key");
-        assert_eq!(of(&none, &[]), KeySource::File(default, "the default"));
+        assert_eq!(of(&none, &[]), KeySource::File(default, Origin::Default));
 
         fs::write(home.path().join("config.json"), r#"{"path": null, "type": "imported", "chain": "ETH"}"#).unwrap();
-        assert!(matches!(of(&none, &[]), KeySource::File(_, "the default")));
+        assert!(matches!(of(&none, &[]), KeySource::File(_, Origin::Default)));
         fs::write(home.path().join("config.json"), r#"{"path": "/k/other.key", "type": "imported", "chain": "ETH"}"#)
             .unwrap();
-        assert_eq!(of(&none, &[]), KeySource::File("/k/other.key".into(), "config.json"));
+        assert_eq!(of(&none, &[]), KeySource::File("/k/other.key".into(), Origin::PythonConfig));
 
         let file = [("ALEPH_PRIVATE_KEY_FILE", "/e.key")];
-        assert_eq!(of(&none, &file), KeySource::File("/e.key".into(), "ALEPH_PRIVATE_KEY_FILE"));
+        assert_eq!(of(&none, &file), KeySource::File("/e.key".into(), Origin::Variable("ALEPH_PRIVATE_KEY_FILE")));
         let both = [("ALEPH_PRIVATE_KEY_FILE", "/e.key"), ("ALEPH_PRIVATE_KEY_STRING", "aa")];
-        assert!(matches!(of(&none, &both), KeySource::Text(_, "ALEPH_PRIVATE_KEY_STRING")));
+        assert!(matches!(of(&none, &both), KeySource::Text(_, Origin::Variable(_))));
         let flags = Flags { private_key_file: Some("/f.key".into()), ..Flags::default() };
-        assert_eq!(of(&flags, &both), KeySource::File("/f.key".into(), "--private-key-file"));
+        assert_eq!(of(&flags, &both), KeySource::File("/f.key".into(), Origin::Flag("--private-key-file")));
         let flags = Flags { private_key: Some(Zeroizing::new("bb".into())), ..flags };
-        assert!(matches!(of(&flags, &both), KeySource::Text(_, "--private-key")));
+        assert!(matches!(of(&flags, &both), KeySource::Text(_, Origin::Flag("--private-key"))));
     }
 }

@@ -4,7 +4,6 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use protocol::account::AccountError;
 use protocol::message::Chain;
 use protocol::{Account, Address};
 use serde_json::json;
@@ -16,7 +15,7 @@ use crate::failure::{Code, Failure};
 use crate::keys::{self, PythonConfig};
 use crate::output::facts;
 use crate::price::{from_number, tokens};
-use crate::settings::{KeySource, Settings};
+use crate::settings::{Origin, Settings};
 
 /// The longest key that is read from standard input, in bytes.
 const MAX_KEY_BYTES: u64 = 1024;
@@ -87,19 +86,14 @@ fn create(context: &Context, global: &GlobalArgs, args: &CreateAccountArgs) -> R
         ])
     })?;
     context.out.note("Keep a copy of the key: who loses it loses the account.");
-    if let KeySource::Text(_, variable) | KeySource::File(_, variable) = &settings.key
-        && variable.starts_with("ALEPH_")
-    {
+    if let Origin::Variable(variable) = settings.key.origin() {
         context.out.warn(format!("the variable {variable} is set and names another key, which is used instead"));
     }
     Ok(())
 }
 
 fn import(key: &str, source: &str) -> Result<Account, Failure> {
-    Account::from_hex(key).map_err(|e: AccountError| {
-        Failure::new(Code::NoKey, format!("the key of {source} cannot be used: {e}"))
-            .hint("a key is 64 hexadecimal digits, with or without 0x")
-    })
+    Account::from_hex(key).map_err(|e| keys::not_usable(source, &e))
 }
 
 fn read_key() -> Result<Zeroizing<String>, Failure> {
@@ -113,26 +107,23 @@ fn read_key() -> Result<Zeroizing<String>, Failure> {
 fn show(context: &Context) -> Result<()> {
     let settings = &context.settings;
     let account = context.account()?;
-    let (file, source) = match &settings.key {
-        KeySource::File(path, source) => (Some(path), source),
-        KeySource::Text(_, source) => (None, source),
-    };
+    let (file, origin) = (settings.key.file(), settings.key.origin());
     let value = json!({
         "address": account.address(),
         "chain": account.chain(),
         "key_file": file,
-        "key_source": source,
+        "key_origin": origin.to_string(),
         "home": settings.home,
         "api_host": settings.api_host,
-        "api_host_source": settings.api_host_source,
+        "api_host_origin": settings.api_host_origin.to_string(),
     });
     context.out.result(&value, || {
-        let key = file.map_or((*source).to_owned(), |path| format!("{} ({source})", path.display()));
+        let key = file.map_or(origin.to_string(), |path| format!("{} ({origin})", path.display()));
         facts([
             ("Address", Some(account.address().to_string())),
             ("Chain", Some(account.chain().to_string())),
             ("Key", Some(key)),
-            ("Message node", Some(format!("{} ({})", settings.api_host, settings.api_host_source))),
+            ("Message node", Some(format!("{} ({})", settings.api_host, settings.api_host_origin))),
             ("Folder", Some(settings.home.display().to_string())),
         ])
     })

@@ -57,6 +57,10 @@ pub(crate) struct World {
     pub(crate) cost: f64,
     pub(crate) largest_file: usize,
     pub(crate) announced_limit: Option<usize>,
+    /// How many more messages and files are answered with "busy".
+    pub(crate) busy: u32,
+    /// How many more answers about messages that were taken get lost.
+    pub(crate) lost: u32,
     /// Files cost more than the account has, then.
     pub(crate) file_price: Option<Value>,
     pub(crate) settings: Option<Value>,
@@ -150,6 +154,8 @@ impl World {
             cost: 2000.0,
             largest_file: 1 << 20,
             announced_limit: None,
+            busy: 0,
+            lost: 0,
             file_price: None,
             stopping: 0,
             nodes: Vec::new(),
@@ -184,6 +190,13 @@ impl World {
         let hash = envelope.item_hash.clone();
         self.messages.insert(hash.clone(), Stored { envelope, verdict, forgotten_by: None });
         hash
+    }
+
+    /// The answer of a node that takes nothing more at the moment.
+    fn busy(&mut self) -> Option<Response> {
+        self.busy = self.busy.checked_sub(1)?;
+        let error = json!({"code": "busy", "message": "too many messages; try again in a few seconds"});
+        Some((StatusCode::SERVICE_UNAVAILABLE, Json(error)).into_response())
     }
 
     fn submit(&mut self, envelope: Envelope) -> Verdict {
@@ -352,6 +365,9 @@ async fn submit(State(world): Shared, Json(body): Json<Value>) -> Response {
     let mut world = world.lock().unwrap();
     let (hash, kind) = (envelope.item_hash.clone(), envelope.message_type);
     world.events.push(format!("POST {kind}"));
+    if let Some(busy) = world.busy() {
+        return busy;
+    }
     let (status, word) = match world.submit(envelope) {
         Verdict::Processed => {
             world.process(&hash);
@@ -360,6 +376,10 @@ async fn submit(State(world): Shared, Json(body): Json<Value>) -> Response {
         Verdict::Pending(..) => (StatusCode::ACCEPTED, "pending"),
         Verdict::Rejected(..) => (StatusCode::UNPROCESSABLE_ENTITY, "rejected"),
     };
+    if world.lost > 0 {
+        world.lost -= 1;
+        return (StatusCode::BAD_GATEWAY, "lost").into_response();
+    }
     let publication = json!({"status": "success", "failed": []});
     (status, Json(json!({"publication_status": publication, "message_status": word}))).into_response()
 }
@@ -376,6 +396,9 @@ async fn add_file(State(world): Shared, mut form: Multipart) -> Response {
     let (metadata, file): (Value, Bytes) = (metadata.unwrap(), file.unwrap());
     let mut world = world.lock().unwrap();
     world.events.push("POST file".to_owned());
+    if let Some(busy) = world.busy() {
+        return busy;
+    }
     if file.len() > world.largest_file {
         let error = json!({"code": "too_large", "message": "the file is too large"});
         return (StatusCode::PAYLOAD_TOO_LARGE, Json(error)).into_response();

@@ -80,6 +80,19 @@ fn a_rejected_replacement_deletes_nothing() {
 }
 
 #[test]
+fn an_old_program_that_cannot_be_deleted_is_named_with_the_new_one() {
+    let (user, old) = user_with(&["--persistent"]);
+    user.network.judge(|message| match message.message_type {
+        MessageType::Forget => Verdict::Rejected(2, json!({"errors": ["x"]})),
+        _ => Verdict::Processed,
+    });
+    let error = user.json_error(&["unpersist", &old]);
+    let message = error["message"].as_str().unwrap();
+    let new = &user.network.world().sent(MessageType::Program)[1].envelope.item_hash.clone();
+    assert!(message.contains(new) && message.contains(&format!("aleph program delete {old}")), "{message}");
+}
+
+#[test]
 fn the_old_program_can_be_kept() {
     let (user, old) = user_with(&["--persistent"]);
     let answer = user.json(&["unpersist", &old, "--keep-prev"]);

@@ -211,6 +211,28 @@ fn undecided_messages_are_asked_for_until_they_are_decided() {
 }
 
 #[test]
+fn a_busy_message_node_is_asked_again_and_lost_answers_do_no_harm() {
+    let user = User::new();
+    user.write_tutorial();
+    user.network.world().busy = 2;
+    let outcome = user.run(&TUTORIAL);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(outcome.stderr.contains("busy, trying again"), "{outcome:?}");
+    assert_eq!(user.network.world().events.iter().filter(|event| *event == "POST file").count(), 3);
+
+    let user = User::new();
+    user.write_tutorial();
+    user.network.world().lost = 1;
+    assert_eq!(user.run(&TUTORIAL).code, 0);
+    assert_eq!(user.network.world().events.iter().filter(|event| *event == "POST PROGRAM").count(), 1);
+
+    user.network.world().busy = u32::MAX;
+    let error = user.json_error(&[&TUTORIAL[..], &["--wait-seconds", "1"]].concat());
+    assert_eq!(error["code"], "refused");
+    assert!(error["message"].as_str().unwrap().contains("try again in a few seconds"), "{error}");
+}
+
+#[test]
 fn a_program_that_fails_shows_why_and_its_last_words() {
     let user = User::new();
     user.write_tutorial();

@@ -143,8 +143,12 @@ pub(super) async fn send_code(context: &Context, store: &Envelope, packed: &Pack
 pub(super) async fn publish_program(context: &Context, message: &Envelope, limit: Duration) -> Result<()> {
     let step = context.out.step("publishing the program");
     let id = &message.item_hash;
+    context
+        .interruption
+        .leaves(format!("The program {id} may have been accepted: look with `aleph program find {id}`."));
+    publish::publish(context, &step, message, "the program", limit).await?;
     context.interruption.leaves(format!("The program {id} goes on: look with `aleph program find {id}`."));
-    publish::publish(context, &step, message, "the program", limit).await
+    Ok(())
 }
 
 /// Waits until a persistent program answers. When it fails, its last words are shown.
