@@ -14,19 +14,40 @@ use crate::network::Network;
 use crate::output::Output;
 use crate::settings::{Origin, Settings};
 
-/// What Ctrl-C means right now. Commands say it once something goes on without them.
+/// What Ctrl-C means right now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Meaning {
+    /// Nothing was done.
+    #[default]
+    Nothing,
+    /// Something goes on without us, as this says.
+    Leaves(String),
+    /// It is the way to end the command.
+    End,
+}
+
+/// What Ctrl-C means as the command goes on.
 #[derive(Debug, Clone, Default)]
-pub struct Interruption(Arc<Mutex<Option<String>>>);
+pub struct Interruption(Arc<Mutex<Meaning>>);
 
 impl Interruption {
     /// From now on, Ctrl-C leaves this behind.
     pub fn leaves(&self, text: impl Into<String>) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(text.into());
+        self.set(Meaning::Leaves(text.into()));
     }
 
-    /// What Ctrl-C leaves behind now.
-    pub fn text(&self) -> Option<String> {
+    /// From now on, Ctrl-C is the way to end the command.
+    pub fn ends(&self) {
+        self.set(Meaning::End);
+    }
+
+    /// What Ctrl-C means now.
+    pub fn meaning(&self) -> Meaning {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, meaning: Meaning) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = meaning;
     }
 }
 
@@ -110,9 +131,10 @@ impl Context {
                 "{host} does not look like an Aleph message node. Name another with {}",
                 self.settings.how_to_name_a_node()
             )),
-            ClientError::Unreachable { .. } => {
-                Some("is that server running? Name another scheduler with --scheduler-url URL".to_owned())
+            ClientError::Unreachable { .. } if self.network.get().is_some_and(|network| network.is_scheduler(url)) => {
+                Some("that is the scheduler: is it running? Name another with --scheduler-url URL".to_owned())
             }
+            ClientError::Unreachable { .. } => Some("that server may be down; try again in a moment".to_owned()),
             ClientError::Status { status, .. } if *status >= 500 || *status == 429 => {
                 Some("this is the server's fault; try again in a moment".to_owned())
             }

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::Cli;
-use crate::context::Context;
+use crate::context::{Context, Meaning};
 use crate::failure::{Code, Report, is_broken_pipe};
 use crate::output::Output;
 use crate::settings::{Environment, Settings};
@@ -70,6 +70,10 @@ fn fail(out: &Output, report: &Report) -> ExitCode {
 }
 
 fn interrupted(context: &Context) -> ExitCode {
-    let message = "interrupted".to_owned();
-    fail(&context.out, &Report { code: Code::Interrupted, message, hint: context.interruption.text(), details: None })
+    let hint = match context.interruption.meaning() {
+        Meaning::Nothing => None,
+        Meaning::Leaves(text) => Some(text),
+        Meaning::End => return ExitCode::from(Code::Interrupted.exit_code()),
+    };
+    fail(&context.out, &Report { code: Code::Interrupted, message: "interrupted".to_owned(), hint, details: None })
 }

@@ -31,13 +31,26 @@ impl Network {
         self.gateway().map(|gateway| program_url(gateway, program))
     }
 
-    /// Whether anybody can be asked where programs run.
-    pub fn has_scheduler(&self) -> bool {
-        !self.schedulers.is_empty()
+    /// Checks that somebody can be asked where programs run, before anything is done that is to be waited for.
+    ///
+    /// # Errors
+    /// [`Failure`] with [`Code::NoScheduler`].
+    pub fn require_scheduler_to_wait(&self) -> Result<(), Failure> {
+        if !self.schedulers.is_empty() {
+            return Ok(());
+        }
+        let failure = self.no_scheduler();
+        let hint = failure.hint.clone().unwrap_or_default();
+        Err(failure.hint(format!("{hint}, or pass --no-wait: nobody can be asked whether it runs")))
+    }
+
+    /// Whether this is the URL of one of the schedulers.
+    pub fn is_scheduler(&self, url: &str) -> bool {
+        self.schedulers.iter().any(|scheduler| url.starts_with(scheduler.url()))
     }
 
     /// What to say when nobody can be asked.
-    pub fn no_scheduler(&self) -> Failure {
+    fn no_scheduler(&self) -> Failure {
         Failure::new(Code::NoScheduler, "this network does not say where its scheduler is")
             .hint("name it with --scheduler-url URL or the variable ALEPH_SCHEDULER_URL")
     }

@@ -29,52 +29,32 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 /// How often in a row the program's own error (500) is asked again: it may still be warming up.
 const OWN_ERRORS: u32 = 3;
 
-/// Why waiting ended without success.
-#[derive(Debug, thiserror::Error)]
-pub enum NotReady {
-    /// The program fails.
-    #[error(transparent)]
-    Failing(Failure),
-    /// It took too long; nobody knows how it ends.
-    #[error(transparent)]
-    TimedOut(Failure),
-}
-
-impl NotReady {
-    /// The failure in it.
-    pub fn into_failure(self) -> Failure {
-        match self {
-            Self::Failing(failure) | Self::TimedOut(failure) => failure,
-        }
-    }
-}
-
 /// What a scheduler's record means to somebody who waits for it to be ready.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 enum Phase {
     /// Not yet; where it is, in words.
     Wait(String),
     /// It runs.
-    Ready,
-    /// It will not run as it is.
-    Failing(String),
+    Ready(Box<VmRecord>),
+    /// It will not run as it is; why, in words.
+    Failing(String, Box<VmRecord>),
 }
 
-fn phase(record: Option<&VmRecord>) -> Phase {
+fn phase(record: Option<VmRecord>) -> Phase {
     let Some(record) = record else {
         return Phase::Wait("accepted, waiting for the scheduler".to_owned());
     };
     let reason = record.reason.as_deref().map(printable);
-    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-    let place = place(record);
+    let because = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let place = place(&record);
     match record.state {
-        ProgramState::Ready => Phase::Ready,
+        ProgramState::Ready => Phase::Ready(Box::new(record)),
         ProgramState::Failing => match &record.failure {
             Some(failure) if failure.kind.is_fault_of_node() => {
                 Phase::Wait(format!("{place}: the node failed, not the program; another try follows"))
             }
-            Some(failure) => Phase::Failing(failure_text(failure)),
-            None => Phase::Failing(record.reason.as_deref().map_or("it does not say why".to_owned(), printable)),
+            Some(failure) => Phase::Failing(failure_text(failure), Box::new(record)),
+            None => Phase::Failing(reason.unwrap_or_else(|| "it does not say why".to_owned()), Box::new(record)),
         },
         ProgramState::Unplaced => Phase::Wait(format!("not placed{because}")),
         ProgramState::Assigned => Phase::Wait(format!("placed on {place}")),
@@ -100,7 +80,8 @@ fn place(record: &VmRecord) -> String {
 /// Waits until the program runs and, when it takes requests, its URL answers.
 ///
 /// # Errors
-/// [`NotReady`] when it fails or `deadline` comes first, as an [`anyhow::Error`]; others when nobody can be asked.
+/// [`Failure`] with [`Code::ProgramFailing`] when it fails and [`Code::TimedOut`] when `deadline` comes first; others when
+/// nobody can be asked.
 pub async fn until_ready(
     context: &Context,
     network: &Network,
@@ -109,26 +90,24 @@ pub async fn until_ready(
     deadline: Instant,
 ) -> Result<VmRecord> {
     let step = context.out.step("accepted, waiting for the scheduler");
-    let mut last = String::new();
+    let mut last = String::from("the scheduler does not answer");
     let record = loop {
-        let answer = before(deadline, network.vm(program)).await;
-        match answer {
-            Some(Ok(record)) => match (phase(record.as_ref()), record) {
-                (Phase::Ready, Some(record)) => break record,
-                (Phase::Failing(why), record) => {
+        match before(deadline, network.vm(program)).await {
+            Some(Ok(record)) => match phase(record) {
+                Phase::Ready(record) => break *record,
+                Phase::Failing(why, record) => {
                     let failure = Failure::new(Code::ProgramFailing, format!("the program does not run: {why}"))
                         .hint(format!("see more with `aleph program logs {program}`; its node goes on trying"))
                         .details(json!({ "item_hash": program, "record": record }));
-                    return Err(NotReady::Failing(failure).into());
+                    return Err(failure.into());
                 }
-                (Phase::Wait(text), _) => last = text,
-                (Phase::Ready, None) => unreachable!("no record is never ready"),
+                Phase::Wait(text) => last = text,
             },
             Some(Err(error)) => last = transient(error)?,
             None => {}
         }
         step.say(last.clone());
-        pause(deadline).await.map_err(|_| timed_out(program, &last))?;
+        pause(deadline).await.map_err(|()| timed_out(program, &last))?;
     };
     let url = record.url.clone().or_else(|| network.program_url(program));
     if let (true, Some(url)) = (takes_requests, &url) {
@@ -140,7 +119,7 @@ pub async fn until_ready(
 /// Waits until no node runs the program any more.
 ///
 /// # Errors
-/// [`NotReady::TimedOut`] when `deadline` comes first; others when nobody can be asked.
+/// [`Failure`] with [`Code::TimedOut`] when `deadline` comes first; others when nobody can be asked.
 pub async fn until_gone(context: &Context, network: &Network, program: &ProgramId, deadline: Instant) -> Result<()> {
     let step = context.out.step("waiting for its node to stop it");
     let mut last = String::from("the scheduler does not answer");
@@ -155,11 +134,10 @@ pub async fn until_gone(context: &Context, network: &Network, program: &ProgramI
             None => {}
         }
         step.say(last.clone());
-        pause(deadline).await.map_err(|_| {
-            let failure = Failure::new(Code::TimedOut, format!("{program} is not stopped yet: {last}"))
+        pause(deadline).await.map_err(|()| {
+            Failure::new(Code::TimedOut, format!("{program} is not stopped yet: {last}"))
                 .hint(format!("it will be: look with `aleph program find {program}`"))
-                .details(json!({ "item_hash": program }));
-            NotReady::TimedOut(failure)
+                .details(json!({ "item_hash": program }))
         })?;
     }
 }
@@ -193,20 +171,18 @@ async fn answers(step: &Step, program: &ProgramId, url: &str, deadline: Instant)
     }
 }
 
-fn answers_with_errors(program: &ProgramId, url: &str, status: u16) -> NotReady {
-    let failure = Failure::new(Code::ProgramFailing, format!("the program runs, but {url} answers {status}"))
+fn answers_with_errors(program: &ProgramId, url: &str, status: u16) -> Failure {
+    Failure::new(Code::ProgramFailing, format!("the program runs, but {url} answers {status}"))
         .hint(format!("see why with `aleph program logs {program}`"))
-        .details(json!({ "item_hash": program, "url": url, "status": status }));
-    NotReady::Failing(failure)
+        .details(json!({ "item_hash": program, "url": url, "status": status }))
 }
 
-fn timed_out(program: &ProgramId, last: &str) -> NotReady {
-    let failure = Failure::new(Code::TimedOut, format!("the program was accepted, but is not ready yet: {last}"))
+fn timed_out(program: &ProgramId, last: &str) -> Failure {
+    Failure::new(Code::TimedOut, format!("the program was accepted, but is not ready yet: {last}"))
         .hint(format!(
             "it goes on without us: look with `aleph program find {program}`, or wait longer with --wait-seconds"
         ))
-        .details(json!({ "item_hash": program }));
-    NotReady::TimedOut(failure)
+        .details(json!({ "item_hash": program }))
 }
 
 /// An answer that came in time.
@@ -252,7 +228,7 @@ mod tests {
 
     #[test]
     fn phases_say_where_the_program_is() {
-        let wait = |change: Value| match phase(Some(&record(change))) {
+        let wait = |change: Value| match phase(Some(record(change))) {
             Phase::Wait(text) => text,
             other => panic!("{other:?}"),
         };
@@ -267,11 +243,9 @@ mod tests {
                 .contains("node failed")
         );
         assert!(matches!(phase(None), Phase::Wait(_)));
-        assert_eq!(phase(Some(&record(json!({"state": "ready"})))), Phase::Ready);
+        assert!(matches!(phase(Some(record(json!({"state": "ready"})))), Phase::Ready(_)));
         let failing = json!({"state": "failing", "failure": {"kind": "startup_error", "message": "ImportError: x\n"}});
-        assert_eq!(
-            phase(Some(&record(failing))),
-            Phase::Failing("the program failed while starting: ImportError: x".into())
-        );
+        let Phase::Failing(why, _) = phase(Some(record(failing))) else { panic!("it fails") };
+        assert_eq!(why, "the program failed while starting: ImportError: x");
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::network::{RUNTIME, unplaced};
-use crate::run::{User, bare, outcome};
+use crate::run::{User, bare, interrupt, outcome};
 
 #[test]
 fn every_command_prints_one_json_document() {
@@ -103,8 +103,7 @@ fn ctrl_c_says_that_the_program_goes_on() {
     let waiting = stderr.find(|line| line.contains("no capacity"));
     assert!(waiting.is_some());
     let asked = Instant::now();
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    interrupt(&child);
     let rest: Vec<String> = stderr.collect();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(asked.elapsed() < Duration::from_secs(10));

@@ -1,7 +1,10 @@
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 use crate::network::{Network, unplaced, vm};
-use crate::run::User;
+use crate::run::{User, interrupt};
 
 fn entry(file: &str, message: &str, time: u64) -> Value {
     json!({"SYSLOG_IDENTIFIER": "x", "MESSAGE": message, "file": file, "__REALTIME_TIMESTAMP": time.to_string()})
@@ -112,4 +115,21 @@ fn a_followed_program_is_followed_to_its_next_node_until_it_is_deleted() {
     for text in ["its node is lost", &format!("following at {}", second.url())] {
         assert!(outcome.stderr.contains(text), "{text}: {outcome:?}");
     }
+}
+
+#[test]
+fn ctrl_c_is_the_way_to_end_following() {
+    let (user, id) = user_with(&["--persistent"]);
+    user.network.world().streams = vec![vec![frame("stdout", "live", 1_700_000_000_000_009)]];
+    let mut child = user
+        .command(&["program", "logs", &id, "--follow", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("live")));
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(130), &b""[..]));
 }

@@ -103,3 +103,9 @@ impl Outcome {
         error.clone()
     }
 }
+
+/// Presses Ctrl-C.
+pub(crate) fn interrupt(child: &std::process::Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}

@@ -7,7 +7,7 @@ use protocol::api::scheduler::{ProgramState, VmRecord};
 use protocol::message::ProgramContent;
 use serde_json::{Map, Value, json};
 
-use super::{content, message};
+use super::{content, message, url_of};
 use crate::context::Context;
 use crate::output::{facts, printable};
 use crate::{ids, publish, waiting};
@@ -21,9 +21,7 @@ pub(super) async fn find(context: &Context, named: &str) -> Result<()> {
     let found = message(context, &program).await?;
     let content = content(&found)?;
     let url = match &content {
-        Some(content) if content.on.http && found.status.is_in_force() => {
-            context.network().await?.program_url(&program)
-        }
+        Some(content) if found.status.is_in_force() => url_of(context.network().await?, &program, content, None),
         _ => None,
     };
     let record = match &content {

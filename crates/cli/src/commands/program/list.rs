@@ -11,6 +11,7 @@ use protocol::message::ProgramContent;
 use serde::Serialize;
 
 use super::find::kind;
+use super::url_of;
 use crate::commands::message::time_text;
 use crate::context::Context;
 use crate::ids;
@@ -54,7 +55,6 @@ pub(super) async fn list(context: &Context, full: bool) -> Result<()> {
         .into_iter()
         .map(|(id, message, content)| {
             let record = content.is_persistent().then(|| records.get(&id)).flatten();
-            let at_gateway = content.on.http.then(|| network.program_url(&id)).flatten();
             Item {
                 item_hash: id,
                 name: content.name().map(str::to_owned),
@@ -64,7 +64,7 @@ pub(super) async fn list(context: &Context, full: bool) -> Result<()> {
                 node_id: record.and_then(|r| r.allocated_node),
                 node_url: record.and_then(|r| r.node_url.clone()),
                 epoch: record.and_then(|r| r.epoch),
-                url: record.and_then(|r| r.url.clone()).or(at_gateway),
+                url: url_of(network, &id, &content, record),
             }
         })
         .collect();

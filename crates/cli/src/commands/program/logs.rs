@@ -38,6 +38,7 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<()> {
     let printer = Printer { context, timestamps: args.timestamps };
     let source = Source::find(context, program, args.node.clone()).await?;
     if args.follow {
+        context.interruption.ends();
         return Follower { source, printer, account: &account, seen: Seen::default(), said: String::new() }
             .follow(args.tail)
             .await;

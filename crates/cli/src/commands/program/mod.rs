@@ -11,6 +11,7 @@ mod upload;
 
 use anyhow::Result;
 use protocol::api::message_node::{MessageStatus, MessageWithStatus};
+use protocol::api::scheduler::VmRecord;
 use protocol::message::{MessageType, ProgramContent};
 use protocol::{Account, ProgramId};
 
@@ -18,6 +19,7 @@ use crate::args::ProgramCommand;
 use crate::commands::message::unknown;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
+use crate::network::Network;
 use crate::publish;
 
 /// Does what the command line says.
@@ -102,4 +104,15 @@ fn require_own(account: &Account, content: &ProgramContent, program: &ProgramId)
 /// A program's name for people.
 fn name_of(content: &ProgramContent) -> &str {
     content.name().unwrap_or("-")
+}
+
+/// Where a program is reached: its stable URL as the scheduler says it, otherwise at the gateway.
+fn url_of(
+    network: &Network,
+    program: &ProgramId,
+    content: &ProgramContent,
+    record: Option<&VmRecord>,
+) -> Option<String> {
+    let known = record.and_then(|record| record.url.clone());
+    content.on.http.then(|| known.or_else(|| network.program_url(program))).flatten()
 }

@@ -12,14 +12,13 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::find::kind;
-use super::own_in_force;
 use super::upload::{publish_program, wait_until_ready};
+use super::{own_in_force, url_of};
 use crate::args::PersistArgs;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::output::facts;
-use crate::waiting::{self, NotReady};
-use crate::{ids, publish, signing};
+use crate::{ids, publish, signing, waiting};
 
 /// Makes an on-demand program persistent.
 ///
@@ -52,10 +51,8 @@ async fn change(context: &Context, args: PersistArgs, persistent: bool) -> Resul
     }
     let network = context.network().await?;
     let waits = !args.wait.no_wait;
-    if waits && !network.has_scheduler() {
-        let failure = network.no_scheduler();
-        let hint = format!("{}, or pass --no-wait", failure.hint.clone().unwrap_or_default());
-        return Err(failure.hint(hint).into());
+    if waits {
+        network.require_scheduler_to_wait()?;
     }
 
     let content = changed(content, &old, persistent);
@@ -75,11 +72,7 @@ async fn change(context: &Context, args: PersistArgs, persistent: bool) -> Resul
     let record = match (waits, persistent) {
         (true, true) => Some(wait_until_ready(context, network, &account, &new, content.on.http, &args.wait).await?),
         (true, false) if !args.keep_prev => {
-            let gone = waiting::until_gone(context, network, &old, Instant::now() + limit).await;
-            gone.map_err(|error| match error.downcast::<NotReady>() {
-                Ok(not_ready) => not_ready.into_failure().into(),
-                Err(error) => error,
-            })?;
+            waiting::until_gone(context, network, &old, Instant::now() + limit).await?;
             None
         }
         _ => None,
@@ -137,10 +130,7 @@ struct Change {
 async fn report(context: &Context, change: &Change) -> Result<()> {
     let record = change.record.as_ref();
     let network = context.network().await?;
-    let url = match change.content.on.http {
-        true => record.and_then(|record| record.url.clone()).or_else(|| network.program_url(&change.new)),
-        false => None,
-    };
+    let url = url_of(network, &change.new, &change.content, record);
     let node = record.and_then(|record| record.allocated_node);
     let value = json!({
         "old": change.old,

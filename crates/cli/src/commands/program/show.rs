@@ -4,7 +4,7 @@ use anyhow::Result;
 use protocol::message::{ProgramContent, Volume, VolumeKind};
 use serde_json::json;
 
-use super::{content, message};
+use super::{content, message, url_of};
 use crate::commands::message::time_text;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -29,10 +29,7 @@ pub(super) async fn show(context: &Context, named: &str) -> Result<()> {
         true => context.node.price(&program.to_string()).await?.map(|price| tokens(amount(&price))),
         false => None,
     };
-    let url = match content.on.http {
-        true => context.network().await?.program_url(&program),
-        false => None,
-    };
+    let url = url_of(context.network().await?, &program, &content, None);
     let value = json!({
         "item_hash": program,
         "message_status": found.status,

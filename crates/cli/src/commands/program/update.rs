@@ -9,8 +9,8 @@ use protocol::message::{ProgramContent, StoreContent};
 use protocol::{Account, ProgramId};
 use serde_json::json;
 
-use super::own_in_force;
 use super::upload::{pack, remark, send_code};
+use super::{own_in_force, url_of};
 use crate::args::UpdateArgs;
 use crate::commands::message::unknown;
 use crate::context::Context;
@@ -41,10 +41,7 @@ pub(super) async fn update(context: &Context, args: UpdateArgs) -> Result<()> {
     } else {
         context.out.note("The code is the same as before; nothing was uploaded.");
     }
-    let url = match content.on.http {
-        true => context.network().await?.program_url(&program),
-        false => None,
-    };
+    let url = url_of(context.network().await?, &program, &content, None);
     let value = json!({
         "item_hash": program,
         "name": content.name(),

@@ -15,17 +15,16 @@ use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::logs;
+use super::{logs, url_of};
 use crate::args::{UploadArgs, WaitArgs};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::network::Network;
 use crate::output::{facts, printable};
 use crate::pack::{Entrypoint, Packed, Source};
 use crate::price::tokens;
 use crate::units::Variable;
-use crate::waiting::{self, NotReady};
-use crate::{price, publish, runtimes, signing};
+use crate::{price, publish, runtimes, signing, waiting};
 
 /// How many lines of the log are shown when a program does not come up.
 const LAST_LINES: u32 = 20;
@@ -42,13 +41,9 @@ pub(super) async fn upload(context: &Context, args: UploadArgs) -> Result<()> {
     remark(context, &source, source.check_entrypoint(&entrypoint, &args.path)?);
 
     let network = context.network().await?;
-    if args.persistent && !args.wait.no_wait && !network.has_scheduler() {
-        let failure = network.no_scheduler();
-        let hint = format!(
-            "{}, or pass --no-wait: nobody can be asked whether it runs",
-            failure.hint.clone().unwrap_or_default()
-        );
-        return Err(failure.hint(hint).into());
+    let waits = args.persistent && !args.wait.no_wait;
+    if waits {
+        network.require_scheduler_to_wait()?;
     }
     let runtime = runtimes::resolve(context, args.runtime.as_deref(), entrypoint.interface()).await?;
     let packed = pack(context, source, args.encoding.map(Into::into)).await?;
@@ -64,7 +59,7 @@ pub(super) async fn upload(context: &Context, args: UploadArgs) -> Result<()> {
     send_code(context, &store, &packed, limit).await?;
     publish_program(context, &message, limit).await?;
     let uploaded = Uploaded { program, content, packed, code: store.item_hash, price };
-    let record = match args.persistent && !args.wait.no_wait {
+    let record = match waits {
         true => Some(
             wait_until_ready(context, network, &account, &uploaded.program, uploaded.content.on.http, &args.wait)
                 .await?,
@@ -165,11 +160,11 @@ pub(super) async fn wait_until_ready(
         Ok(record) => return Ok(record),
         Err(error) => error,
     };
-    match error.downcast::<NotReady>() {
-        Ok(NotReady::Failing(failure)) => {
+    match error.downcast::<Failure>() {
+        Ok(failure) if failure.code == Code::ProgramFailing => {
             Err(with_last_words(context, network, account, program, failure).await.into())
         }
-        Ok(not_ready) => Err(not_ready.into_failure().into()),
+        Ok(failure) => Err(failure.into()),
         Err(error) => Err(error),
     }
 }
@@ -248,8 +243,7 @@ fn default_name(path: &Path) -> String {
 
 fn report(context: &Context, network: &Network, uploaded: &Uploaded, record: Option<&VmRecord>) -> Result<()> {
     let Uploaded { program, content, packed, code, price } = uploaded;
-    let url =
-        content.on.http.then(|| record.and_then(|r| r.url.clone()).or_else(|| network.program_url(program))).flatten();
+    let url = url_of(network, program, content, record);
     let value = json!({
         "item_hash": program,
         "name": content.name(),
