@@ -72,6 +72,8 @@ pub struct Timing {
     pub collect_every: Duration,
     /// For how long a rejected message is remembered.
     pub rejected_retention: Duration,
+    /// How long a client of a stream may take for one message before it is closed as too slow.
+    pub stream_send: Duration,
     /// For how long requests under way may go on after a shutdown was asked for.
     pub drain: Duration,
 }
@@ -119,6 +121,7 @@ impl Default for Timing {
             file_grace: Duration::from_secs(24 * 3600),
             collect_every: Duration::from_secs(600),
             rejected_retention: Duration::from_secs(7 * 24 * 3600),
+            stream_send: Duration::from_secs(10),
             drain: Duration::from_secs(10),
         }
     }

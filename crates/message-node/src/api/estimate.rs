@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use protocol::Address;
 use protocol::api::message_node::Price;
@@ -17,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::{Answer, ApiError};
-use super::submit::parse_json;
+use super::submit::{SmallBody, parse_json};
 use crate::node::Node;
 use crate::prices::{PriceTable, Slot, VolumeSizes, mib, program_price, store_price};
 use crate::store::{Connection, Stored, files, from_db, stores};
@@ -52,7 +51,7 @@ impl VolumeSizes for Sizes {
 }
 
 /// The price that a message would have.
-pub(super) async fn estimate(State(node): State<Node>, body: Bytes) -> Answer<Json<Price>> {
+pub(super) async fn estimate(State(node): State<Node>, SmallBody(body): SmallBody) -> Answer<Json<Price>> {
     let Request { message } = parse_json(&body)?;
     let content = match (message.item_content, message.content) {
         (Some(text), _) => parse_json(text.as_bytes())?,

@@ -17,7 +17,9 @@ mod upload;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::routing::{get, post};
 use tower_http::cors::{Any, CorsLayer};
 
@@ -56,6 +58,7 @@ pub(crate) fn router(node: Node) -> Router {
         .route("/api/v0/price/estimate", post(estimate::estimate))
         .merge(storage())
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(map_response(close_after_failed_post))
         .fallback(ApiError::no_such_route)
         .method_not_allowed_fallback(ApiError::no_such_method)
         .layer(cors())
@@ -78,6 +81,15 @@ fn storage() -> Router<Node> {
         .route("/api/v0/storage/by-ref/{reference}", get(download::by_ref))
         .route("/api/v0/storage/by-ref/{address}/{reference}", get(download::by_owner_and_ref))
         .merge(uploads)
+}
+
+/// Who refuses a body may not have read all of it, and then the connection cannot be used again. Clients are told, so that
+/// they do not find out by a failure of their next request.
+async fn close_after_failed_post(method: Method, mut response: Response) -> Response {
+    if method == Method::POST && !response.status().is_success() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Web pages of any origin may use the API: nothing in it depends on cookies.

@@ -22,8 +22,6 @@ use crate::view::MessageView;
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// A client that gave no sign of life for this long has gone.
 const SILENCE: Duration = Duration::from_secs(60);
-/// A client that takes longer than this for one message is too slow.
-const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// The longest frame that clients may send; they have nothing to say.
 const MAX_FRAME_BYTES: usize = 64 * 1024;
 
@@ -60,7 +58,7 @@ async fn serve(node: Node, mut socket: WebSocket, filter: Filter, history: u32, 
     if let End::Close(code, reason) = end {
         let frame = CloseFrame { code, reason: reason.into() };
         // An error means that the client has gone, which is what this is about.
-        let _ = timeout(SEND_WITHIN, socket.send(Message::Close(Some(frame)))).await;
+        let _ = timeout(node.context.timing.stream_send, socket.send(Message::Close(Some(frame)))).await;
     }
 }
 
@@ -115,7 +113,7 @@ async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u
 }
 
 async fn send(node: &Node, socket: &mut WebSocket, message: Message) -> Result<(), End> {
-    match timeout(SEND_WITHIN, socket.send(message)).await {
+    match timeout(node.context.timing.stream_send, socket.send(message)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(End::Gone),
         Err(_) => Err(too_slow(node, "a message was not taken in time")),

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use protocol::api::message_node::{MessageStatus, PublicationStatus, SubmitRequest};
@@ -10,6 +10,7 @@ use protocol::message::parse_content;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::MAX_JSON_BYTES;
 use super::error::{Answer, ApiError};
 use crate::node::Node;
 use crate::pipeline::Outcome;
@@ -27,12 +28,29 @@ struct Answered {
 
 /// Takes a message. Without `sync` the answer is always 202 once it is durable. With `sync` it is 200 for processed, 422 for
 /// rejected, 410 for forgotten and removed ones, and 202 when it is not decided in time.
-pub(super) async fn submit(State(node): State<Node>, body: Bytes) -> Answer<Response> {
+pub(super) async fn submit(State(node): State<Node>, SmallBody(body): SmallBody) -> Answer<Response> {
     let request: SubmitRequest = parse_json(&body)?;
     request.message.verify_form()?;
     let wait = request.sync.then_some(node.context.timing.sync_wait);
     let outcome = node.pipeline.submit(request.message, wait).await?;
     Ok(answer(&outcome))
+}
+
+/// A body of bounded size.
+pub(super) struct SmallBody(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for SmallBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let body = Bytes::from_request(request, state).await;
+        body.map(Self).map_err(|e| match e.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                ApiError::too_large(format!("the body has more than {MAX_JSON_BYTES} bytes"))
+            }
+            _ => ApiError::bad_request(e.body_text()),
+        })
+    }
 }
 
 /// Reads a JSON body and names the field that is wrong.

@@ -1,0 +1,13 @@
+//! The message node as its clients see it: a real server on a real port with a real directory.
+
+mod codes;
+mod delegation;
+mod files;
+mod lists;
+mod messages;
+mod network;
+mod order;
+mod payment;
+mod restart;
+mod stream;
+mod support;
