@@ -1,0 +1,192 @@
+//! What shall run: a persistent program as its message describes it, reduced to what placing it needs.
+
+use protocol::message::program::{CpuRequirements, NodeRequirements};
+use protocol::message::{ContentError, ProgramContent, VolumeKind};
+use protocol::{Address, NodeId, ProgramId};
+use regex::{Regex, RegexBuilder};
+
+/// Disk that every program takes beside its volumes, in MiB: its unpacked code, its writable layer and its logs.
+pub const BASE_DISK_MIB: u64 = 256;
+
+/// The most memory that the compiled pattern of a program's `address_regex` may take, in bytes.
+const MAX_PATTERN_BYTES: usize = 64 << 10;
+
+/// What a program takes of a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Virtual processors.
+    pub vcpus: u64,
+    /// MiB of memory.
+    pub memory_mib: u64,
+    /// MiB of disk.
+    pub disk_mib: u64,
+}
+
+/// What a program demands of the node that runs it, beside room.
+#[derive(Debug, Clone, Default)]
+pub struct Demands {
+    /// The processor.
+    pub cpu: CpuRequirements,
+    /// The account that registered the node.
+    pub owner: Option<Address>,
+    /// Exactly this node.
+    pub node: Option<NodeId>,
+    /// A pattern that is found somewhere in the URL that the node is registered with.
+    pub address: Option<Regex>,
+}
+
+/// A persistent program that its message asks to run. Messages never change, so neither does this.
+#[derive(Debug, Clone)]
+pub struct ProgramSpec {
+    /// The program.
+    pub id: ProgramId,
+    /// Who pays for it.
+    pub owner: Address,
+    /// The name that its owner gave it.
+    pub name: Option<String>,
+    /// The time of its message in microseconds since 1970: programs that wait for a node are placed in this order.
+    pub time: i64,
+    /// What it takes of a node.
+    pub needs: Needs,
+    /// What it demands of the node.
+    pub demands: Demands,
+    /// Why no node can ever run it, when that is so.
+    pub impossible: Option<String>,
+    /// The item content of its message, byte for byte; empty when it is not known.
+    pub content: String,
+}
+
+impl ProgramSpec {
+    /// Reads a PROGRAM message's item content; `None` when it does not ask to run always.
+    ///
+    /// # Errors
+    /// [`ContentError`] when the content is not a program's.
+    pub fn read(id: ProgramId, content: String) -> Result<Option<Self>, ContentError> {
+        let program = ProgramContent::parse(&content)?;
+        if !program.is_persistent() {
+            return Ok(None);
+        }
+        let (demands, impossible) = match demands(&program) {
+            Ok(demands) => (demands, None),
+            Err(why) => (Demands::default(), Some(why)),
+        };
+        Ok(Some(Self {
+            id,
+            owner: program.address.clone(),
+            name: program.name().map(ToOwned::to_owned),
+            time: program.time.as_micros(),
+            needs: needs(&program),
+            demands,
+            impossible,
+            content,
+        }))
+    }
+
+    /// Stands for a program of which only the id is known: it keeps what it has and is placed nowhere.
+    pub fn unknown(id: ProgramId, why: impl Into<String>) -> Self {
+        Self {
+            id,
+            owner: Address::new(""),
+            name: None,
+            time: 0,
+            needs: Needs::default(),
+            demands: Demands::default(),
+            impossible: Some(why.into()),
+            content: String::new(),
+        }
+    }
+
+    /// Whether only the id is known.
+    pub fn is_unknown(&self) -> bool {
+        self.content.is_empty()
+    }
+}
+
+fn needs(program: &ProgramContent) -> Needs {
+    let volumes = program.volumes.iter().map(|volume| match volume.kind {
+        VolumeKind::Immutable { .. } => 0,
+        VolumeKind::Ephemeral { size_mib } | VolumeKind::Persistent { size_mib, .. } => size_mib,
+    });
+    Needs {
+        vcpus: program.resources.vcpus.into(),
+        memory_mib: program.resources.memory,
+        disk_mib: BASE_DISK_MIB + volumes.sum::<u64>(),
+    }
+}
+
+/// The demands, or why no node can meet them.
+fn demands(program: &ProgramContent) -> Result<Demands, String> {
+    let Some(requirements) = &program.requirements else { return Ok(Demands::default()) };
+    if requirements.gpu.as_ref().is_some_and(|gpus| !gpus.is_empty()) {
+        return Err("it asks for a GPU, and no node of this network offers any".to_owned());
+    }
+    let node = requirements.node.clone().unwrap_or_default();
+    let NodeRequirements { owner, address_regex, node_hash, terms_and_conditions } = node;
+    if terms_and_conditions.is_some() {
+        return Err("it asks for a node with certain terms and conditions, and no node of this network has any".into());
+    }
+    let node = match node_hash {
+        Some(hash) => Some(hash.parse().map_err(|e| format!("it asks for one node only, but {e}"))?),
+        None => None,
+    };
+    let address = match address_regex {
+        Some(pattern) => Some(compile(&pattern)?),
+        None => None,
+    };
+    Ok(Demands { cpu: requirements.cpu.clone().unwrap_or_default(), owner: owner.map(Address::new), node, address })
+}
+
+fn compile(pattern: &str) -> Result<Regex, String> {
+    RegexBuilder::new(pattern)
+        .size_limit(MAX_PATTERN_BYTES)
+        .dfa_size_limit(MAX_PATTERN_BYTES)
+        .build()
+        .map_err(|e| format!("its pattern for the node's address cannot be used: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(change: impl FnOnce(&mut Value)) -> Option<ProgramSpec> {
+        let mut content = crate::core::tests::content(1, 128);
+        change(&mut content);
+        ProgramSpec::read(ProgramId::from_bytes([1; 32]), content.to_string()).unwrap()
+    }
+
+    fn impossible(requirements: Value) -> String {
+        read(|c| c["requirements"] = requirements).unwrap().impossible.unwrap()
+    }
+
+    #[test]
+    fn only_persistent_programs_are_desired() {
+        assert!(read(|_| ()).is_some());
+        assert!(read(|c| c["on"] = json!({"http": true, "persistent": false})).is_none());
+        assert!(read(|c| c["on"] = json!({"http": true})).is_none());
+        assert!(ProgramSpec::read(ProgramId::from_bytes([1; 32]), "{}".to_owned()).is_err());
+    }
+
+    #[test]
+    fn disk_is_the_sum_of_the_writable_volumes_and_a_constant() {
+        let spec = read(|c| {
+            c["volumes"] = json!([
+                {"ref": "aa", "mount": "/lib"},
+                {"ephemeral": true, "size_mib": 5, "mount": "/tmp/x"},
+                {"persistence": "host", "size_mib": 10, "mount": "/data"},
+            ]);
+        });
+        assert_eq!(spec.unwrap().needs, Needs { vcpus: 1, memory_mib: 128, disk_mib: BASE_DISK_MIB + 15 });
+    }
+
+    #[test]
+    fn what_no_node_can_meet_is_said_in_words() {
+        assert!(impossible(json!({"gpu": [{"vendor": "x"}]})).contains("GPU"));
+        assert!(impossible(json!({"node": {"terms_and_conditions": "aa"}})).contains("terms"));
+        assert!(impossible(json!({"node": {"node_hash": "zz"}})).contains("'zz' is not a hash"));
+        assert!(impossible(json!({"node": {"address_regex": "("}})).contains("pattern"));
+        assert!(impossible(json!({"node": {"address_regex": "(a{100}){100}{100}"}})).contains("pattern"));
+        assert!(read(|c| c["requirements"] = json!({"gpu": []})).unwrap().impossible.is_none());
+    }
+}

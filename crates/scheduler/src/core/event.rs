@@ -1,0 +1,407 @@
+//! What the core is told and what it asks for.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use protocol::api::scheduler::ProgramState;
+use protocol::control::{FromScheduler, Heartbeat};
+use protocol::{Address, Epoch, NodeId, ProgramId};
+
+use super::desired::ProgramSpec;
+
+/// One connection of a node. Numbers are never used twice in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The scheduler starts with what its database holds: always the first event, and only that.
+    Restored(Box<Restored>),
+    /// A message in force asks for this program.
+    ProgramDesired {
+        /// The program.
+        spec: Arc<ProgramSpec>,
+        /// Whether its message can be older than this process.
+        origin: Origin,
+    },
+    /// The message node says that a program's message is not in force any more: positive evidence, never mere absence.
+    ProgramGone {
+        /// The program.
+        program: ProgramId,
+        /// What it said.
+        evidence: Gone,
+    },
+    /// The network's list of nodes was read.
+    NodesListed(Vec<Registration>),
+    /// The message node says that the message that registered a node is not in force any more.
+    NodeGone {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node proved its key on a new connection, which replaces the one before.
+    NodeConnected {
+        /// The node.
+        node: NodeId,
+        /// The connection.
+        connection: ConnectionId,
+        /// The node's public base URL.
+        url: String,
+        /// Name and version of its software.
+        software: String,
+    },
+    /// A connection ended. That ends nothing else.
+    NodeDisconnected {
+        /// The node.
+        node: NodeId,
+        /// The connection that ended; it may have been replaced already.
+        connection: ConnectionId,
+    },
+    /// A node lives and runs this.
+    Heartbeat {
+        /// The node.
+        node: NodeId,
+        /// Where it was received.
+        connection: ConnectionId,
+        /// What it said.
+        heartbeat: Heartbeat,
+    },
+    /// [`Write::Assign`] is durable.
+    Stored {
+        /// The program.
+        program: ProgramId,
+        /// Where it is assigned: the node that was asked for, or that of an earlier write whose answer was lost.
+        node: NodeId,
+        /// The epoch that the database gave it.
+        epoch: Epoch,
+    },
+    /// [`Write::Close`] is durable.
+    Closed {
+        /// The program.
+        program: ProgramId,
+        /// The epoch that is over.
+        epoch: Epoch,
+    },
+    /// [`Write::Forget`] is durable.
+    Forgotten {
+        /// The program.
+        program: ProgramId,
+    },
+    /// [`Write::Assign`], [`Write::Close`] or [`Write::Forget`] of this program is not known to be durable.
+    StoreFailed {
+        /// The program.
+        program: ProgramId,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// How the scheduler learned of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From a list: its message may be older than this process.
+    Listed,
+    /// As it was published: nobody can have run it before.
+    Published,
+}
+
+/// What the database holds when the scheduler starts.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// The programs that were desired.
+    pub programs: Vec<(Arc<ProgramSpec>, Option<Epoch>)>,
+    /// The assignments that were not closed.
+    pub assignments: Vec<OpenAssignment>,
+    /// The nodes that were known.
+    pub nodes: Vec<Registration>,
+    /// How long leases of earlier processes can last from now on; `None` for a new database.
+    pub earlier_wait: Option<Duration>,
+}
+
+/// An assignment that was not closed when the scheduler ended.
+#[derive(Debug, Clone)]
+pub struct OpenAssignment {
+    /// The program.
+    pub program: ProgramId,
+    /// Its node.
+    pub node: NodeId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// When it was assigned.
+    pub at: DateTime<Utc>,
+}
+
+/// A compute node as it was registered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    /// The node.
+    pub node: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// Who registered it.
+    pub owner: Address,
+    /// An account that may act for it beside its owner.
+    pub manager: Option<Address>,
+    /// The URL that it is registered with.
+    pub address: String,
+    /// The URL that it named when it last connected.
+    pub url: Option<String>,
+}
+
+/// Why a program is not desired any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// Its owner took the message back.
+    Forgotten,
+    /// The message node refused the message after all.
+    Rejected,
+    /// The message is not paid for.
+    Removed,
+}
+
+impl Gone {
+    /// The word for the database and for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forgotten => "forgotten",
+            Self::Rejected => "rejected",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// Why an assignment ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Its node was silent until the lease was over.
+    NodeSilent,
+    /// The program is not desired any more.
+    Gone(Gone),
+    /// The node had no room or took no new programs.
+    Refused,
+    /// The node had seen a higher epoch.
+    StaleEpoch,
+    /// The node stopped it without being asked.
+    GivenUp,
+    /// The node failed, not the program.
+    NodeFault,
+    /// The node is no longer part of the network.
+    NodeWithdrawn,
+}
+
+impl Cause {
+    /// The word for the database and for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NodeSilent => "node_silent",
+            Self::Gone(gone) => gone.as_str(),
+            Self::Refused => "refused",
+            Self::StaleEpoch => "stale_epoch",
+            Self::GivenUp => "given_up",
+            Self::NodeFault => "node_fault",
+            Self::NodeWithdrawn => "node_withdrawn",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NodeSilent => "its node was silent until the lease was over",
+            Self::Gone(Gone::Forgotten) => "its message was forgotten",
+            Self::Gone(Gone::Rejected) => "its message was rejected",
+            Self::Gone(Gone::Removed) => "its message was removed, because it is not paid for",
+            Self::Refused => "its node did not take it",
+            Self::StaleEpoch => "its node had seen a higher epoch",
+            Self::GivenUp => "its node stopped it",
+            Self::NodeFault => "its node kept failing",
+            Self::NodeWithdrawn => "its node left the network",
+        })
+    }
+}
+
+/// How it is known that nothing of an assignment runs any more: without one of these, nothing ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The node was told to stop it and says that it is gone.
+    Released,
+    /// The node can never start it, because it has seen a higher epoch.
+    Refused,
+    /// The lease is over.
+    LeaseOver,
+    /// No grant ever named it, so no node ever had the right to start it.
+    NeverGranted,
+}
+
+impl Proof {
+    /// The word for the database and for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Refused => "refused",
+            Self::LeaseOver => "lease_over",
+            Self::NeverGranted => "never_granted",
+        }
+    }
+}
+
+/// What the core asks for.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Write this. Writes are carried out in their order; their answers may be late, but never overtake each other.
+    Store(Write),
+    /// Send this to a node, or drop the connection.
+    Send {
+        /// Where.
+        connection: ConnectionId,
+        /// What.
+        frame: FromScheduler,
+    },
+    /// Tell people and programs that follow along.
+    Notice(Notice),
+}
+
+/// A change of the database. [`Write::Assign`], [`Write::Close`] and [`Write::Forget`] are answered by an event each, and
+/// there is never more than one of them under way for a program; the others are caches, whose loss only costs time.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Keep what a program is, for a start without the message node.
+    Remember(Arc<ProgramSpec>),
+    /// Open an assignment under the program's next epoch, in one transaction. When one is open already, an earlier write
+    /// whose answer was lost made it: that one is the answer.
+    Assign {
+        /// The program.
+        spec: Arc<ProgramSpec>,
+        /// Where.
+        node: NodeId,
+        /// The lowest epoch to use.
+        at_least: Epoch,
+        /// When, for people.
+        at: DateTime<Utc>,
+    },
+    /// Close an assignment.
+    Close {
+        /// The program.
+        program: ProgramId,
+        /// The epoch that is over.
+        epoch: Epoch,
+        /// Why.
+        cause: Cause,
+        /// How that is known.
+        proof: Proof,
+        /// When, for people.
+        at: DateTime<Utc>,
+    },
+    /// Drop a program that is not desired and not assigned, and close what a lost [`Write::Assign`] may have opened.
+    Forget {
+        /// The program.
+        program: ProgramId,
+        /// Why.
+        cause: Gone,
+        /// When, for people.
+        at: DateTime<Utc>,
+    },
+    /// Keep how a node was registered.
+    Node(Registration),
+    /// Drop a node that is no longer part of the network.
+    ForgetNode(NodeId),
+    /// Keep how long the leases that this process grants can last.
+    LeaseWait(Duration),
+}
+
+impl Write {
+    /// The program whose assignment it changes, which waits for the answer.
+    pub fn answers_to(&self) -> Option<ProgramId> {
+        match self {
+            Self::Assign { spec, .. } => Some(spec.id),
+            Self::Close { program, .. } | Self::Forget { program, .. } => Some(*program),
+            Self::Remember(_) | Self::Node(_) | Self::ForgetNode(_) | Self::LeaseWait(_) => None,
+        }
+    }
+}
+
+/// What people and programs that follow along want to know.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A program has a node.
+    Assigned {
+        /// The program.
+        program: ProgramId,
+        /// Its node.
+        node: NodeId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The node's base URL.
+        url: String,
+        /// How long it waited for that; `None` when only the URL is new.
+        waited: Option<Duration>,
+        /// Whether it ran elsewhere before.
+        again: bool,
+    },
+    /// An assigned program does something else.
+    State {
+        /// The program.
+        program: ProgramId,
+        /// The epoch.
+        epoch: Epoch,
+        /// What it does.
+        state: ProgramState,
+    },
+    /// An assignment ended.
+    Ended {
+        /// The program.
+        program: ProgramId,
+        /// The node that had it.
+        node: NodeId,
+        /// The epoch.
+        epoch: Epoch,
+        /// Why.
+        cause: Cause,
+        /// How that is known.
+        proof: Proof,
+    },
+    /// No node fits.
+    Unplaceable {
+        /// The program.
+        program: ProgramId,
+        /// Why.
+        reason: String,
+    },
+    /// A node sends heartbeats, for the first time or again.
+    NodeHeard {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node missed two heartbeats.
+    NodeSilent {
+        /// The node.
+        node: NodeId,
+    },
+    /// Every lease that a node can have had is over.
+    NodeLost {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node runs what is not its own, and is told to stop it.
+    Stray {
+        /// The node.
+        node: NodeId,
+        /// The program.
+        program: ProgramId,
+        /// The epoch that it holds.
+        epoch: Epoch,
+    },
+    /// A node has seen a higher epoch than the database: the database is older than what was handed out.
+    EpochBehind {
+        /// The program.
+        program: ProgramId,
+        /// The node.
+        node: NodeId,
+        /// The highest that it has seen.
+        highest: Epoch,
+    },
+    /// The list of nodes is empty, although nodes are known: it is not believed.
+    EmptyNodeList,
+}

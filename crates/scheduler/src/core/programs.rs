@@ -1,0 +1,295 @@
+//! What moves a program through its life: see the diagram in [`super::assignment`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lease::BootTime;
+use protocol::{Epoch, NodeId, ProgramId};
+
+use super::assignment::{Assignment, Avoid, Program, Stage};
+use super::desired::ProgramSpec;
+use super::event::{Cause, Command, Gone, Notice, OpenAssignment, Origin, Proof, Restored, Write};
+use super::placement::obstacle;
+use super::timers::Timer;
+use super::turn::Turn;
+use super::{Policy, Scheduler};
+
+impl Scheduler {
+    /// Every open assignment counts as renewed by whatever lease constants the last process had, just before it ended.
+    pub(super) fn restore(&mut self, turn: &mut Turn, restored: Restored) {
+        for registration in &restored.nodes {
+            self.node(turn, registration.node).register(registration);
+            self.changes.nodes.insert(registration.node);
+        }
+        for (spec, last_epoch) in restored.programs {
+            let mut program = Program::new(spec, turn.now, turn.wall);
+            program.last_epoch = last_epoch;
+            let id = program.spec.id;
+            self.programs.insert(id, program);
+            self.settle(turn, id);
+        }
+        let own_wait = self.times.longest_wait();
+        let wait = restored.earlier_wait.unwrap_or(own_wait).max(own_wait);
+        let expiry = self.times.issuer(turn.now + (wait - own_wait));
+        for OpenAssignment { program: id, node, epoch, at } in restored.assignments {
+            let unknown =
+                || ProgramSpec::unknown(id, "what it is, is not known: the message node has to be asked first");
+            let program =
+                self.programs.entry(id).or_insert_with(|| Program::new(Arc::new(unknown()), turn.now, turn.wall));
+            program.last_epoch = Some(epoch);
+            program.at_least = epoch.next();
+            let assignment = Assignment {
+                node,
+                epoch,
+                at,
+                expiry,
+                granted: true,
+                observed: None,
+                failing_since: None,
+                unwanted: None,
+            };
+            self.transition(turn, id, Stage::Assigned(assignment));
+        }
+        match restored.earlier_wait {
+            None => self.listed_held_until = Some(turn.now + own_wait),
+            Some(earlier) if earlier > own_wait => self.timers.arm(Timer::EarlierLeases, turn.now + earlier),
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn desire(&mut self, turn: &mut Turn, spec: Arc<ProgramSpec>, origin: Origin) {
+        let id = spec.id;
+        let Some(program) = self.programs.get_mut(&id) else {
+            let mut program = Program::new(spec, turn.now, turn.wall);
+            program.held_until = self.listed_held_until.filter(|_| origin == Origin::Listed);
+            self.programs.insert(id, program);
+            self.changes.program(id, true);
+            return self.settle(turn, id);
+        };
+        program.gone = None;
+        if program.spec.is_unknown() {
+            // From here on it takes room, which it did not while nobody knew how much.
+            self.waiting.dismiss(program);
+            let nodes = program.stage.occupies();
+            let needs = std::mem::replace(&mut program.spec, spec.clone()).needs;
+            for node in nodes.into_iter().flatten() {
+                let node = self.node(turn, node);
+                node.vacate(needs);
+                node.occupy(spec.needs);
+            }
+            turn.command(Command::Store(Write::Remember(spec)));
+        }
+        self.settle(turn, id);
+    }
+
+    pub(super) fn program_gone(&mut self, turn: &mut Turn, id: ProgramId, evidence: Gone) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        program.gone = Some(evidence);
+        match program.stage {
+            Stage::Unplaced | Stage::Storing { retry_at: Some(_), .. } => self.forget(turn, id),
+            Stage::Assigned(_) => self.release(turn, id, Cause::Gone(evidence), None),
+            Stage::Storing { retry_at: None, .. }
+            | Stage::Releasing { .. }
+            | Stage::Closing { .. }
+            | Stage::Forgetting { .. } => {}
+        }
+    }
+
+    /// Assigns it to a node that fits; it runs there only after the database has said under which epoch.
+    pub(super) fn store(&mut self, turn: &mut Turn, id: ProgramId, node: NodeId) {
+        self.transition(turn, id, Stage::Storing { node, retry_at: None });
+        self.write(turn, id);
+    }
+
+    pub(super) fn stored(&mut self, turn: &mut Turn, id: ProgramId, node: NodeId, epoch: Epoch) {
+        let expiry = self.times.issuer(turn.now);
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        if !matches!(program.stage, Stage::Storing { .. }) {
+            return;
+        }
+        let again = program.last_epoch.replace(epoch).is_some();
+        program.at_least = epoch.next().max(program.at_least);
+        program.failed_writes = 0;
+        program.unplaceable = None;
+        let (gone, waited) = (program.gone, turn.now.since(program.waiting_since));
+        let assignment = Assignment {
+            node,
+            epoch,
+            at: turn.wall,
+            expiry,
+            granted: false,
+            observed: None,
+            failing_since: None,
+            unwanted: None,
+        };
+        let url = self.node(turn, node).public_url().to_owned();
+        turn.notice(Notice::Assigned { program: id, node, epoch, url, waited: Some(waited), again });
+        self.transition(turn, id, Stage::Assigned(assignment));
+        if let Some(gone) = gone {
+            self.release(turn, id, Cause::Gone(gone), None);
+        } else if self.nodes.get(&node).is_some_and(|node| !node.offer.is_healthy) {
+            self.end(turn, id, Cause::NodeSilent, Proof::NeverGranted);
+        }
+    }
+
+    /// Asks its node to stop it, unless the node never had the right to start it.
+    pub(super) fn release(&mut self, turn: &mut Turn, id: ProgramId, cause: Cause, target: Option<NodeId>) {
+        let Some(Program { stage: Stage::Assigned(assignment), .. }) = self.programs.get(&id) else { return };
+        if !assignment.granted {
+            return self.end(turn, id, cause, Proof::NeverGranted);
+        }
+        let (assignment, target) = (assignment.clone(), target.map(|node| (node, turn.wall)));
+        self.transition(turn, id, Stage::Releasing { assignment, cause, target });
+    }
+
+    /// Ends an assignment of which nothing runs any more. `cause` counts when none was decided on before.
+    pub(super) fn end(&mut self, turn: &mut Turn, id: ProgramId, cause: Cause, proof: Proof) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let (assignment, cause, target) = match &program.stage {
+            Stage::Assigned(assignment) => (assignment, cause, None),
+            Stage::Releasing { assignment, cause, target } => (assignment, *cause, target.map(|(node, _)| node)),
+            _ => return,
+        };
+        let (node, epoch) = (assignment.node, assignment.epoch);
+        let closing = Stage::Closing { epoch, cause, proof, target, retry_at: None };
+        program.waiting_since = turn.now;
+        turn.notice(Notice::Ended { program: id, node, epoch, cause, proof });
+        self.transition(turn, id, closing);
+        self.write(turn, id);
+    }
+
+    pub(super) fn closed(&mut self, turn: &mut Turn, id: ProgramId, closed: Epoch) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let Stage::Closing { epoch, target, retry_at: None, .. } = program.stage else { return };
+        if epoch != closed {
+            return;
+        }
+        program.failed_writes = 0;
+        let gone = program.gone.is_some();
+        self.transition(turn, id, Stage::Unplaced);
+        if gone {
+            return self.forget(turn, id);
+        }
+        let Some(offer) = target.and_then(|node| self.nodes.get(&node)).map(|node| &node.offer) else { return };
+        let program = &self.programs[&id];
+        if obstacle(&program.spec, offer, program.avoids(offer.node, turn.now)).is_none() {
+            self.store(turn, id, offer.node);
+        }
+    }
+
+    fn forget(&mut self, turn: &mut Turn, id: ProgramId) {
+        self.transition(turn, id, Stage::Forgetting { retry_at: None });
+        self.write(turn, id);
+    }
+
+    pub(super) fn forgotten(&mut self, turn: &mut Turn, id: ProgramId) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        if !matches!(program.stage, Stage::Forgetting { .. }) {
+            return;
+        }
+        program.failed_writes = 0;
+        if program.gone.is_some() {
+            self.programs.remove(&id);
+            self.changes.program(id, true);
+        } else {
+            program.unplaceable = None;
+            self.transition(turn, id, Stage::Unplaced);
+        }
+    }
+
+    /// A write that failed is tried again after a while; whether it took effect is not known, and each is written so that
+    /// it does not matter.
+    pub(super) fn store_failed(&mut self, turn: &mut Turn, id: ProgramId) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let Policy { retry, retry_most, .. } = self.policy;
+        let when = Some(turn.now + doubled(retry, program.failed_writes, retry_most));
+        program.failed_writes += 1;
+        let gone = program.gone.is_some();
+        match &mut program.stage {
+            Stage::Storing { .. } if gone => return self.forget(turn, id),
+            Stage::Storing { retry_at, .. } | Stage::Closing { retry_at, .. } | Stage::Forgetting { retry_at } => {
+                *retry_at = when;
+            }
+            Stage::Unplaced | Stage::Assigned(_) | Stage::Releasing { .. } => return,
+        }
+        self.settle(turn, id);
+    }
+
+    /// Writes what its stage waits for.
+    fn write(&mut self, turn: &mut Turn, id: ProgramId) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let write = match &mut program.stage {
+            Stage::Storing { node, retry_at } => {
+                *retry_at = None;
+                let (spec, at_least) = (program.spec.clone(), program.at_least);
+                Write::Assign { spec, node: *node, at_least, at: turn.wall }
+            }
+            Stage::Closing { epoch, cause, proof, retry_at, .. } => {
+                *retry_at = None;
+                Write::Close { program: id, epoch: *epoch, cause: *cause, proof: *proof, at: turn.wall }
+            }
+            Stage::Forgetting { retry_at } => {
+                *retry_at = None;
+                Write::Forget { program: id, cause: program.gone.unwrap_or(Gone::Forgotten), at: turn.wall }
+            }
+            _ => return,
+        };
+        turn.command(Command::Store(write));
+    }
+
+    /// Looks whether time alone moves it.
+    pub(super) fn look_at_program(&mut self, turn: &mut Turn, id: ProgramId) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let passed = |at: Option<BootTime>| at.is_some_and(|at| at <= turn.now);
+        match &mut program.stage {
+            Stage::Assigned(assignment) | Stage::Releasing { assignment, .. }
+                if assignment.expiry.is_over(turn.now) =>
+            {
+                return self.end(turn, id, Cause::NodeSilent, Proof::LeaseOver);
+            }
+            Stage::Assigned(assignment) => {
+                let failing = assignment.failing_since.map(|since| since + self.policy.fault_threshold);
+                if passed(failing) && assignment.unwanted.is_none() {
+                    assignment.unwanted = Some(Cause::NodeFault);
+                }
+            }
+            Stage::Storing { retry_at, .. } | Stage::Closing { retry_at, .. } | Stage::Forgetting { retry_at }
+                if passed(*retry_at) =>
+            {
+                return self.write(turn, id);
+            }
+            _ => {}
+        }
+        self.settle(turn, id);
+        self.waiting.retry(&self.programs[&id]);
+    }
+
+    /// Leaves a node alone with this program for a while, longer each time in a row.
+    pub(super) fn avoid(&mut self, now: BootTime, id: ProgramId, node: NodeId) {
+        let Policy { avoid, avoid_most, .. } = self.policy;
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let times = program.avoid.get(&node).map_or(0, |avoid| avoid.times);
+        let until = now + doubled(avoid, times, avoid_most);
+        program.avoid.insert(node, Avoid { until, times: times + 1 });
+    }
+}
+
+impl Program {
+    /// When time alone may move it.
+    pub(super) fn due(&self, now: BootTime, policy: &Policy) -> Option<BootTime> {
+        let failing = match &self.stage {
+            Stage::Assigned(Assignment { failing_since: Some(since), unwanted: None, .. }) => {
+                Some(*since + policy.fault_threshold)
+            }
+            _ => None,
+        };
+        let later = [self.held_until, failing].into_iter().flatten();
+        let avoided = self.avoid.values().map(|avoid| avoid.until);
+        self.stage.due().into_iter().chain(later.chain(avoided).filter(|at| *at > now)).min()
+    }
+}
+
+/// `first` doubled `times` times, but not more than `most`.
+fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(times)).min(most)
+}

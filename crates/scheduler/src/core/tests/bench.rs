@@ -1,0 +1,396 @@
+//! A scheduler on the bench: a clock that is turned by hand, a database in memory, nodes that are played by the test.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::DateTime;
+use lease::{BootTime, LeaseTimes};
+use protocol::api::scheduler::ProgramState;
+use protocol::control::{
+    Capacity, Directive, FromScheduler, Grant, Heartbeat, ProgramReport, ReportedState, SetEntry, SetVersion,
+};
+use protocol::{Address, Epoch, NodeId, ProgramId};
+
+use crate::core::event::{ConnectionId, OpenAssignment, Origin, Registration, Restored};
+use crate::core::{Cause, Command, Event, Gone, Notice, Policy, ProgramSpec, Proof, Scheduler, Write};
+
+pub(super) fn program(number: u8) -> ProgramId {
+    ProgramId::from_bytes([number; 32])
+}
+
+pub(super) fn node(number: u8) -> NodeId {
+    NodeId::from_bytes([number; 32])
+}
+
+/// A program whose message has its number as time.
+pub(super) fn spec(number: u8, memory: u64) -> Arc<ProgramSpec> {
+    let content = super::content(number.into(), memory).to_string();
+    Arc::new(ProgramSpec::read(program(number), content).unwrap().unwrap())
+}
+
+pub(super) fn registration(number: u8) -> Registration {
+    Registration {
+        node: node(number),
+        name: format!("node {number}"),
+        owner: Address::new("0x01"),
+        manager: None,
+        address: format!("http://node-{number}"),
+        url: None,
+    }
+}
+
+pub(super) fn capacity(memory_mib: u64) -> Capacity {
+    Capacity {
+        vcpus: 64,
+        memory_mib,
+        disk_mib: 1 << 20,
+        architecture: "x86_64".into(),
+        cpu_vendor: "GenuineIntel".into(),
+        cpu_features: vec!["sev".into()],
+    }
+}
+
+/// What a database would hold, and the promises that it keeps: epochs only grow, and one assignment of a program is open.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Database {
+    pub(super) epochs: BTreeMap<ProgramId, Epoch>,
+    pub(super) open: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    pub(super) closed: Vec<(ProgramId, Epoch, Cause, Proof)>,
+    pub(super) programs: BTreeMap<ProgramId, Arc<ProgramSpec>>,
+    pub(super) nodes: BTreeMap<NodeId, Registration>,
+    pub(super) lease_wait: Option<Duration>,
+}
+
+impl Database {
+    /// Carries out a write and answers it.
+    pub(super) fn apply(&mut self, write: &Write) -> Option<Event> {
+        match write {
+            Write::Remember(spec) => {
+                self.programs.insert(spec.id, spec.clone());
+                None
+            }
+            Write::Assign { spec, node, at_least, .. } => {
+                self.programs.insert(spec.id, spec.clone());
+                let epochs = &mut self.epochs;
+                let (node, epoch) = *self.open.entry(spec.id).or_insert_with(|| {
+                    let next = epochs.get(&spec.id).map_or(Epoch::FIRST, |epoch| epoch.next()).max(*at_least);
+                    epochs.insert(spec.id, next);
+                    (*node, next)
+                });
+                Some(Event::Stored { program: spec.id, node, epoch })
+            }
+            Write::Close { program, epoch, cause, proof, .. } => {
+                if self.open.get(program).is_some_and(|(_, open)| open == epoch) {
+                    self.open.remove(program);
+                    self.closed.push((*program, *epoch, *cause, *proof));
+                }
+                Some(Event::Closed { program: *program, epoch: *epoch })
+            }
+            Write::Forget { program, .. } => {
+                self.open.remove(program);
+                self.programs.remove(program);
+                Some(Event::Forgotten { program: *program })
+            }
+            Write::Node(registration) => {
+                self.nodes.insert(registration.node, registration.clone());
+                None
+            }
+            Write::ForgetNode(node) => {
+                self.nodes.remove(node);
+                None
+            }
+            Write::LeaseWait(wait) => {
+                self.lease_wait = Some(*wait);
+                None
+            }
+        }
+    }
+
+    pub(super) fn restore(&mut self, own_wait: Duration) -> Restored {
+        let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
+        let open = self.open.iter().map(|(program, (node, epoch))| OpenAssignment {
+            program: *program,
+            node: *node,
+            epoch: *epoch,
+            at: DateTime::UNIX_EPOCH,
+        });
+        let restored = Restored {
+            programs: programs.collect(),
+            assignments: open.collect(),
+            nodes: self.nodes.values().cloned().collect(),
+            earlier_wait: self.lease_wait,
+        };
+        self.lease_wait = Some(self.lease_wait.unwrap_or(own_wait).max(own_wait));
+        restored
+    }
+}
+
+/// See the module.
+pub(super) struct Bench {
+    pub(super) scheduler: Scheduler,
+    pub(super) times: LeaseTimes,
+    pub(super) now: BootTime,
+    pub(super) database: Database,
+    /// Whether writes fail, and whether they take effect all the same.
+    pub(super) broken: Option<bool>,
+    pub(super) notices: Vec<Notice>,
+    pub(super) sent: VecDeque<(ConnectionId, FromScheduler)>,
+    connections: BTreeMap<NodeId, (ConnectionId, u64)>,
+    capacities: BTreeMap<NodeId, Capacity>,
+    applied: BTreeMap<NodeId, SetVersion>,
+    next_connection: u64,
+    processes: u32,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        let mut bench = Self::on(Database { lease_wait: Some(Duration::ZERO), ..Database::default() });
+        bench.restart();
+        bench
+    }
+
+    /// A scheduler that was not told yet what its database holds.
+    pub(super) fn on(database: Database) -> Self {
+        let times = LeaseTimes::default();
+        Self {
+            scheduler: Scheduler::new(times, Policy::default(), "process 0".into()),
+            times,
+            now: BootTime::from_nanos(1_000_000_000_000),
+            database,
+            broken: None,
+            notices: Vec::new(),
+            sent: VecDeque::new(),
+            connections: BTreeMap::new(),
+            capacities: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            next_connection: 0,
+            processes: 0,
+        }
+    }
+
+    /// A bench with these nodes connected and heard, each with so much memory.
+    pub(super) fn with_nodes(memory: &[(u8, u64)]) -> Self {
+        let mut bench = Self::new();
+        bench.list(&memory.iter().map(|(number, _)| *number).collect::<Vec<_>>());
+        for (number, memory) in memory {
+            bench.connect(*number, *memory);
+            bench.beat(*number, &[]);
+        }
+        bench
+    }
+
+    /// The scheduler ends at once and another starts on the same database.
+    pub(super) fn restart(&mut self) {
+        self.processes += 1;
+        let name = format!("process {}", self.processes);
+        self.scheduler = Scheduler::new(self.times, Policy::default(), name);
+        self.connections.clear();
+        self.sent.clear();
+        let restored = self.database.restore(self.times.longest_wait());
+        self.event(Event::Restored(Box::new(restored)));
+    }
+
+    /// Tells the scheduler, and carries out what it asks for until it asks for no more.
+    pub(super) fn event(&mut self, event: Event) -> Vec<Command> {
+        let (mut events, mut all) = (VecDeque::from([event]), Vec::new());
+        while let Some(event) = events.pop_front() {
+            let commands = self.scheduler.handle(self.now, DateTime::UNIX_EPOCH, event);
+            self.scheduler.check();
+            for command in &commands {
+                match command {
+                    Command::Store(write) => events.extend(self.write(write)),
+                    Command::Send { connection, frame } => self.sent.push_back((*connection, frame.clone())),
+                    Command::Notice(notice) => self.notices.push(notice.clone()),
+                }
+            }
+            all.extend(commands);
+        }
+        all
+    }
+
+    fn write(&mut self, write: &Write) -> Option<Event> {
+        match self.broken {
+            None => self.database.apply(write),
+            Some(takes_effect) => {
+                if takes_effect {
+                    self.database.apply(write);
+                }
+                write.answers_to().map(|program| Event::StoreFailed { program })
+            }
+        }
+    }
+
+    /// Turns the clock, stopping wherever the scheduler wants to be woken.
+    pub(super) fn advance(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(at) = self.scheduler.next_wakeup().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.event(Event::Tick);
+        }
+        self.now = end;
+    }
+
+    /// Turns the clock by whole heartbeats, during which these nodes stay alive and report what they are told to run.
+    pub(super) fn live(&mut self, beats: u32, nodes: &[u8]) {
+        for _ in 0..beats {
+            self.advance(self.times.heartbeat());
+            for number in nodes {
+                self.beat_all(*number, &ReportedState::Ready);
+            }
+        }
+    }
+
+    pub(super) fn list(&mut self, nodes: &[u8]) {
+        self.event(Event::NodesListed(nodes.iter().map(|number| registration(*number)).collect()));
+    }
+
+    pub(super) fn desire(&mut self, spec: &Arc<ProgramSpec>) -> Vec<Command> {
+        self.event(Event::ProgramDesired { spec: spec.clone(), origin: Origin::Published })
+    }
+
+    pub(super) fn gone(&mut self, number: u8) {
+        self.event(Event::ProgramGone { program: program(number), evidence: Gone::Forgotten });
+    }
+
+    pub(super) fn connect(&mut self, number: u8, memory: u64) {
+        self.next_connection += 1;
+        let connection = ConnectionId(self.next_connection);
+        self.connections.insert(node(number), (connection, 0));
+        self.capacities.insert(node(number), capacity(memory));
+        let url = format!("http://node-{number}");
+        self.event(Event::NodeConnected { node: node(number), connection, url, software: "test".into() });
+    }
+
+    pub(super) fn disconnect(&mut self, number: u8) {
+        let (connection, _) = self.connections.remove(&node(number)).unwrap();
+        self.event(Event::NodeDisconnected { node: node(number), connection });
+    }
+
+    /// Sends a heartbeat with these reports and applies the grant that answers it.
+    pub(super) fn beat(&mut self, number: u8, reports: &[ProgramReport]) -> Grant {
+        self.beat_with(number, |heartbeat| heartbeat.programs = reports.to_vec())
+    }
+
+    pub(super) fn beat_with(&mut self, number: u8, change: impl FnOnce(&mut Heartbeat)) -> Grant {
+        let id = node(number);
+        let (connection, sequence) = self.connections.get_mut(&id).unwrap();
+        *sequence += 1;
+        let mut heartbeat = Heartbeat {
+            sequence: *sequence,
+            capacity: self.capacities[&id].clone(),
+            applied: self.applied.get(&id).cloned(),
+            programs: Vec::new(),
+            draining: None,
+        };
+        change(&mut heartbeat);
+        let (connection, sequence) = (*connection, heartbeat.sequence);
+        self.sent.clear();
+        self.event(Event::Heartbeat { node: id, connection, heartbeat });
+        let grant = self.sent.iter().find_map(|(to, frame)| match frame {
+            FromScheduler::Grant(grant) if *to == connection && grant.sequence == sequence => Some(grant.clone()),
+            _ => None,
+        });
+        let grant = grant.expect("every heartbeat is answered");
+        self.applied.insert(id, grant.set.clone());
+        grant
+    }
+
+    /// Sends a heartbeat that reports everything that the node shall run as being in this state.
+    pub(super) fn beat_all(&mut self, number: u8, state: &ReportedState) -> Grant {
+        let reports: Vec<_> = self
+            .set(number)
+            .into_iter()
+            .filter(|entry| entry.directive == Directive::Run)
+            .map(|entry| report(entry.program, entry.epoch, state.clone()))
+            .collect();
+        self.beat(number, &reports)
+    }
+
+    /// What the scheduler would tell the node now.
+    pub(super) fn set(&self, number: u8) -> Vec<SetEntry> {
+        self.scheduler.nodes[&node(number)].set.entries()
+    }
+
+    pub(super) fn state(&self, number: u8) -> ProgramState {
+        self.scheduler.program_view(program(number)).unwrap().state
+    }
+
+    /// Where a program is assigned, and under which epoch.
+    pub(super) fn place(&self, number: u8) -> Option<(NodeId, u64)> {
+        let view = self.scheduler.program_view(program(number))?;
+        Some((view.place?.node, view.epoch?.get()))
+    }
+
+    pub(super) fn reason(&self, number: u8) -> String {
+        let view = self.scheduler.program_view(program(number)).unwrap();
+        let offers = self.scheduler.nodes.values().map(|node| &node.offer);
+        view.note
+            .unwrap_or_else(|| crate::core::placement::explain(&view.spec, offers, |node| view.avoids.contains(&node)))
+    }
+
+    pub(super) fn took_notice(&self, wanted: &Notice) -> bool {
+        self.notices.contains(wanted)
+    }
+}
+
+pub(super) fn report(program: ProgramId, epoch: Epoch, state: ReportedState) -> ProgramReport {
+    ProgramReport { program, epoch, state, for_ms: 0, restarts: 0 }
+}
+
+pub(super) fn run(number: u8, epoch: u64) -> SetEntry {
+    SetEntry { program: program(number), epoch: Epoch::new(epoch), directive: Directive::Run }
+}
+
+pub(super) fn release(number: u8, epoch: u64) -> SetEntry {
+    SetEntry { directive: Directive::Release, ..run(number, epoch) }
+}
+
+pub(super) fn says(number: u8, epoch: u64, state: ReportedState) -> ProgramReport {
+    report(program(number), Epoch::new(epoch), state)
+}
+
+/// Whether commands ask the database for anything.
+pub(super) fn writes(commands: &[Command]) -> bool {
+    commands.iter().any(|command| matches!(command, Command::Store(_)))
+}
+
+impl Scheduler {
+    /// Checks that what is kept twice agrees, that nothing is overcommitted, and that nobody waits who could be placed.
+    pub(super) fn check(&self) {
+        use crate::core::assignment::Stage;
+        use crate::core::desired::Needs;
+        use crate::core::placement::choose;
+
+        let mut used: BTreeMap<NodeId, (Needs, u32)> = BTreeMap::new();
+        for (id, program) in &self.programs {
+            for node in program.stage.occupies().into_iter().flatten() {
+                let (needs, programs) = used.entry(node).or_default();
+                needs.vcpus += program.spec.needs.vcpus;
+                needs.memory_mib += program.spec.needs.memory_mib;
+                needs.disk_mib += program.spec.needs.disk_mib;
+                *programs += 1;
+            }
+            if let Some((node, entry)) = program.stage.entry(*id) {
+                assert!(self.nodes[&node].set.entries().contains(&entry), "the set lacks {entry:?}");
+            }
+            let waits = matches!(program.stage, Stage::Unplaced) && program.gone.is_none();
+            if waits && program.held_until.is_none_or(|until| until <= self.now) {
+                let offers = self.nodes.values().map(|node| &node.offer);
+                let fits = choose(&program.spec, offers, |node| program.avoids(node, self.now));
+                assert_eq!(fits, None, "{id} waits although a node fits");
+            }
+        }
+        for (id, node) in &self.nodes {
+            let (needs, programs) = used.remove(id).unwrap_or_default();
+            assert_eq!((node.offer.used, node.offer.programs), (needs, programs), "the room of {id}");
+            if let Some(capacity) = &node.offer.capacity {
+                assert!(needs.memory_mib <= capacity.memory_mib, "{id} is overcommitted");
+            }
+            for program in node.set.programs() {
+                assert!(self.programs[&program].stage.entry(program).is_some_and(|(node, _)| node == *id));
+            }
+        }
+        assert!(used.is_empty(), "room is taken on nodes that are not known: {used:?}");
+    }
+}

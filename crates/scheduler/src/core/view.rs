@@ -1,0 +1,203 @@
+//! What people see: the state of programs and nodes at one moment, made from the core and free of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use protocol::api::scheduler::{NodeStatus, ProgramState, VmStatus};
+use protocol::control::Failure;
+use protocol::{Epoch, NodeId, ProgramId};
+
+use super::Scheduler;
+use super::assignment::{Program, Stage};
+use super::desired::ProgramSpec;
+use super::event::Notice;
+use super::placement::Offer;
+use super::turn::Turn;
+
+/// A program as people see it.
+#[derive(Debug, Clone)]
+pub struct ProgramView {
+    /// What it is.
+    pub spec: Arc<ProgramSpec>,
+    /// What it does.
+    pub state: ProgramState,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// The same in the words of the Aleph scheduler.
+    pub status: VmStatus,
+    /// The epoch of its newest assignment.
+    pub epoch: Option<Epoch>,
+    /// Its assignment.
+    pub place: Option<Place>,
+    /// Where it moves to, and since when.
+    pub target: Option<(NodeId, DateTime<Utc>)>,
+    /// Why it is not ready. `None` for a program that waits for a node: there [`super::placement::explain`] knows.
+    pub note: Option<String>,
+    /// The nodes that it leaves alone for now.
+    pub avoids: BTreeSet<NodeId>,
+}
+
+/// An assignment as people see it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The node.
+    pub node: NodeId,
+    /// Since when.
+    pub at: DateTime<Utc>,
+    /// When the node last reported it.
+    pub observed_at: Option<DateTime<Utc>>,
+    /// Its last failure.
+    pub failure: Option<Failure>,
+    /// How often it was started again.
+    pub restarts: u32,
+}
+
+/// A node as people see it.
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    /// What it offers.
+    pub offer: Offer,
+    /// What people call it.
+    pub name: String,
+    /// Its public base URL.
+    pub url: String,
+    /// The name and version of its software.
+    pub software: Option<String>,
+    /// Whether it is heard of.
+    pub status: NodeStatus,
+    /// When it last changed or was heard.
+    pub updated_at: DateTime<Utc>,
+    /// What it holds although it is not its own.
+    pub strays: BTreeSet<ProgramId>,
+}
+
+/// What changed since somebody last asked.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Programs that changed, came or went.
+    pub programs: BTreeSet<ProgramId>,
+    /// Nodes that changed, came or went.
+    pub nodes: BTreeSet<NodeId>,
+    /// Whether somebody waits for it: more than the time of a report changed.
+    pub is_loud: bool,
+}
+
+impl Changes {
+    pub(super) fn program(&mut self, program: ProgramId, is_loud: bool) {
+        self.programs.insert(program);
+        self.is_loud |= is_loud;
+    }
+
+    pub(super) fn node(&mut self, node: NodeId, is_loud: bool) {
+        self.nodes.insert(node);
+        self.is_loud |= is_loud;
+    }
+}
+
+impl Scheduler {
+    /// What changed since this was last called.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether something changed that somebody waits for.
+    pub fn has_loud_changes(&self) -> bool {
+        self.changes.is_loud
+    }
+
+    /// A program as it is now; `None` when it is not desired and not assigned.
+    pub fn program_view(&self, id: ProgramId) -> Option<ProgramView> {
+        let program = self.programs.get(&id)?;
+        let (state, since) = program.shown;
+        let assignment = program.stage.assignment();
+        Some(ProgramView {
+            spec: program.spec.clone(),
+            state,
+            since,
+            status: status(program, state),
+            epoch: program.last_epoch,
+            place: assignment.map(|assignment| Place {
+                node: assignment.node,
+                at: assignment.at,
+                observed_at: assignment.observed.as_ref().map(|o| o.at),
+                failure: assignment.observed.as_ref().and_then(|o| o.failure.clone()),
+                restarts: assignment.observed.as_ref().map_or(0, |o| o.restarts),
+            }),
+            target: match &program.stage {
+                Stage::Releasing { target, .. } => *target,
+                _ => None,
+            },
+            note: note(program, state),
+            avoids: program.avoid.keys().copied().filter(|node| program.avoids(*node, self.now)).collect(),
+        })
+    }
+
+    /// A node as it is now; `None` when it is not known.
+    pub fn node_view(&self, id: NodeId) -> Option<NodeView> {
+        let node = self.nodes.get(&id)?;
+        Some(NodeView {
+            offer: node.offer.clone(),
+            name: node.name.clone(),
+            url: node.public_url().to_owned(),
+            software: node.software.clone(),
+            status: node.status(),
+            updated_at: node.updated_at,
+            strays: node.set.strays().collect(),
+        })
+    }
+
+    /// Brings what people see of a program up to date.
+    pub(super) fn show(&mut self, turn: &mut Turn, id: ProgramId) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let state = program.state(|node| self.nodes.get(&node).is_some_and(super::nodes::Node::is_heard));
+        let is_new = program.shown.0 != state;
+        if is_new {
+            let observed = program.stage.assignment().and_then(|a| a.observed.as_ref());
+            let since = observed.filter(|_| state != ProgramState::Unknown).map_or(turn.wall, |o| o.since);
+            program.shown = (state, since);
+            if let Some(epoch) = program.stage.assignment().map(|a| a.epoch) {
+                turn.notice(Notice::State { program: id, epoch, state });
+            }
+        }
+        self.changes.program(id, is_new);
+    }
+}
+
+fn status(program: &Program, state: ProgramState) -> VmStatus {
+    match &program.stage {
+        Stage::Unplaced if program.unplaceable.is_some() => VmStatus::Unschedulable,
+        Stage::Unplaced | Stage::Storing { .. } => VmStatus::Unscheduled,
+        Stage::Assigned(_) if state == ProgramState::Unknown => VmStatus::Missing,
+        Stage::Assigned(assignment) if assignment.observed.is_none() => VmStatus::Scheduled,
+        Stage::Assigned(_) => VmStatus::Dispatched,
+        Stage::Releasing { .. } | Stage::Closing { .. } if program.gone.is_some() => VmStatus::Orphaned,
+        Stage::Releasing { .. } | Stage::Closing { .. } => VmStatus::Migrating,
+        Stage::Forgetting { .. } => VmStatus::Unscheduled,
+    }
+}
+
+fn note(program: &Program, state: ProgramState) -> Option<String> {
+    const DATABASE: &str = "the scheduler's database cannot be written; it is tried again";
+    match &program.stage {
+        Stage::Storing { retry_at: Some(_), .. } | Stage::Closing { retry_at: Some(_), .. } => {
+            Some(DATABASE.to_owned())
+        }
+        Stage::Unplaced if program.held_until.is_some() && program.unplaceable.is_none() => Some(
+            "the scheduler's database is new: it waits until what an earlier scheduler may have assigned has ended"
+                .into(),
+        ),
+        Stage::Unplaced => None,
+        Stage::Storing { .. } => Some("its assignment is being written".to_owned()),
+        Stage::Assigned(_) if state == ProgramState::Unknown => {
+            Some("its node is not heard of; it is assigned again when the node's lease is over".to_owned())
+        }
+        Stage::Assigned(assignment) => {
+            let failure = assignment.observed.as_ref().and_then(|o| o.failure.as_ref());
+            failure.filter(|_| state == ProgramState::Failing).map(|failure| failure.kind.words().to_owned())
+        }
+        Stage::Releasing { cause, .. } => Some(format!("it is being stopped: {cause}")),
+        Stage::Closing { cause, .. } => Some(format!("its assignment ended: {cause}")),
+        Stage::Forgetting { .. } => Some("it is not desired any more".to_owned()),
+    }
+}

@@ -1,0 +1,143 @@
+//! Who waits for a node, and the rounds in which they are tried.
+//!
+//! A program is tried on all nodes once. When none fits, it is tried again on those nodes only that got better since: on
+//! all others the answer is known. So a heartbeat that changes nothing costs nothing, however many programs wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lease::BootTime;
+use protocol::{NodeId, ProgramId};
+
+use super::Scheduler;
+use super::assignment::{Program, Stage};
+use super::event::{Command, Notice, Write};
+use super::placement::{Offer, choose, explain};
+use super::turn::Turn;
+
+/// A program's place in the order of the placements.
+type Place = (i64, ProgramId);
+
+/// Whether a program was tried on every node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    No,
+    OnAll,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Programs without a node.
+    unplaced: BTreeMap<Place, Tried>,
+    /// Programs that run on a node that they should leave.
+    movers: BTreeMap<Place, Tried>,
+    /// Nodes that may fit programs that they did not fit before.
+    improved: BTreeSet<NodeId>,
+    has_fresh: bool,
+}
+
+impl Waiting {
+    /// The node may fit more than before.
+    pub(super) fn improve(&mut self, node: NodeId) {
+        self.improved.insert(node);
+    }
+
+    /// Brings the queues up to date with the program.
+    pub(super) fn enlist(&mut self, program: &Program) {
+        let place = program.turn();
+        let waits = program.gone.is_none() && matches!(program.stage, Stage::Unplaced);
+        let moves = matches!(&program.stage, Stage::Assigned(assignment) if assignment.unwanted.is_some());
+        for (queue, belongs) in [(&mut self.unplaced, waits), (&mut self.movers, moves)] {
+            if !belongs {
+                queue.remove(&place);
+            } else if let Tried::No = queue.entry(place).or_insert(Tried::No) {
+                self.has_fresh = true;
+            }
+        }
+    }
+
+    /// Takes the program out of the queues.
+    pub(super) fn dismiss(&mut self, program: &Program) {
+        self.unplaced.remove(&program.turn());
+        self.movers.remove(&program.turn());
+    }
+
+    /// Tries the program on all nodes again.
+    pub(super) fn retry(&mut self, program: &Program) {
+        for queue in [&mut self.unplaced, &mut self.movers] {
+            if let Some(tried) = queue.get_mut(&program.turn()) {
+                *tried = Tried::No;
+                self.has_fresh = true;
+            }
+        }
+    }
+}
+
+impl Scheduler {
+    /// Places who waits, in the order of their messages: first those that run nowhere.
+    pub(super) fn place(&mut self, turn: &mut Turn) {
+        let improved = std::mem::take(&mut self.waiting.improved);
+        if improved.is_empty() && !std::mem::take(&mut self.waiting.has_fresh) {
+            return;
+        }
+        self.waiting.has_fresh = false;
+        for (place, tried) in self.waiting.unplaced.clone() {
+            self.try_to_place(turn, place, tried, &improved);
+        }
+        for (place, tried) in self.waiting.movers.clone() {
+            self.try_to_move(turn, place, tried, &improved);
+        }
+    }
+
+    fn try_to_place(&mut self, turn: &mut Turn, place: Place, tried: Tried, improved: &BTreeSet<NodeId>) {
+        let Some(program) = self.programs.get(&place.1) else { return };
+        if program.held_until.is_some_and(|until| turn.now < until) {
+            return;
+        }
+        if let Some(node) = self.candidate(program, tried, improved, turn.now) {
+            return self.store(turn, place.1, node);
+        }
+        if tried == Tried::OnAll {
+            return;
+        }
+        self.waiting.unplaced.insert(place, Tried::OnAll);
+        let reason = explain(&program.spec, self.offers(), |node| program.avoids(node, turn.now));
+        let program = self.programs.get_mut(&place.1).expect("it was there a moment ago");
+        if program.unplaceable.is_none() {
+            turn.command(Command::Store(Write::Remember(program.spec.clone())));
+        }
+        if program.unplaceable.as_ref() != Some(&reason) {
+            program.unplaceable = Some(reason.clone());
+            turn.notice(Notice::Unplaceable { program: place.1, reason });
+        }
+        self.show(turn, place.1);
+    }
+
+    fn try_to_move(&mut self, turn: &mut Turn, place: Place, tried: Tried, improved: &BTreeSet<NodeId>) {
+        let Some(program) = self.programs.get(&place.1) else { return };
+        let Stage::Assigned(assignment) = &program.stage else { return };
+        let Some(cause) = assignment.unwanted else { return };
+        match self.candidate(program, tried, improved, turn.now) {
+            Some(node) => self.release(turn, place.1, cause, Some(node)),
+            None => {
+                self.waiting.movers.insert(place, Tried::OnAll);
+            }
+        }
+    }
+
+    fn offers(&self) -> impl Iterator<Item = &Offer> {
+        self.nodes.values().map(|node| &node.offer)
+    }
+
+    /// The best node for it, other than the one that it is on.
+    fn candidate(&self, program: &Program, tried: Tried, improved: &BTreeSet<NodeId>, now: BootTime) -> Option<NodeId> {
+        let here = program.stage.assignment().map(|assignment| assignment.node);
+        let avoided = |node| Some(node) == here || program.avoids(node, now);
+        match tried {
+            Tried::No => choose(&program.spec, self.offers(), avoided),
+            Tried::OnAll => {
+                let nodes = improved.iter().filter_map(|node| self.nodes.get(node));
+                choose(&program.spec, nodes.map(|node| &node.offer), avoided)
+            }
+        }
+    }
+}
