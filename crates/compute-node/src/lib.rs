@@ -1,2 +1,31 @@
 //! Runs programs, and takes requests for them wherever they run.
+//!
+//! ```text
+//!                    ┌──────────────────── agent ────────────────────┐
+//!  scheduler ◀─────▶ control        core/persistent   core/on_demand │
+//!                    │    what programs are, need and run in:        │
+//!  message node ◀──▶ │    programs/ (catalog, files, images, code,   │
+//!                    │               sandboxes, network)             │
+//!                    └───────────────────────────────────────────────┘
+//!  requests ───────▶ server ─▶ gateway/ ─▶ a sandbox here, or another node
+//!                           └▶ api/
+//! ```
+//!
+//! [`core`] is pure. [`node::run`] puts everything together.
+
+mod agent;
+mod api;
+pub mod config;
+mod control;
 pub mod core;
+mod epochs;
+mod gateway;
+pub mod machine;
+pub mod node;
+mod programs;
+mod registration;
+mod server;
+mod single_flight;
+
+pub use config::Config;
+pub use node::{GatewayConfig, RunError, run, run_gateway};

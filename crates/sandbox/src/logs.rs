@@ -1,7 +1,8 @@
 //! A program's output on disk: JSON lines, two files of at most half the allowed size each, kept when the program is gone.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -131,6 +132,68 @@ pub fn read_tail(directory: &Path, lines: usize) -> io::Result<Vec<LogLine>> {
     Ok(all.into())
 }
 
+/// Reads a log while it is written.
+#[derive(Debug)]
+pub struct LogFollower {
+    directory: PathBuf,
+    open: Option<(File, u64)>,
+    pending: Vec<u8>,
+}
+
+impl LogFollower {
+    /// Follows a log from its end on. It need not exist yet.
+    pub fn from_end(directory: &Path) -> Self {
+        let mut follower = Self { directory: directory.to_owned(), open: None, pending: Vec::new() };
+        follower.reopen();
+        if let Some((file, _)) = &mut follower.open {
+            // At worst lines are seen twice.
+            let _ = file.seek(SeekFrom::End(0));
+        }
+        follower
+    }
+
+    /// The lines that were added since the last call.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_new(&mut self) -> io::Result<Vec<LogLine>> {
+        if self.open.is_none() {
+            self.reopen();
+        }
+        let mut lines = Vec::new();
+        self.read_open(&mut lines)?;
+        if self.was_replaced() {
+            // What was written to the old file before it was replaced has been read; go on with the new one.
+            self.read_open(&mut lines)?;
+            self.pending.clear();
+            self.reopen();
+            self.read_open(&mut lines)?;
+        }
+        Ok(lines)
+    }
+
+    fn reopen(&mut self) {
+        self.open = File::open(current_file(&self.directory))
+            .and_then(|file| file.metadata().map(|metadata| (file, metadata.ino())))
+            .ok();
+    }
+
+    fn was_replaced(&self) -> bool {
+        let Some((_, inode)) = &self.open else { return false };
+        fs::metadata(current_file(&self.directory)).is_ok_and(|metadata| metadata.ino() != *inode)
+    }
+
+    fn read_open(&mut self, lines: &mut Vec<LogLine>) -> io::Result<()> {
+        let Some((file, _)) = &mut self.open else { return Ok(()) };
+        file.read_to_end(&mut self.pending)?;
+        while let Some(end) = self.pending.iter().position(|b| *b == b'\n') {
+            lines.extend(serde_json::from_slice::<LogLine>(&self.pending[..end]));
+            self.pending.drain(..=end);
+        }
+        Ok(())
+    }
+}
+
 /// Cuts a stream of bytes into lines.
 #[derive(Debug, Default)]
 pub struct LineSplitter {
@@ -204,6 +267,24 @@ mod tests {
         LogWriter::open(folder.path(), 4096).unwrap().write(Source::System, b"\xffend").unwrap();
         let tail = read_tail(folder.path(), 2).unwrap();
         assert_eq!((tail[0].message.as_str(), tail[1].message.as_str()), ("line 999", "\u{fffd}end"));
+    }
+
+    #[test]
+    fn followers_see_every_line_once_also_across_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut early = LogFollower::from_end(folder.path());
+        assert_eq!(early.read_new().unwrap(), []);
+        let mut log = LogWriter::open(folder.path(), 1000).unwrap();
+        log.write(Source::Stdout, b"first").unwrap();
+        let mut late = LogFollower::from_end(folder.path());
+        let mut seen: Vec<String> = early.read_new().unwrap().into_iter().map(|line| line.message).collect();
+        for i in 0..50 {
+            log.write(Source::Stdout, format!("{i}").as_bytes()).unwrap();
+            seen.extend(early.read_new().unwrap().into_iter().map(|line| line.message));
+        }
+        let expected: Vec<_> = std::iter::once("first".to_owned()).chain((0..50).map(|i| i.to_string())).collect();
+        assert_eq!(seen, expected);
+        assert!(late.read_new().unwrap().iter().all(|line| line.message != "first"));
     }
 
     #[test]

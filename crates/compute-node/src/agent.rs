@@ -1,0 +1,358 @@
+//! The agent: one task that owns the cores of this node, gives them events in order, and has their commands carried out. It
+//! decides nothing itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lease::{BootTime, LeaseConfig, LeaseTimes, clock};
+use protocol::ProgramId;
+use protocol::control::{Failure, FailureKind, Grant, ProgramReport, SetVersion};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::core::on_demand::{self, OnDemand};
+use crate::core::persistent::{self, Assignment, Persistent};
+use crate::epochs::EpochStore;
+use crate::programs::catalog::Change;
+use crate::programs::endpoint::{Endpoints, Visit};
+use crate::programs::fetch::{Fetched, Fetcher};
+use crate::programs::launch;
+use crate::programs::sandboxes::{Adopted, Happened, Owner, Sandboxes};
+
+/// How often idle copies are looked for and leases of copies on demand are renewed.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How long a program has to end by itself when it is stopped for idleness or with the node.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How many requests to the agent may wait.
+const QUEUE: usize = 1024;
+
+/// Copies on demand live this long without their agent.
+fn on_demand_lease() -> LeaseTimes {
+    let config = LeaseConfig { lease: Duration::from_secs(30), heartbeat: HOUSEKEEPING, ..LeaseConfig::default() };
+    LeaseTimes::new(config).expect("these constants fit together")
+}
+
+/// What the agent is asked or told.
+pub(crate) enum Message {
+    /// The scheduler answered a heartbeat.
+    Granted { sent: BootTime, times: LeaseTimes, grant: Grant },
+    /// What the next heartbeat says.
+    Reports(oneshot::Sender<(Option<SetVersion>, Vec<ProgramReport>)>),
+    /// A request needs a copy on demand.
+    Want(ProgramId, oneshot::Sender<Result<(), Failure>>),
+    /// A program ended or has new code.
+    Changed(Change),
+}
+
+/// How everybody else talks to the agent.
+#[derive(Clone)]
+pub(crate) struct AgentHandle {
+    messages: mpsc::Sender<Message>,
+    heartbeat_due: Arc<Notify>,
+    endpoints: Arc<Endpoints>,
+}
+
+impl AgentHandle {
+    /// A handle, and what its agent receives.
+    pub(crate) fn new(endpoints: Arc<Endpoints>) -> (Self, mpsc::Receiver<Message>) {
+        let (messages, receiver) = mpsc::channel(QUEUE);
+        (Self { messages, heartbeat_due: Arc::default(), endpoints }, receiver)
+    }
+
+    /// Passes on a grant.
+    pub(crate) async fn granted(&self, sent: BootTime, times: LeaseTimes, grant: Grant) {
+        let _ = self.messages.send(Message::Granted { sent, times, grant }).await;
+    }
+
+    /// What the next heartbeat says; `None` when the agent has ended.
+    pub(crate) async fn reports(&self) -> Option<(Option<SetVersion>, Vec<ProgramReport>)> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Reports(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Waits until the agent has something new to say to the scheduler.
+    pub(crate) async fn heartbeat_due(&self) {
+        self.heartbeat_due.notified().await;
+    }
+
+    /// Goes into a program that answers on this node.
+    pub(crate) fn enter(&self, program: ProgramId) -> Option<Visit> {
+        self.endpoints.enter(program)
+    }
+
+    /// Goes into a copy on demand, starting it if need be.
+    pub(crate) async fn enter_on_demand(&self, program: ProgramId) -> Result<Visit, Failure> {
+        let ended = || Failure { kind: FailureKind::NodeFault, message: "the node is shutting down".to_owned() };
+        loop {
+            if let Some(visit) = self.endpoints.enter(program) {
+                return Ok(visit);
+            }
+            let (reply, answer) = oneshot::channel();
+            self.messages.send(Message::Want(program, reply)).await.map_err(|_| ended())?;
+            answer.await.map_err(|_| ended())??;
+        }
+    }
+
+    /// Where changes of programs are told.
+    pub(crate) fn changes(&self) -> mpsc::Sender<Message> {
+        self.messages.clone()
+    }
+}
+
+/// What the agent works with.
+pub(crate) struct Parts {
+    pub(crate) persistent: Persistent,
+    pub(crate) on_demand: OnDemand,
+    pub(crate) epochs: EpochStore,
+    pub(crate) sandboxes: Arc<Sandboxes>,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) handle: AgentHandle,
+    pub(crate) leave_running: bool,
+}
+
+/// The agent.
+pub(crate) struct Agent {
+    parts: Parts,
+    /// What is fetched and not started yet.
+    fetched: HashMap<Owner, Fetched>,
+    /// Requests that wait for a copy on demand.
+    waiting: HashMap<ProgramId, Vec<oneshot::Sender<Result<(), Failure>>>>,
+    fetches: mpsc::Sender<(Owner, Result<Fetched, Failure>)>,
+    fetch_results: mpsc::Receiver<(Owner, Result<Fetched, Failure>)>,
+}
+
+impl Agent {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let (fetches, fetch_results) = mpsc::channel(QUEUE);
+        Self { parts, fetched: HashMap::new(), waiting: HashMap::new(), fetches, fetch_results }
+    }
+
+    /// Takes over what an agent before this one left running. Call it before [`Agent::run`].
+    pub(crate) fn take_over(&mut self, adopted: Vec<Adopted>) {
+        for Adopted { owner, needs, endpoint } in adopted {
+            let ready = endpoint.is_some();
+            if let Some(endpoint) = endpoint {
+                self.parts.handle.endpoints.insert(endpoint);
+            }
+            match owner {
+                Owner::Persistent(assignment) => self.tell(persistent::Event::Adopted { assignment, needs, ready }),
+                // One that was just starting has nobody waiting for it any more.
+                Owner::OnDemand(_) if !ready => self.parts.sandboxes.stop(owner, Duration::ZERO),
+                Owner::OnDemand(program) => self.tell_on_demand(on_demand::Event::Adopted(program, needs)),
+            }
+        }
+    }
+
+    /// Runs until `shutdown`, and then, unless programs are to be left running, until all have ended.
+    pub(crate) async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        mut events: mpsc::Receiver<(Owner, Happened)>,
+        shutdown: CancellationToken,
+    ) {
+        let mut housekeeping = interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let wakeup = self.parts.persistent.next_wakeup().map_or(HOUSEKEEPING, |at| clock::now().until(at));
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(message) = messages.recv() => self.message(message),
+                Some((owner, happened)) = events.recv() => self.happened(owner, happened),
+                Some((owner, result)) = self.fetch_results.recv() => self.was_fetched(owner, result),
+                _ = housekeeping.tick() => self.keep_house(),
+                () = tokio::time::sleep(wakeup) => self.tell(persistent::Event::Tick),
+            }
+        }
+        if !self.parts.leave_running {
+            self.stop_everything(events).await;
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Granted { sent, times, grant } => self.tell(persistent::Event::Granted { sent, times, grant }),
+            Message::Reports(reply) => {
+                let persistent = &self.parts.persistent;
+                // Who asked may have gone.
+                let _ = reply.send((persistent.applied().cloned(), persistent.reports(clock::now())));
+            }
+            Message::Want(program, reply) => {
+                self.waiting.entry(program).or_default().push(reply);
+                self.tell_on_demand(on_demand::Event::Wanted(program));
+            }
+            Message::Changed(Change::Over(program)) => self.tell_on_demand(on_demand::Event::Outdated(program)),
+            Message::Changed(Change::NewCode(program)) => {
+                info!(%program, "new code");
+                self.tell(persistent::Event::CodeChanged(program));
+                self.tell_on_demand(on_demand::Event::Outdated(program));
+            }
+        }
+    }
+
+    fn happened(&mut self, owner: Owner, happened: Happened) {
+        match (owner, happened) {
+            (Owner::Persistent(assignment), Happened::Ready(endpoint)) => {
+                self.parts.handle.endpoints.insert(endpoint);
+                self.tell(persistent::Event::Ready(assignment));
+            }
+            (Owner::OnDemand(program), Happened::Ready(endpoint)) => {
+                self.parts.handle.endpoints.insert(endpoint);
+                self.tell_on_demand(on_demand::Event::Ready(program));
+            }
+            (Owner::Persistent(assignment), Happened::Gone(failure)) => {
+                self.parts.handle.endpoints.remove(assignment.program, Some(assignment.epoch));
+                self.tell(persistent::Event::SandboxGone(assignment, failure));
+            }
+            (Owner::OnDemand(program), Happened::Gone(failure)) => {
+                self.parts.handle.endpoints.remove(program, None);
+                self.tell_on_demand(on_demand::Event::Gone(program, failure));
+            }
+        }
+    }
+
+    fn was_fetched(&mut self, owner: Owner, result: Result<Fetched, Failure>) {
+        let result = result.map(|fetched| {
+            let needs = launch::needs(&fetched.program.content);
+            self.fetched.insert(owner, fetched);
+            needs
+        });
+        if let Err(failure) = &result {
+            self.parts.sandboxes.note(owner.program(), &format!("could not be started: {}", failure.message));
+        }
+        match (owner, result) {
+            (Owner::Persistent(assignment), Ok(needs)) => self.tell(persistent::Event::Fetched { assignment, needs }),
+            (Owner::Persistent(assignment), Err(failure)) => {
+                self.tell(persistent::Event::FetchFailed(assignment, failure));
+            }
+            (Owner::OnDemand(program), Ok(needs)) => self.tell_on_demand(on_demand::Event::Fetched(program, needs)),
+            (Owner::OnDemand(program), Err(failure)) => {
+                self.tell_on_demand(on_demand::Event::FetchFailed(program, failure));
+            }
+        }
+    }
+
+    /// Tells the core which copies on demand are idle, and renews their leases.
+    fn keep_house(&mut self) {
+        let deadline = on_demand_lease().holder(clock::now());
+        for owner in self.parts.sandboxes.owners() {
+            if let Owner::OnDemand(_) = owner {
+                self.parts.sandboxes.renew(owner, deadline);
+            }
+        }
+        for endpoint in self.parts.handle.endpoints.on_demand() {
+            self.tell_on_demand(match endpoint.idle_since() {
+                Some(since) => on_demand::Event::Idle(endpoint.program, since),
+                None => on_demand::Event::Busy(endpoint.program),
+            });
+        }
+        self.tell_on_demand(on_demand::Event::Tick);
+    }
+
+    fn tell(&mut self, event: persistent::Event) {
+        let commands = self.parts.persistent.handle(clock::now(), event);
+        for command in commands {
+            self.obey(command);
+        }
+    }
+
+    fn obey(&mut self, command: persistent::Command) {
+        use persistent::Command;
+        match command {
+            Command::RememberEpoch(assignment) => self.remember(assignment),
+            Command::Fetch(assignment) => self.fetch(Owner::Persistent(assignment)),
+            Command::Start(assignment, deadline) => {
+                let owner = Owner::Persistent(assignment);
+                if let Some(fetched) = self.fetched.remove(&owner) {
+                    self.parts.sandboxes.start(owner, fetched, deadline);
+                }
+            }
+            Command::Renew(assignment, deadline) => self.parts.sandboxes.renew(Owner::Persistent(assignment), deadline),
+            Command::Stop(assignment, grace) => {
+                // Requests that are inside may finish while the program ends.
+                self.parts.handle.endpoints.remove(assignment.program, Some(assignment.epoch));
+                self.parts.sandboxes.stop(Owner::Persistent(assignment), grace);
+            }
+            Command::Heartbeat => self.parts.handle.heartbeat_due.notify_one(),
+        }
+    }
+
+    /// Writes an epoch down. Nothing that follows may happen if that fails, so the node ends: its sandboxes live on until
+    /// their leases end.
+    fn remember(&self, assignment: Assignment) {
+        let Assignment { program, epoch } = assignment;
+        if let Err(error) = tokio::task::block_in_place(|| self.parts.epochs.remember(program, epoch)) {
+            error!(%program, %epoch, %error, "cannot remember an epoch, which would be unsafe: free the disk and start the node again");
+            std::process::exit(1);
+        }
+    }
+
+    fn tell_on_demand(&mut self, event: on_demand::Event) {
+        let commands = self.parts.on_demand.handle(clock::now(), event);
+        for command in commands {
+            self.obey_on_demand(command);
+        }
+    }
+
+    fn obey_on_demand(&mut self, command: on_demand::Command) {
+        use on_demand::Command;
+        match command {
+            Command::Fetch(program) => self.fetch(Owner::OnDemand(program)),
+            Command::Start(program) => {
+                let owner = Owner::OnDemand(program);
+                if let Some(fetched) = self.fetched.remove(&owner) {
+                    self.parts.sandboxes.start(owner, fetched, on_demand_lease().holder(clock::now()));
+                }
+            }
+            Command::Serve(program) => self.answer(program, &Ok(())),
+            Command::Fail(program, failure) => {
+                self.fetched.remove(&Owner::OnDemand(program));
+                self.answer(program, &Err(failure));
+            }
+            Command::Retire(program) => self.retire(program),
+        }
+    }
+
+    fn answer(&mut self, program: ProgramId, result: &Result<(), Failure>) {
+        for reply in self.waiting.remove(&program).unwrap_or_default() {
+            // The request may have been given up.
+            let _ = reply.send(result.clone());
+        }
+    }
+
+    /// Closes a copy on demand and ends it when the requests inside have left, or have had their time.
+    fn retire(&self, program: ProgramId) {
+        let (endpoint, sandboxes) = (self.parts.handle.endpoints.remove(program, None), self.parts.sandboxes.clone());
+        tokio::spawn(async move {
+            if let Some(endpoint) = endpoint {
+                let _ = tokio::time::timeout(endpoint.request_limit, endpoint.empty()).await;
+            }
+            sandboxes.stop(Owner::OnDemand(program), STOP_GRACE);
+        });
+    }
+
+    fn fetch(&self, owner: Owner) {
+        let (fetcher, results) = (self.parts.fetcher.clone(), self.fetches.clone());
+        tokio::spawn(async move {
+            let result = fetcher.fetch(owner.program()).await;
+            let _ = results.send((owner, result)).await;
+        });
+    }
+
+    async fn stop_everything(self, mut events: mpsc::Receiver<(Owner, Happened)>) {
+        let sandboxes = &self.parts.sandboxes;
+        let owners = sandboxes.owners();
+        info!(sandboxes = owners.len(), "stopping all programs of this node");
+        for owner in owners {
+            self.parts.handle.endpoints.remove(owner.program(), owner.epoch());
+            sandboxes.stop(owner, STOP_GRACE);
+        }
+        while !sandboxes.owners().is_empty() && events.recv().await.is_some() {}
+        sandboxes.tear_down(self.parts.fetcher.images());
+    }
+}

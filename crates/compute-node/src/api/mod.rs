@@ -1,0 +1,79 @@
+//! What a node says about itself, in the shapes of aleph-vm, and what it lets owners see.
+
+mod about;
+mod logs;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use protocol::client::MessageNode;
+use protocol::control::Capacity;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::agent::AgentHandle;
+use crate::programs::catalog::Catalog;
+use crate::programs::sandboxes::Sandboxes;
+
+/// What the API shows.
+pub(crate) struct ApiState {
+    pub(crate) name: String,
+    pub(crate) node: Arc<OnceCell<protocol::NodeId>>,
+    /// Host names under which owners' requests may be signed for this node.
+    pub(crate) domains: Vec<String>,
+    pub(crate) capacity: Capacity,
+    pub(crate) data_dir: std::path::PathBuf,
+    pub(crate) message_node: MessageNode,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) sandboxes: Arc<Sandboxes>,
+    pub(crate) agent: AgentHandle,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) started: Instant,
+}
+
+/// An answer that says no, as aleph-vm writes it.
+pub(crate) struct ApiError(pub(crate) StatusCode, pub(crate) String);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+/// The node's own routes.
+pub(crate) fn router(state: Arc<ApiState>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/status/config", get(about::config))
+        .route("/about/usage/system", get(about::usage))
+        .route("/about/executions/list", get(about::executions))
+        .route("/v2/about/executions/list", get(about::executions_v2))
+        .route("/control/machine/{program}/logs", get(logs::read))
+        .route("/control/machine/{program}/stream_logs", get(logs::stream))
+        .fallback(unknown)
+        .with_state(state)
+}
+
+async fn health(State(state): State<Arc<ApiState>>) -> Json<Value> {
+    Json(json!({
+        "status": "ok",
+        "name": state.name,
+        "node": state.node.get(),
+        "uptime_seconds": state.started.elapsed().as_secs(),
+    }))
+}
+
+async fn metrics(State(state): State<Arc<ApiState>>) -> String {
+    state.metrics.render()
+}
+
+async fn unknown(uri: axum::http::Uri) -> ApiError {
+    ApiError(StatusCode::NOT_FOUND, format!("there is nothing at {} on this compute node", uri.path()))
+}

@@ -1,0 +1,83 @@
+//! What a compute node is told when it starts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use lease::LeaseConfig;
+use protocol::{Address, NodeId};
+
+/// The settings of a compute node. See `aleph-node compute-node --help` for what each means to an operator.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its public base URL, where gateways reach it.
+    pub url: String,
+    /// What people call it.
+    pub name: String,
+    /// Keys, caches, logs.
+    pub data_dir: PathBuf,
+    /// Sandboxes; on a tmpfs, short because sockets are in it.
+    pub run_dir: PathBuf,
+    /// Base URL of the message node.
+    pub message_node: String,
+    /// Base URLs of the schedulers.
+    pub schedulers: Vec<String>,
+    /// Base URLs of gateways that pass owners' requests on to this node.
+    pub gateway_urls: Vec<String>,
+    /// The only scheduler account that it obeys; any when absent.
+    pub scheduler_address: Option<Address>,
+    /// Its id, when it is registered already; it registers itself otherwise.
+    pub node_id: Option<NodeId>,
+    /// How its sandboxes are made.
+    pub sandboxes: SandboxConfig,
+    /// What it offers.
+    pub offer: Offer,
+    /// Constants of leases that are not the scheduler's: grace, kill allowance.
+    pub lease: LeaseConfig,
+    /// A copy on demand that nobody used for this long is stopped.
+    pub idle_after: Duration,
+    /// How long a program has to become ready.
+    pub ready_within: Duration,
+    /// How long a request waits for a program that starts or moves.
+    pub hold_requests: Duration,
+    /// Bytes of downloaded and unpacked files that are kept at most.
+    pub cache_bytes: u64,
+    /// Bytes of output that are kept of each program at most.
+    pub log_bytes: u64,
+    /// Whether programs go on running when the agent is asked to end, to be found by the next one.
+    pub leave_running: bool,
+}
+
+/// How sandboxes are made.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    /// The OCI runtime: `crun` or `runc`, by name or path.
+    pub oci_runtime: PathBuf,
+    /// The binary `aleph-supervisor`.
+    pub supervisor: PathBuf,
+    /// The directory with `aleph-init` and the ASGI server.
+    pub guest: PathBuf,
+    /// The first user id of the machine that sandboxes may have.
+    pub first_uid: u32,
+    /// How many sandboxes there can be at once, each with 65536 ids.
+    pub slots: u32,
+    /// Addresses for sandboxes with a network, four each.
+    pub network: Ipv4Net,
+}
+
+/// What a node offers, in all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Offer {
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// MiB of memory.
+    pub memory_mib: u64,
+    /// MiB of disk.
+    pub disk_mib: u64,
+    /// The part of processors and memory that is kept for programs on demand, 0 to 1. The rest is for persistent ones, so
+    /// that neither ever takes what was promised to the other.
+    pub on_demand_share: f64,
+}

@@ -1,0 +1,246 @@
+//! The connection to the scheduler: proves the node's key, sends heartbeats, passes grants on to the agent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use lease::{BootTime, LeaseConfig, LeaseTimes, clock};
+use protocol::control::{
+    CONTROL_VERSION, Capacity, Challenge, FromNode, FromScheduler, Grant, Heartbeat, Hello, Welcome,
+};
+use protocol::{Account, Address, BootId, NodeId};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::agent::AgentHandle;
+
+/// How long connecting and proving keys may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// The shortest and the longest pause between two tries.
+const QUICKEST: Duration = Duration::from_millis(100);
+const SLOWEST: Duration = Duration::from_secs(2);
+
+/// A connection that brings no answer for this many heartbeats is given up.
+const UNANSWERED: u32 = 5;
+
+/// How many heartbeats are remembered for their answers.
+const REMEMBERED: usize = 64;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum ControlError {
+    #[error("cannot reach the scheduler: {0}")]
+    Connection(String),
+    #[error("the scheduler speaks version {0} of the control protocol, this node version {CONTROL_VERSION}")]
+    Version(u32),
+    #[error("the scheduler's account is {actual}, this node obeys {expected} only")]
+    WrongScheduler { actual: Address, expected: Address },
+    #[error("the scheduler did not prove its key: {0}")]
+    Unproven(String),
+    #[error("the scheduler does not accept this node: {0}")]
+    Rejected(String),
+    #[error("the scheduler's lease does not fit this node's settings: {0}")]
+    Lease(#[from] lease::LeaseConfigError),
+    #[error("the scheduler sent something else than expected")]
+    Unexpected,
+    #[error("the scheduler does not answer")]
+    Silent,
+}
+
+/// What the connection says about the node.
+pub(crate) struct Identity {
+    pub(crate) account: Account,
+    pub(crate) node: NodeId,
+    pub(crate) boot: BootId,
+    pub(crate) url: String,
+    pub(crate) capacity: Capacity,
+    pub(crate) scheduler_address: Option<Address>,
+    pub(crate) lease: LeaseConfig,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Keeps a connection to one of the schedulers until `shutdown`.
+pub(crate) async fn run(
+    identity: Arc<Identity>,
+    schedulers: Vec<String>,
+    agent: AgentHandle,
+    shutdown: CancellationToken,
+) {
+    let (mut pause, mut next) = (QUICKEST, 0);
+    while !shutdown.is_cancelled() {
+        let url = &schedulers[next % schedulers.len()];
+        let began = Instant::now();
+        let session = shutdown.run_until_cancelled(session(&identity, url, &agent)).await;
+        if let Some(Err(error)) = session {
+            warn!(scheduler = url, %error, "no connection to the scheduler, trying again");
+        }
+        next += 1;
+        pause = if began.elapsed() > SLOWEST { QUICKEST } else { (pause * 2).min(SLOWEST) };
+        shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+    }
+}
+
+async fn session(identity: &Identity, url: &str, agent: &AgentHandle) -> Result<(), ControlError> {
+    let (mut socket, times) = timeout(HANDSHAKE, connect(identity, url)).await.map_err(|_| ControlError::Silent)??;
+    info!(scheduler = url, lease = ?times.lease(), "connected to the scheduler");
+    let mut sent = Sent::default();
+    let mut beat = interval(times.heartbeat());
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut answered = Instant::now();
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {
+                if answered.elapsed() > times.heartbeat() * UNANSWERED {
+                    return Err(ControlError::Silent);
+                }
+                heartbeat(identity, agent, &mut socket, &mut sent).await?;
+            }
+            () = agent.heartbeat_due() => heartbeat(identity, agent, &mut socket, &mut sent).await?,
+            frame = receive(&mut socket) => match frame? {
+                FromScheduler::Poke => heartbeat(identity, agent, &mut socket, &mut sent).await?,
+                FromScheduler::Grant(grant) => {
+                    answered = Instant::now();
+                    let Some(at) = sent.at(grant.sequence) else { continue };
+                    let times = granted_times(identity, &grant)?;
+                    agent.granted(at, times, grant).await;
+                }
+                FromScheduler::Rejected { reason } => return Err(ControlError::Rejected(reason)),
+                FromScheduler::Challenge(_) | FromScheduler::Welcome(_) => return Err(ControlError::Unexpected),
+            },
+        }
+    }
+}
+
+/// When heartbeats were sent, by this node's clock.
+#[derive(Debug, Default)]
+struct Sent {
+    last: u64,
+    times: VecDeque<(u64, BootTime)>,
+}
+
+impl Sent {
+    /// The next heartbeat's number. It counts as sent from now on, before the first byte leaves.
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.times.push_back((self.last, clock::now()));
+        if self.times.len() > REMEMBERED {
+            self.times.pop_front();
+        }
+        self.last
+    }
+
+    fn at(&self, sequence: u64) -> Option<BootTime> {
+        self.times.iter().find(|(number, _)| *number == sequence).map(|(_, at)| *at)
+    }
+}
+
+async fn connect(identity: &Identity, url: &str) -> Result<(Socket, LeaseTimes), ControlError> {
+    let address = format!("{}/api/v1/control", url.trim_end_matches('/').replacen("http", "ws", 1));
+    let (mut socket, _) =
+        tokio_tungstenite::connect_async(&address).await.map_err(|e| ControlError::Connection(e.to_string()))?;
+    if let MaybeTlsStream::Plain(stream) = socket.get_ref() {
+        let _ = stream.set_nodelay(true);
+    }
+    let FromScheduler::Challenge(challenge) = receive(&mut socket).await? else { return Err(ControlError::Unexpected) };
+    let hello = answer(identity, &challenge)?;
+    send(&mut socket, &FromNode::Hello(hello.clone())).await?;
+    let welcome = match receive(&mut socket).await? {
+        FromScheduler::Welcome(welcome) => welcome,
+        FromScheduler::Rejected { reason } => return Err(ControlError::Rejected(reason)),
+        _ => return Err(ControlError::Unexpected),
+    };
+    welcome.verify(&challenge, &hello).map_err(|e| ControlError::Unproven(e.to_string()))?;
+    Ok((socket, times(identity, &welcome)?))
+}
+
+fn answer(identity: &Identity, challenge: &Challenge) -> Result<Hello, ControlError> {
+    if challenge.version != CONTROL_VERSION {
+        return Err(ControlError::Version(challenge.version));
+    }
+    if let Some(expected) = &identity.scheduler_address
+        && challenge.scheduler != *expected
+    {
+        return Err(ControlError::WrongScheduler { actual: challenge.scheduler.clone(), expected: expected.clone() });
+    }
+    let software = format!("aleph-node/{}", env!("CARGO_PKG_VERSION"));
+    Ok(Hello::answer(
+        &identity.account,
+        challenge,
+        identity.node,
+        identity.boot.clone(),
+        identity.url.clone(),
+        software,
+    ))
+}
+
+fn times(identity: &Identity, welcome: &Welcome) -> Result<LeaseTimes, ControlError> {
+    Ok(LeaseTimes::new(LeaseConfig {
+        heartbeat: Duration::from_millis(welcome.heartbeat_ms),
+        lease: Duration::from_millis(welcome.lease_ms),
+        ..identity.lease
+    })?)
+}
+
+/// The constants with the length of this very grant.
+fn granted_times(identity: &Identity, grant: &Grant) -> Result<LeaseTimes, ControlError> {
+    let lease = Duration::from_millis(grant.lease_ms);
+    Ok(LeaseTimes::new(LeaseConfig { lease, heartbeat: lease / 5, ..identity.lease })?)
+}
+
+async fn heartbeat(
+    identity: &Identity,
+    agent: &AgentHandle,
+    socket: &mut Socket,
+    sent: &mut Sent,
+) -> Result<(), ControlError> {
+    let Some((applied, programs)) = agent.reports().await else { return Err(ControlError::Unexpected) };
+    let sequence = sent.next();
+    let heartbeat = Heartbeat { sequence, capacity: identity.capacity.clone(), applied, programs, draining: None };
+    send(socket, &FromNode::Heartbeat(heartbeat)).await
+}
+
+async fn send(socket: &mut Socket, frame: &FromNode) -> Result<(), ControlError> {
+    let text = serde_json::to_string(frame).expect("a frame is JSON");
+    socket.send(Message::text(text)).await.map_err(|e| ControlError::Connection(e.to_string()))
+}
+
+async fn receive(socket: &mut Socket) -> Result<FromScheduler, ControlError> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => {
+                return serde_json::from_str(&text)
+                    .map_err(|e| ControlError::Connection(format!("unreadable frame: {e}")));
+            }
+            Some(Ok(Message::Close(_))) | None => {
+                return Err(ControlError::Connection("the scheduler closed the connection".to_owned()));
+            }
+            Some(Ok(_)) => {}
+            Some(Err(e)) => return Err(ControlError::Connection(e.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_count_from_their_sending_and_old_ones_are_forgotten() {
+        let mut sent = Sent::default();
+        let before = clock::now();
+        assert_eq!(sent.next(), 1);
+        assert!(sent.at(1).unwrap() >= before);
+        for _ in 0..REMEMBERED {
+            sent.next();
+        }
+        assert_eq!(sent.at(1), None);
+        assert!(sent.at(2).is_some());
+    }
+}

@@ -1,0 +1,375 @@
+//! The gateway: takes requests for a program and finds it, wherever it runs.
+//!
+//! ```text
+//!  request ─▶ which program? ─▶ on this node? ─▶ its socket
+//!                 │                  │ no
+//!                 │ on demand        ▼
+//!                 ▼             another node has it ready? ─▶ that node, with the epoch
+//!            start it here           │ no: it starts or moves
+//!            (or have a node         ▼
+//!            start it)          wait, but not for ever, then 503
+//! ```
+//! A persistent program never runs on demand as well: exactly one copy is the promise.
+
+mod forward;
+mod reply;
+mod routes;
+mod target;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use protocol::api::scheduler::ProgramState;
+use protocol::{Epoch, NodeId, ProgramId};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use self::forward::Limits;
+use self::reply::{GATEWAY_ANSWER, Refusal};
+use self::routes::Route;
+pub(crate) use self::routes::Routes;
+pub(crate) use self::target::{Target, target};
+use crate::agent::AgentHandle;
+use crate::programs::catalog::{Catalog, Lookup, Program};
+use crate::programs::endpoint::Visit;
+use crate::programs::launch;
+
+/// Set by a gateway on what it sends to another node, which then answers itself or says that it cannot.
+pub(crate) const FORWARDED: HeaderName = HeaderName::from_static("aleph-gateway-forwarded");
+/// The epoch that a gateway believes to be the current one.
+const EPOCH: HeaderName = HeaderName::from_static("aleph-program-epoch");
+/// Which program answered; as upstream.
+const ITEM_HASH: HeaderName = HeaderName::from_static("aleph-program-itemhash");
+
+/// How long a connection between gateways may be unused.
+const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+
+/// How long connecting to another node may take before it counts as gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A gateway. With an agent it runs programs on demand on its own node, without one it passes them on to nodes.
+pub(crate) struct Gateway {
+    catalog: Arc<Catalog>,
+    routes: Arc<Routes>,
+    agent: Option<AgentHandle>,
+    nodes: Client<HttpsConnector<HttpConnector>, Body>,
+    hold: Duration,
+}
+
+impl Gateway {
+    /// `hold` is how long a request waits for a program that starts or moves.
+    pub(crate) fn new(
+        catalog: Arc<Catalog>,
+        routes: Arc<Routes>,
+        agent: Option<AgentHandle>,
+        hold: Duration,
+    ) -> Arc<Self> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let https =
+            HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(http);
+        let nodes = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_CONNECTION)
+            .pool_timer(TokioTimer::new())
+            .build(https);
+        Arc::new(Self { catalog, routes, agent, nodes, hold })
+    }
+
+    /// Answers a request for a program.
+    pub(crate) async fn answer(&self, target: Target, request: Request<Body>) -> Response<Body> {
+        let result = match target {
+            Target::Program(program, path) => self.serve(program, path, request).await,
+            Target::NotAnId(text) => Err(Refusal::NotAnId(text)),
+            Target::Node => unreachable!("requests for the node do not come here"),
+        };
+        result.unwrap_or_else(|refusal| refusal.respond())
+    }
+
+    async fn serve(
+        &self,
+        id: ProgramId,
+        path: PathAndQuery,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Refusal> {
+        // The quick way: it answers on this node. Its message was checked when it started.
+        if let Some(visit) = self.enter(id) {
+            return pass_on(visit, path, request).await;
+        }
+        let forwarded = request.headers().contains_key(FORWARDED);
+        let program = self.program(id).await?;
+        if program.content.is_persistent() {
+            return self.serve_persistent(&program, path, request, forwarded).await;
+        }
+        if !program.content.on.http {
+            return Err(Refusal::NotOnRequests(id));
+        }
+        match &self.agent {
+            Some(agent) => {
+                let visit = agent.enter_on_demand(id).await.map_err(Refusal::Failed)?;
+                pass_on(visit, path, request).await
+            }
+            None => self.pass_to_some_node(&program, path, request).await,
+        }
+    }
+
+    fn enter(&self, program: ProgramId) -> Option<Visit> {
+        self.agent.as_ref()?.enter(program)
+    }
+
+    async fn program(&self, id: ProgramId) -> Result<Arc<Program>, Refusal> {
+        match self.catalog.lookup(id).await {
+            Ok(Lookup::Found(program)) => Ok(program),
+            Ok(Lookup::Unknown) => Err(Refusal::Unknown(id)),
+            Ok(Lookup::Pending) => Err(Refusal::NotRunning("its message is not processed yet".to_owned())),
+            Ok(Lookup::Over(status)) => Err(Refusal::Over(id, status)),
+            Ok(Lookup::Invalid(why)) => Err(Refusal::Invalid(why)),
+            Err(error) => Err(Refusal::NobodyToAsk(error.to_string())),
+        }
+    }
+
+    /// Sends the request to the node that has the program, and waits for one while it starts or moves.
+    async fn serve_persistent(
+        &self,
+        program: &Program,
+        path: PathAndQuery,
+        request: Request<Body>,
+        forwarded: bool,
+    ) -> Result<Response<Body>, Refusal> {
+        if forwarded {
+            return Err(Refusal::NotHere);
+        }
+        let give_up = Instant::now() + self.hold;
+        let mut request = Attempts::new(request);
+        loop {
+            if let Some(visit) = self.enter(program.id) {
+                let moved = || Refusal::NotRunning("it moved while the request was sent".to_owned());
+                return pass_on(visit, path, request.next().ok_or_else(moved)?).await;
+            }
+            let route = self.routes.find(program.id).await;
+            let why = match route {
+                Ok(Some(route)) => match self.try_route(program, &path, &mut request, &route).await {
+                    Tried::Answered(response) => return response,
+                    Tried::NotNow(why) => why,
+                    Tried::NotSoon(why) => return Err(Refusal::NotRunning(why)),
+                },
+                Ok(None) => "it has not been placed yet".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() >= give_up {
+                return Err(Refusal::NotRunning(why));
+            }
+            let _ = tokio::time::timeout_at(give_up, self.routes.change()).await;
+        }
+    }
+
+    async fn try_route(&self, program: &Program, path: &PathAndQuery, request: &mut Attempts, route: &Route) -> Tried {
+        let reason = || route.reason.clone().unwrap_or_else(|| format!("it is {}", route.state.as_str()));
+        match (route.state, &route.node_url) {
+            (ProgramState::Ready, Some(url)) => {
+                let Some(attempt) = request.next() else {
+                    return Tried::NotSoon("it moved while the request was sent".to_owned());
+                };
+                let limits = limits(launch::request_limit(&program.content), Some(route.epoch));
+                match self.send_to_node(url, program.id, path, attempt, Some(route.epoch), limits).await {
+                    Ok(response) if !is_not_here(&response) => Tried::Answered(Ok(response)),
+                    Err(refusal @ Refusal::TooSlow(_)) => Tried::Answered(Err(refusal)),
+                    // The route is old, or the node just died: somebody knows better soon.
+                    _ => {
+                        self.routes.doubt(program.id, route);
+                        Tried::NotNow("its node does not answer".to_owned())
+                    }
+                }
+            }
+            (ProgramState::Failing, _) => Tried::NotSoon(reason()),
+            (ProgramState::Unplaced, _) if route.reason.as_deref().is_some_and(|r| r.starts_with("no node fits")) => {
+                Tried::NotSoon(reason())
+            }
+            _ => Tried::NotNow(reason()),
+        }
+    }
+
+    /// Has a node run the copy on demand: always the same one for a program, as long as it answers.
+    async fn pass_to_some_node(
+        &self,
+        program: &Program,
+        path: PathAndQuery,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Refusal> {
+        let mut nodes = self.routes.healthy_nodes().await.map_err(|e| Refusal::NobodyToAsk(e.to_string()))?;
+        nodes.sort_by_cached_key(|(node, _)| rendezvous(node, &program.id));
+        let mut request = Attempts::new(request);
+        // A start may come before the answer.
+        let limit = launch::request_limit(&program.content);
+        let limits = Limits { head: limit + self.hold, whole: Some(limit + self.hold) };
+        let mut last = Refusal::NobodyToAsk("no compute node is connected".to_owned());
+        for (_, url) in nodes {
+            let Some(attempt) = request.next() else { break };
+            match self.send_to_node(&url, program.id, &path, attempt, None, limits).await {
+                Err(refusal @ Refusal::Broken(_)) => last = refusal,
+                result => return result,
+            }
+        }
+        Err(last)
+    }
+
+    /// Passes an owner's request about a program (`/control/machine/…`) to the node that has it.
+    pub(crate) async fn pass_to_its_node(&self, id: ProgramId, request: Request<Body>) -> Response<Body> {
+        let result = async {
+            let program = self.program(id).await?;
+            let url = if program.content.is_persistent() {
+                let route = self.routes.find(id).await.map_err(|e| Refusal::NobodyToAsk(e.to_string()))?;
+                route
+                    .and_then(|route| route.node_url)
+                    .ok_or_else(|| Refusal::NotRunning("it has no node now".to_owned()))?
+            } else {
+                let nodes = self.routes.healthy_nodes().await.map_err(|e| Refusal::NobodyToAsk(e.to_string()))?;
+                let first = nodes.into_iter().min_by_key(|(node, _)| rendezvous(node, &id));
+                first.ok_or_else(|| Refusal::NobodyToAsk("no compute node is connected".to_owned()))?.1
+            };
+            let base = base_uri(&url)?;
+            let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+            let limits = Limits { head: self.hold, whole: None };
+            forward::forward(&self.nodes, request, &base, path, limits, ()).await
+        };
+        result.await.unwrap_or_else(|refusal: Refusal| refusal.respond())
+    }
+
+    async fn send_to_node(
+        &self,
+        url: &str,
+        program: ProgramId,
+        path: &PathAndQuery,
+        mut request: Request<Body>,
+        epoch: Option<Epoch>,
+        limits: Limits,
+    ) -> Result<Response<Body>, Refusal> {
+        let base = base_uri(url)?;
+        let prefix = base.path().trim_end_matches('/').to_owned();
+        let path = format!("{prefix}/vm/{program}{path}").parse().expect("a path below a path is a path");
+        let headers = request.headers_mut();
+        headers.insert(FORWARDED, HeaderValue::from_static("1"));
+        if let Some(epoch) = epoch {
+            headers.insert(EPOCH, HeaderValue::from(epoch.get()));
+        }
+        forward::forward(&self.nodes, request, &base, path, limits, ()).await
+    }
+}
+
+/// A node's registered address.
+fn base_uri(url: &str) -> Result<Uri, Refusal> {
+    let base: Option<Uri> = url.parse().ok();
+    base.filter(|base| base.authority().is_some() && base.scheme().is_some())
+        .ok_or_else(|| Refusal::Broken(format!("the node is registered with the address '{url}', which is no URL")))
+}
+
+/// What became of a try.
+enum Tried {
+    Answered(Result<Response<Body>, Refusal>),
+    /// It may work in a moment.
+    NotNow(String),
+    /// It will not work soon.
+    NotSoon(String),
+}
+
+/// Whether a node says that it does not have the program after all.
+fn is_not_here(response: &Response<Body>) -> bool {
+    response.headers().get(GATEWAY_ANSWER).is_some_and(|code| code == "not_here" || code == "broken")
+}
+
+/// Answers of persistent programs may go on for ever once they began; those of copies on demand may not.
+fn limits(request_limit: Duration, epoch: Option<Epoch>) -> Limits {
+    Limits { head: request_limit, whole: epoch.is_none().then_some(request_limit) }
+}
+
+/// Sends a request into a sandbox of this node.
+async fn pass_on(visit: Visit, path: PathAndQuery, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    let endpoint = visit.endpoint().clone();
+    // Whoever believes in another epoch has an old or a newer map than this node.
+    let believed = request.headers_mut().remove(EPOCH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if believed.is_some_and(|believed: u64| endpoint.epoch != Some(Epoch::new(believed))) {
+        return Err(Refusal::NotHere);
+    }
+    request.headers_mut().remove(FORWARDED);
+    let limits = limits(endpoint.request_limit, endpoint.epoch);
+    let mut response =
+        forward::forward(&endpoint.client, request, &Uri::from_static("http://sandbox"), path, limits, visit).await?;
+    let id = HeaderValue::from_str(&endpoint.program.to_string()).expect("hexadecimal digits are a header's value");
+    response.headers_mut().insert(ITEM_HASH, id);
+    Ok(response)
+}
+
+/// Orders nodes for a program: the same for every gateway, different for every program.
+fn rendezvous(node: &NodeId, program: &ProgramId) -> [u8; 32] {
+    Sha256::new().chain_update(node.as_bytes()).chain_update(program.as_bytes()).finalize().into()
+}
+
+/// A request that can be sent more than once, if it has no body. One with a body is sent once: its bytes are gone then.
+struct Attempts {
+    request: Option<Request<Body>>,
+    repeatable: bool,
+}
+
+impl Attempts {
+    fn new(request: Request<Body>) -> Self {
+        use http_body::Body as _;
+        let upgrade = request.headers().contains_key(http::header::UPGRADE);
+        let repeatable = request.body().is_end_stream() && !upgrade;
+        Self { request: Some(request), repeatable }
+    }
+
+    fn next(&mut self) -> Option<Request<Body>> {
+        if !self.repeatable {
+            return self.request.take();
+        }
+        let request = self.request.as_ref()?;
+        let mut copy = Request::new(Body::empty());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        Some(copy)
+    }
+}
+
+/// The host that a request names, by its header or its address.
+pub(crate) fn host_of<B>(request: &Request<B>) -> Option<&str> {
+    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    header.or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_without_a_body_can_be_sent_again() {
+        let mut request = Attempts::new(Request::get("/x").header("a", "b").body(Body::empty()).unwrap());
+        for _ in 0..3 {
+            assert_eq!(request.next().unwrap().headers()["a"], "b");
+        }
+        let mut request = Attempts::new(Request::post("/x").body(Body::from("data")).unwrap());
+        assert!(request.next().is_some());
+        assert!(request.next().is_none());
+    }
+
+    #[test]
+    fn programs_spread_over_nodes() {
+        let nodes: Vec<_> = (0..4).map(|i| NodeId::from_bytes([i; 32])).collect();
+        let first = |program: u8| {
+            let program = ProgramId::from_bytes([program; 32]);
+            nodes.iter().min_by_key(|node| rendezvous(node, &program)).unwrap()
+        };
+        let used: std::collections::BTreeSet<_> = (0..40).map(first).collect();
+        assert_eq!(used.len(), 4);
+    }
+}

@@ -1,0 +1,262 @@
+//! Where persistent programs run: asked of the scheduler once, then kept true by its event stream. What carries a lower
+//! epoch than the highest seen is not believed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use protocol::api::scheduler::{ProgramState, SchedulerEvent, VmRecord};
+use protocol::client::{ClientError, Scheduler};
+use protocol::{Epoch, ProgramId};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::single_flight::SingleFlight;
+
+/// A route is asked for again after this long even if no event told of a change, while the stream works.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// The same while the stream is interrupted.
+const FRESH_WITHOUT_STREAM: Duration = Duration::from_millis(500);
+
+/// How many routes are kept at most.
+const MAX_ROUTES: usize = 100_000;
+
+/// How long to wait before the stream is opened again.
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// Where a program runs and what it does there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) epoch: Epoch,
+    /// The base URL of its node; `None` while it has none.
+    pub(crate) node_url: Option<String>,
+    pub(crate) state: ProgramState,
+    /// Why it is not ready, for people.
+    pub(crate) reason: Option<String>,
+}
+
+impl Route {
+    fn of(record: VmRecord) -> Self {
+        let failure = record.failure.map(|failure| failure.kind.words().to_owned());
+        Self {
+            epoch: record.epoch.unwrap_or(Epoch::new(0)),
+            node_url: record.node_url,
+            state: record.state,
+            reason: failure.or(record.reason),
+        }
+    }
+}
+
+type Asked = Result<Option<Route>, Arc<ClientError>>;
+
+/// The routes that this gateway knows.
+pub(crate) struct Routes {
+    schedulers: Vec<Scheduler>,
+    known: Mutex<HashMap<ProgramId, (Route, Instant)>>,
+    lookups: SingleFlight<ProgramId, Asked>,
+    changed: Notify,
+    streaming: std::sync::atomic::AtomicBool,
+}
+
+impl Routes {
+    pub(crate) fn new(schedulers: &[String]) -> Arc<Self> {
+        Arc::new(Self {
+            schedulers: schedulers.iter().map(Scheduler::new).collect(),
+            known: Mutex::default(),
+            lookups: SingleFlight::default(),
+            changed: Notify::new(),
+            streaming: false.into(),
+        })
+    }
+
+    /// Where a program runs; `None` when no scheduler knows it. Schedulers that cannot be asked do not make a known route
+    /// unknown.
+    pub(crate) async fn find(self: &Arc<Self>, program: ProgramId) -> Asked {
+        let known = self.known(program);
+        let streaming = self.streaming.load(std::sync::atomic::Ordering::Relaxed);
+        let fresh = if streaming { FRESH } else { FRESH_WITHOUT_STREAM };
+        if let Some((route, asked)) = &known
+            && asked.elapsed() < fresh
+        {
+            return Ok(Some(route.clone()));
+        }
+        let routes = self.clone();
+        let asked = self.lookups.run(program, || async move { routes.ask(program).await }).await;
+        match (asked, known) {
+            (Err(_), Some((route, _))) => Ok(Some(route)),
+            (asked, _) => asked,
+        }
+    }
+
+    /// Forgets a route that proved wrong, so that it is asked for again.
+    pub(crate) fn doubt(&self, program: ProgramId, route: &Route) {
+        let mut known = self.known.lock().expect("no code panics while it holds this lock");
+        if known.get(&program).is_some_and(|(current, _)| current == route) {
+            known.remove(&program);
+        }
+    }
+
+    /// Waits until some route changes, or for a while.
+    pub(crate) async fn change(&self) {
+        let streaming = self.streaming.load(std::sync::atomic::Ordering::Relaxed);
+        let most = if streaming { Duration::from_secs(1) } else { FRESH_WITHOUT_STREAM };
+        let _ = tokio::time::timeout(most, self.changed.notified()).await;
+    }
+
+    fn known(&self, program: ProgramId) -> Option<(Route, Instant)> {
+        self.known.lock().expect("no code panics while it holds this lock").get(&program).cloned()
+    }
+
+    /// The nodes that could run a copy on demand, by their URLs.
+    pub(crate) async fn healthy_nodes(&self) -> Result<Vec<(protocol::NodeId, String)>, ClientError> {
+        use protocol::api::scheduler::NodeStatus;
+        let mut last = None;
+        for scheduler in &self.schedulers {
+            match scheduler.nodes().await {
+                Ok(nodes) => {
+                    let healthy = nodes.into_iter().filter(|n| n.status == NodeStatus::Healthy && n.draining.is_none());
+                    return Ok(healthy.map(|node| (node.node_hash, node.address)).collect());
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        last.map_or(Ok(Vec::new()), Err)
+    }
+
+    async fn ask(&self, program: ProgramId) -> Asked {
+        let mut last = None;
+        for scheduler in &self.schedulers {
+            match scheduler.vm(&program).await {
+                Ok(record) => {
+                    let route = record.map(Route::of);
+                    if let Some(route) = &route {
+                        self.learn(program, route.clone());
+                    }
+                    // What is known may be newer than the answer.
+                    return Ok(self.known(program).map(|(route, _)| route).or(route));
+                }
+                Err(error) => last = Some(Arc::new(error)),
+            }
+        }
+        last.map_or(Ok(None), Err)
+    }
+
+    /// Takes over a route, unless it is of a lower epoch than the known one.
+    fn learn(&self, program: ProgramId, route: Route) {
+        let mut known = self.known.lock().expect("no code panics while it holds this lock");
+        if known.len() >= MAX_ROUTES {
+            known.clear();
+        }
+        if known.get(&program).is_none_or(|(current, _)| current.epoch <= route.epoch) {
+            known.insert(program, (route, Instant::now()));
+        }
+    }
+
+    fn apply(&self, event: SchedulerEvent) {
+        use SchedulerEvent::{VmScheduled, VmState, VmUnschedulable, VmUnscheduled};
+        match event {
+            VmScheduled { vm_hash, epoch, node_url, .. } => {
+                let state = ProgramState::Assigned;
+                self.learn(vm_hash, Route { epoch, node_url: Some(node_url), state, reason: None });
+            }
+            VmState { vm_hash, epoch, state } => {
+                let known = self.known(vm_hash).filter(|(route, _)| route.epoch == epoch);
+                match known {
+                    // Why it fails is asked for when somebody wants to know.
+                    Some(_) if state == ProgramState::Failing => self.forget(vm_hash),
+                    Some((route, _)) => self.learn(vm_hash, Route { state, reason: None, ..route }),
+                    None => {}
+                }
+            }
+            VmUnscheduled { vm_hash, epoch, reason, .. } => {
+                let (node_url, state) = (None, ProgramState::Unplaced);
+                self.learn(vm_hash, Route { epoch, node_url, state, reason: Some(reason) });
+            }
+            VmUnschedulable { vm_hash, .. } => self.forget(vm_hash),
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn forget(&self, program: ProgramId) {
+        self.known.lock().expect("no code panics while it holds this lock").remove(&program);
+    }
+
+    /// Follows the schedulers' events until `shutdown`.
+    pub(crate) async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
+        use std::sync::atomic::Ordering;
+        let mut next = 0;
+        while !shutdown.is_cancelled() && !self.schedulers.is_empty() {
+            let scheduler = &self.schedulers[next % self.schedulers.len()];
+            let followed = shutdown.run_until_cancelled(self.follow_once(scheduler)).await;
+            if self.streaming.swap(false, Ordering::Relaxed) {
+                warn!(scheduler = scheduler.url(), error = ?followed.map(Result::err), "the scheduler's events are interrupted");
+            }
+            next += 1;
+            shutdown.run_until_cancelled(tokio::time::sleep(RECONNECT)).await;
+        }
+    }
+
+    async fn follow_once(&self, scheduler: &Scheduler) -> Result<(), ClientError> {
+        let mut events = scheduler.events().await?;
+        // What changed while nobody listened is asked for when it is needed.
+        self.known.lock().expect("no code panics while it holds this lock").clear();
+        self.streaming.store(true, std::sync::atomic::Ordering::Relaxed);
+        info!(scheduler = scheduler.url(), "following the scheduler");
+        while let Some(event) = events.next().await? {
+            self.apply(event);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::NodeId;
+
+    use super::*;
+
+    fn scheduled(epoch: u64, url: &str) -> SchedulerEvent {
+        SchedulerEvent::VmScheduled {
+            vm_hash: ProgramId::from_bytes([1; 32]),
+            node_hash: NodeId::from_bytes([2; 32]),
+            epoch: Epoch::new(epoch),
+            node_url: url.into(),
+        }
+    }
+
+    fn state(epoch: u64, state: ProgramState) -> SchedulerEvent {
+        SchedulerEvent::VmState { vm_hash: ProgramId::from_bytes([1; 32]), epoch: Epoch::new(epoch), state }
+    }
+
+    #[test]
+    fn lower_epochs_are_not_believed() {
+        let routes = Routes::new(&[]);
+        let program = ProgramId::from_bytes([1; 32]);
+        let route = || routes.known(program).map(|(route, _)| (route.epoch.get(), route.node_url, route.state));
+        routes.apply(scheduled(2, "http://new"));
+        routes.apply(scheduled(1, "http://old"));
+        routes.apply(state(1, ProgramState::Ready));
+        assert_eq!(route(), Some((2, Some("http://new".into()), ProgramState::Assigned)));
+        routes.apply(state(2, ProgramState::Ready));
+        assert_eq!(route(), Some((2, Some("http://new".into()), ProgramState::Ready)));
+        let (node_hash, reason) = (NodeId::from_bytes([2; 32]), "lost".to_owned());
+        routes.apply(SchedulerEvent::VmUnscheduled { vm_hash: program, node_hash, epoch: Epoch::new(2), reason });
+        assert_eq!(route(), Some((2, None, ProgramState::Unplaced)));
+    }
+
+    #[test]
+    fn a_route_is_doubted_only_while_it_is_the_current_one() {
+        let routes = Routes::new(&[]);
+        let program = ProgramId::from_bytes([1; 32]);
+        routes.apply(scheduled(1, "http://old"));
+        let old = routes.known(program).unwrap().0;
+        routes.apply(scheduled(2, "http://new"));
+        routes.doubt(program, &old);
+        assert!(routes.known(program).is_some());
+        let new = routes.known(program).unwrap().0;
+        routes.doubt(program, &new);
+        assert!(routes.known(program).is_none());
+    }
+}

@@ -1,0 +1,366 @@
+//! Puts a compute node, or a gateway without one, together and runs it.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use lease::{LeaseTimes, clock};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use protocol::client::MessageNode;
+use protocol::control::Capacity;
+use protocol::{Account, account::AccountError};
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::TcpListener;
+use tokio::sync::{OnceCell, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::agent::{Agent, AgentHandle, Message, Parts};
+use crate::api::{self, ApiState};
+use crate::config::{Config, Offer};
+use crate::control::{self, Identity};
+use crate::core::on_demand::OnDemand;
+use crate::core::persistent::{Needs, Persistent};
+use crate::epochs::EpochStore;
+use crate::gateway::{Gateway, Routes};
+use crate::machine;
+use crate::programs::catalog::{Catalog, Change};
+use crate::programs::code::CodeCache;
+use crate::programs::endpoint::Endpoints;
+use crate::programs::fetch::Fetcher;
+use crate::programs::files::Files;
+use crate::programs::images::Images;
+use crate::programs::sandboxes::{Happened, Owner, Sandboxes};
+use crate::registration;
+use crate::server::{self, Services};
+
+/// How many events of sandboxes may wait.
+const EVENTS: usize = 1024;
+
+/// Why a compute node cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; is something else using the port?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A directory cannot be used.
+    #[error("cannot use {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another process uses the data directory.
+    #[error("{} is in use by another compute node; stop it first, or name another --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// Something that sandboxes need is not there.
+    #[error("{what} is missing at {}: {hint}", path.display())]
+    Missing {
+        /// What.
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Not root.
+    #[error("a compute node makes sandboxes, which only root can do: run it as root")]
+    NotRoot,
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] AccountError),
+    /// The lease's constants do not fit together.
+    #[error("the lease settings do not fit together: {0}")]
+    Lease(#[from] lease::LeaseConfigError),
+    /// No scheduler is named.
+    #[error("name at least one scheduler with --scheduler URL")]
+    NoScheduler,
+}
+
+fn in_directory(path: &std::path::Path) -> impl FnOnce(io::Error) -> RunError {
+    let path = path.to_owned();
+    move |source| RunError::Directory { path, source }
+}
+
+/// Runs a compute node until `shutdown`. Calls `ready` with the address it listens on, once requests are answered.
+///
+/// # Errors
+/// [`RunError`] when it cannot start. Once it runs it goes on, whatever else in the network is down.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(SocketAddr) + Send,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    check(&config)?;
+    let _lock = lock(&config.data_dir)?;
+    let listener = listen(config.listen).await?;
+    let address = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
+
+    let account = Account::from_file_or_generate(&config.data_dir.join("node.key"))?;
+    let message_node = MessageNode::new(&config.message_node);
+    let catalog = Catalog::new(message_node.clone());
+    let routes = Routes::new(&config.schedulers);
+    let (handle, messages) = AgentHandle::new(Arc::new(Endpoints::default()));
+    let (agent, events, sandboxes) = build_agent(&config, &catalog, &message_node, &handle).await?;
+
+    let (node, capacity) = (Arc::new(OnceCell::new()), persistent_capacity(&config.offer));
+    let api = api::router(Arc::new(ApiState {
+        name: config.name.clone(),
+        node: node.clone(),
+        domains: domains(&config),
+        capacity: capacity.clone(),
+        data_dir: config.data_dir.clone(),
+        message_node: message_node.clone(),
+        catalog: catalog.clone(),
+        sandboxes,
+        agent: handle.clone(),
+        metrics: metrics(),
+        started: Instant::now(),
+    }));
+    let gateway = Gateway::new(catalog.clone(), routes.clone(), Some(handle.clone()), config.hold_requests);
+    let services = Arc::new(Services { gateway, api, passes_control_on: false });
+
+    // What serves requests ends before what runs programs.
+    let (edge, core) = (shutdown.child_token(), CancellationToken::new());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(routes.follow(edge.clone()));
+    tasks.spawn(follow_catalog(catalog, handle.clone(), edge.clone()));
+    tasks.spawn(connect(config, account, node, capacity, message_node, handle, edge.clone()));
+    let agent = tokio::spawn(agent.run(messages, events, core.clone()));
+    ready(address);
+    server::serve(listener, services, edge).await;
+    core.cancel();
+    let _ = agent.await;
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// What a gateway without a compute node is told.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Base URL of the message node.
+    pub message_node: String,
+    /// Base URLs of the schedulers.
+    pub schedulers: Vec<String>,
+    /// How long a request waits for a program that starts or moves.
+    pub hold_requests: Duration,
+}
+
+/// Runs a gateway without a compute node until `shutdown`. Calls `ready` with the address it listens on.
+///
+/// # Errors
+/// [`RunError`] when it cannot start.
+pub async fn run_gateway(
+    config: GatewayConfig,
+    ready: impl FnOnce(SocketAddr) + Send,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    if config.schedulers.is_empty() {
+        return Err(RunError::NoScheduler);
+    }
+    let listener = listen(config.listen).await?;
+    let address = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
+    let catalog = Catalog::new(MessageNode::new(&config.message_node));
+    let routes = Routes::new(&config.schedulers);
+    let metrics = metrics();
+    let api = Router::new()
+        .route("/health", axum::routing::get(async || axum::Json(serde_json::json!({ "status": "ok" }))))
+        .route("/metrics", axum::routing::get(async move || metrics.render()));
+    let gateway = Gateway::new(catalog.clone(), routes.clone(), None, config.hold_requests);
+    let (changes, mut ignored) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(routes.follow(shutdown.clone()));
+    tasks.spawn(catalog.follow(changes, shutdown.clone()));
+    // Nothing runs here that would have to follow.
+    tasks.spawn(async move { while ignored.recv().await.is_some() {} });
+    ready(address);
+    server::serve(listener, Arc::new(Services { gateway, api, passes_control_on: true }), shutdown).await;
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+fn check(config: &Config) -> Result<(), RunError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(RunError::NotRoot);
+    }
+    if config.schedulers.is_empty() {
+        return Err(RunError::NoScheduler);
+    }
+    LeaseTimes::new(config.lease)?;
+    let made = &config.sandboxes;
+    let missing = |what, path: PathBuf, hint| Err(RunError::Missing { what, path, hint });
+    if find_program(&made.oci_runtime).is_none() {
+        let hint = "install the Debian package crun, or name another runtime with --oci-runtime";
+        return missing("the OCI runtime", made.oci_runtime.clone(), hint);
+    }
+    if !made.supervisor.is_file() {
+        return missing(
+            "aleph-supervisor",
+            made.supervisor.clone(),
+            "it belongs next to aleph-node: `make build` puts it there",
+        );
+    }
+    if !made.guest.join("aleph-init").is_file() {
+        return missing("aleph-init", made.guest.join("aleph-init"), "`make guest` builds it");
+    }
+    Ok(())
+}
+
+/// A program by its path, or by its name in one of the usual directories.
+fn find_program(name: &std::path::Path) -> Option<PathBuf> {
+    if name.components().count() > 1 {
+        return name.is_file().then(|| name.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+/// Keeps other compute nodes off the data directory as long as the file is held.
+fn lock(data_dir: &std::path::Path) -> Result<File, RunError> {
+    let open = || {
+        fs::create_dir_all(data_dir)?;
+        File::create(data_dir.join("lock"))
+    };
+    let file = open().map_err(in_directory(data_dir))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| RunError::InUse(data_dir.to_owned()))?;
+    Ok(file)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })
+}
+
+async fn build_agent(
+    config: &Config,
+    catalog: &Arc<Catalog>,
+    message_node: &MessageNode,
+    handle: &AgentHandle,
+) -> Result<(Agent, mpsc::Receiver<(Owner, Happened)>, Arc<Sandboxes>), RunError> {
+    let data = &config.data_dir;
+    let (events_in, events) = mpsc::channel(EVENTS);
+    // Downloaded and unpacked files share the cache's size.
+    let half = config.cache_bytes / 2;
+    let open = |name: &str| data.join("cache").join(name);
+    let files = Files::open(open("files"), half, message_node.clone()).map_err(in_directory(&open("files")))?;
+    let images = Images::open(open("images")).map_err(in_directory(&open("images")))?;
+    let code = Arc::new(CodeCache::open(open("code"), half).map_err(in_directory(&open("code")))?);
+    let sandboxes = Sandboxes::new(config.clone(), code.clone(), events_in).map_err(in_directory(&config.run_dir))?;
+    let (epochs, seen) = EpochStore::open(data.join("epochs")).map_err(in_directory(&data.join("epochs")))?;
+    let fetcher = Fetcher::new(catalog.clone(), message_node.clone(), files, images, code);
+    let capacity = persistent_capacity(&config.offer);
+    let mut agent = Agent::new(Parts {
+        persistent: Persistent::new(clock::now(), capacity, seen, config.lease.lease),
+        on_demand: OnDemand::new(on_demand_capacity(&config.offer), config.idle_after),
+        epochs,
+        sandboxes: sandboxes.clone(),
+        fetcher: Arc::new(fetcher),
+        handle: handle.clone(),
+        leave_running: config.leave_running,
+    });
+    // Before the first heartbeat: what it does not mention is not there.
+    let adopted = sandboxes.adopt().await.map_err(in_directory(&config.run_dir))?;
+    agent.take_over(adopted);
+    Ok((agent, events, sandboxes))
+}
+
+/// Registers the node, then stays connected to a scheduler.
+async fn connect(
+    config: Config,
+    account: Account,
+    node: Arc<OnceCell<protocol::NodeId>>,
+    capacity: Capacity,
+    message_node: MessageNode,
+    handle: AgentHandle,
+    shutdown: CancellationToken,
+) {
+    let names = (config.name.as_str(), config.url.as_str());
+    let id = registration::node_id(config.node_id, &config.data_dir, &account, names, &message_node, &shutdown).await;
+    let (Some(id), Ok(boot)) = (id, machine::boot_id()) else { return };
+    let _ = node.set(id);
+    let identity = Arc::new(Identity {
+        account,
+        node: id,
+        boot,
+        url: config.url,
+        capacity,
+        scheduler_address: config.scheduler_address,
+        lease: config.lease,
+    });
+    info!(node = %id, "this node");
+    control::run(identity, config.schedulers, handle, shutdown).await;
+}
+
+/// Passes changes of programs on to the agent.
+async fn follow_catalog(catalog: Arc<Catalog>, handle: AgentHandle, shutdown: CancellationToken) {
+    let (changes, mut changed) = mpsc::channel::<Change>(64);
+    let messages = handle.changes();
+    tokio::join!(catalog.follow(changes, shutdown), async move {
+        while let Some(change) = changed.recv().await {
+            let _ = messages.send(Message::Changed(change)).await;
+        }
+    });
+}
+
+/// What persistent programs get.
+fn persistent_capacity(offer: &Offer) -> Capacity {
+    let on_demand = on_demand_capacity(offer);
+    let (cpu_vendor, cpu_features) = machine::processor();
+    Capacity {
+        vcpus: offer.vcpus - on_demand.vcpus,
+        memory_mib: offer.memory_mib - on_demand.memory_mib,
+        disk_mib: offer.disk_mib,
+        architecture: machine::architecture().to_owned(),
+        cpu_vendor,
+        cpu_features,
+    }
+}
+
+/// What copies on demand get.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+fn on_demand_capacity(offer: &Offer) -> Needs {
+    let share = offer.on_demand_share.clamp(0.0, 1.0);
+    Needs {
+        vcpus: (f64::from(offer.vcpus) * share).floor() as u32,
+        memory_mib: (offer.memory_mib as f64 * share).floor() as u64,
+    }
+}
+
+/// The host names of this node: requests signed for another are refused.
+fn domains(config: &Config) -> Vec<String> {
+    let host = |url: &str| url.parse::<http::Uri>().ok()?.host().map(str::to_owned);
+    std::iter::once(&config.url).chain(&config.gateway_urls).filter_map(|url| host(url)).collect()
+}
+
+fn metrics() -> PrometheusHandle {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // In a process with several parts the first one's recorder serves all; that happens in tests only.
+    let _ = metrics::set_global_recorder(recorder);
+    handle
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn persistent_programs_and_copies_on_demand_share_what_is_offered() {
+        let offer = Offer { vcpus: 9, memory_mib: 1001, disk_mib: 5, on_demand_share: 0.25 };
+        let (persistent, on_demand) = (persistent_capacity(&offer), on_demand_capacity(&offer));
+        assert_eq!((persistent.vcpus + on_demand.vcpus, persistent.memory_mib + on_demand.memory_mib), (9, 1001));
+        assert_eq!((on_demand.vcpus, on_demand.memory_mib), (2, 250));
+    }
+}

@@ -1,0 +1,174 @@
+//! Everything that a program needs before its sandbox can start.
+
+use std::sync::Arc;
+
+use protocol::client::MessageNode;
+use protocol::control::{Failure, FailureKind};
+use protocol::message::{ItemType, MessageType, StoreContent, parse_content};
+use protocol::{Address, FileHash, ProgramId};
+
+use super::catalog::{Catalog, Lookup, Program};
+use super::code::{CodeCache, CodeError, OpenedCode};
+use super::files::{CachedFile, FileError, Files};
+use super::images::{Images, MountedImage};
+
+/// What a sandbox is started from. Files and image stay as long as this is held.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetched {
+    pub(crate) program: Arc<Program>,
+    pub(crate) image: MountedImage,
+    pub(crate) code: OpenedCode,
+    _code_file: CachedFile,
+}
+
+/// Fetches what programs need.
+pub(crate) struct Fetcher {
+    catalog: Arc<Catalog>,
+    message_node: MessageNode,
+    files: Arc<Files>,
+    images: Images,
+    code: Arc<CodeCache>,
+}
+
+fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
+    Failure { kind, message: message.into() }
+}
+
+impl Fetcher {
+    pub(crate) fn new(
+        catalog: Arc<Catalog>,
+        message_node: MessageNode,
+        files: Arc<Files>,
+        images: Images,
+        code: Arc<CodeCache>,
+    ) -> Self {
+        Self { catalog, message_node, files, images, code }
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// Fetches message, code and runtime, and checks each.
+    pub(crate) async fn fetch(&self, id: ProgramId) -> Result<Fetched, Failure> {
+        let program = self.program(id).await?;
+        let content = &program.content;
+        refuse_unsupported(&program)?;
+        let (code, runtime) = tokio::join!(
+            self.file(&content.code.reference, content.code.use_latest, &content.address, "code"),
+            self.file(&content.runtime.reference, content.runtime.use_latest, &content.address, "runtime"),
+        );
+        let ((code_hash, code_file), (runtime_hash, runtime_file)) = (code?, runtime?);
+        let image = self.images.mount(runtime_hash, runtime_file).await;
+        let image = image.map_err(|e| failure(FailureKind::BadRuntime, e))?;
+        let code = self.open_code(&program, code_hash, &code_file).await?;
+        Ok(Fetched { program, image, code, _code_file: code_file })
+    }
+
+    async fn program(&self, id: ProgramId) -> Result<Arc<Program>, Failure> {
+        let unavailable = |why: String| failure(FailureKind::Unavailable, why);
+        match self.catalog.lookup(id).await {
+            Ok(Lookup::Found(program)) => Ok(program),
+            Ok(Lookup::Unknown) => Err(unavailable("the message node does not know the program".to_owned())),
+            Ok(Lookup::Pending) => Err(unavailable("the program's message is not processed yet".to_owned())),
+            Ok(Lookup::Over(status)) => Err(unavailable(format!("the program's message is {}", status.as_str()))),
+            Ok(Lookup::Invalid(why)) => Err(unavailable(format!("the program's message is not valid: {why}"))),
+            Err(error) => Err(unavailable(error.to_string())),
+        }
+    }
+
+    async fn open_code(
+        &self,
+        program: &Arc<Program>,
+        hash: FileHash,
+        file: &CachedFile,
+    ) -> Result<OpenedCode, Failure> {
+        let (program, file, cache) = (program.clone(), file.clone(), self.code.clone());
+        let open = move || cache.unpack(&program.content.code, hash, file.path());
+        let opened = tokio::task::spawn_blocking(open).await.expect("it does not panic");
+        opened.map_err(|e| match e {
+            CodeError::Bad(why) => failure(FailureKind::BadCode, why),
+            CodeError::Disk(_) => failure(FailureKind::NodeFault, e.to_string()),
+        })
+    }
+
+    /// The file of a STORE message, or of its newest revision by the same owner.
+    async fn file(
+        &self,
+        reference: &str,
+        use_latest: bool,
+        owner: &Address,
+        what: &str,
+    ) -> Result<(FileHash, CachedFile), Failure> {
+        let hash = self.resolve(reference, use_latest, owner, what).await?;
+        let file = self.files.get(hash).await.map_err(|e| file_failure(&e, what))?;
+        Ok((hash, file))
+    }
+
+    async fn resolve(
+        &self,
+        reference: &str,
+        use_latest: bool,
+        owner: &Address,
+        what: &str,
+    ) -> Result<FileHash, Failure> {
+        let unavailable =
+            |why: String| failure(FailureKind::Unavailable, format!("the {what} cannot be fetched: {why}"));
+        let store = self.message_node.message(reference).await.map_err(|e| unavailable(e.to_string()))?;
+        let store = store
+            .filter(|found| found.status.is_in_force())
+            .and_then(|found| found.message)
+            .ok_or_else(|| unavailable(format!("the message node has no file message {reference} in force")))?;
+        let mut newest = store;
+        if use_latest {
+            // Revisions of a file are its owner's to make, not the program's owner's unless they are the same.
+            let publisher = parse_store(&self.message_node, &newest.envelope).await.map_err(&unavailable)?.address;
+            let by = if what == "runtime" { &publisher } else { owner };
+            let revision = self.message_node.latest_revision(reference, by).await;
+            newest = revision.map_err(|e| unavailable(e.to_string()))?.unwrap_or(newest);
+        }
+        let content = parse_store(&self.message_node, &newest.envelope).await.map_err(&unavailable)?;
+        if content.item_type != ItemType::Storage {
+            return Err(failure(
+                FailureKind::Unsupported,
+                format!("the {what} is on IPFS, which this node cannot fetch: upload it to the message node's storage"),
+            ));
+        }
+        content.item_hash.parse().map_err(|e| unavailable(format!("{e}")))
+    }
+}
+
+/// The content of a STORE message, after its hash and signature were checked.
+async fn parse_store(
+    message_node: &MessageNode,
+    envelope: &protocol::message::Envelope,
+) -> Result<StoreContent, String> {
+    if envelope.message_type != MessageType::Store {
+        return Err(format!("{} is a {} message, not a file", envelope.item_hash, envelope.message_type));
+    }
+    let content = message_node.item_content(envelope).await.map_err(|e| e.to_string())?;
+    envelope.verify().and_then(|()| envelope.verify_content(&content)).map_err(|e| e.to_string())?;
+    parse_content(&content).map_err(|e| e.to_string())
+}
+
+fn file_failure(error: &FileError, what: &str) -> Failure {
+    let kind = if error.is_fault_of_node() { FailureKind::NodeFault } else { FailureKind::Unavailable };
+    failure(kind, format!("the {what} cannot be fetched: {error}"))
+}
+
+/// What a message may ask for and this version does not do. Running the program without it would be a lie.
+fn refuse_unsupported(program: &Program) -> Result<(), Failure> {
+    let content = &program.content;
+    let asked = [
+        (!content.volumes.is_empty(), "volumes"),
+        (content.data.is_some(), "input data (`data`)"),
+        (content.requirements.as_ref().is_some_and(|r| r.gpu.as_ref().is_some_and(|gpu| !gpu.is_empty())), "a GPU"),
+    ];
+    match asked.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => {
+            let message = format!("the program asks for {what}, which this version of the compute node does not offer");
+            Err(failure(FailureKind::Unsupported, message))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,169 @@
+//! Downloaded files, kept under their hash. Nothing is used that was not checked against it, here, byte for byte.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::{StreamExt, TryStreamExt};
+use protocol::FileHash;
+use protocol::client::{ClientError, MessageNode};
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use super::pins::{Pin, Pins};
+use crate::single_flight::SingleFlight;
+
+/// Why a file cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum FileError {
+    /// The message node does not have it.
+    #[error("the message node does not have the file {0}")]
+    Missing(FileHash),
+    /// It could not be downloaded.
+    #[error("cannot download the file {0}: {1}")]
+    Download(FileHash, Arc<ClientError>),
+    /// The bytes are others.
+    #[error("the message node sent other bytes for the file {0}: they hash to {1}")]
+    WrongHash(FileHash, FileHash),
+    /// It does not fit.
+    #[error("the file {0} does not fit into this node's cache of {1} MiB")]
+    TooLarge(FileHash, u64),
+    /// The disk refused.
+    #[error("this node cannot keep the file {0}: {1}")]
+    Disk(FileHash, Arc<io::Error>),
+}
+
+impl FileError {
+    /// Whether another node may have more luck.
+    pub(crate) fn is_fault_of_node(&self) -> bool {
+        matches!(self, Self::Disk(..) | Self::TooLarge(..))
+    }
+}
+
+/// A file that stays as long as this is held.
+#[derive(Debug, Clone)]
+pub(crate) struct CachedFile {
+    path: PathBuf,
+    _pin: Pin<FileHash>,
+}
+
+impl CachedFile {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The cache of downloaded files.
+pub(crate) struct Files {
+    directory: PathBuf,
+    max_bytes: u64,
+    message_node: MessageNode,
+    downloads: SingleFlight<FileHash, Result<(), FileError>>,
+    pins: Pins<FileHash>,
+}
+
+impl Files {
+    /// A cache in this directory. What an interrupted download left there is removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    pub(crate) fn open(directory: PathBuf, max_bytes: u64, message_node: MessageNode) -> io::Result<Arc<Self>> {
+        fs::create_dir_all(&directory)?;
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().parse::<FileHash>().is_err() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(Arc::new(Self {
+            directory,
+            max_bytes,
+            message_node,
+            downloads: SingleFlight::default(),
+            pins: Pins::default(),
+        }))
+    }
+
+    /// The file with this hash, downloaded if it is not there.
+    pub(crate) async fn get(self: &Arc<Self>, hash: FileHash) -> Result<CachedFile, FileError> {
+        let path = self.directory.join(hash.to_string());
+        // Pinned before it is looked for, so that it is not evicted in between.
+        let pin = self.pins.pin(hash);
+        if !path.exists() {
+            let files = self.clone();
+            self.downloads.run(hash, || async move { files.download(hash).await }).await?;
+        }
+        touch(&path);
+        Ok(CachedFile { path, _pin: pin })
+    }
+
+    async fn download(&self, hash: FileHash) -> Result<(), FileError> {
+        let failed = |e| FileError::Download(hash, Arc::new(e));
+        let disk = |e| FileError::Disk(hash, Arc::new(e));
+        let download = self.message_node.file(&hash.to_string()).await.map_err(failed)?;
+        let download = download.ok_or(FileError::Missing(hash))?;
+        self.make_room(hash, download.announced_length().unwrap_or(0)).map_err(disk)?;
+
+        let mut file = NamedTempFile::new_in(&self.directory).map_err(disk)?;
+        let (mut digest, mut length) = (Sha256::new(), 0_u64);
+        let mut bytes = std::pin::pin!(download.bytes().map_err(failed));
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk?;
+            length += chunk.len() as u64;
+            if length > self.max_bytes {
+                return Err(FileError::TooLarge(hash, self.max_bytes >> 20));
+            }
+            digest.update(&chunk);
+            // A write to the page cache; the disk is waited for once, below.
+            file.write_all(&chunk).map_err(disk)?;
+        }
+        let actual = FileHash::from_bytes(digest.finalize().into());
+        if actual != hash {
+            return Err(FileError::WrongHash(hash, actual));
+        }
+        self.make_room(hash, 0).map_err(disk)?;
+        let path = self.directory.join(hash.to_string());
+        let persist = move || -> io::Result<()> {
+            file.as_file().sync_all()?;
+            file.persist(path)?;
+            Ok(())
+        };
+        tokio::task::spawn_blocking(persist).await.expect("it does not panic").map_err(disk)
+    }
+
+    /// Removes files that nobody uses, the longest unused first, until `more` bytes fit. What does not fit in spite of that
+    /// is noticed when it is written.
+    fn make_room(&self, for_file: FileHash, more: u64) -> io::Result<()> {
+        let pinned: HashSet<_> = self.pins.held().into_iter().chain([for_file]).collect();
+        let mut files: Vec<(SystemTime, u64, PathBuf, Option<FileHash>)> = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let Ok(metadata) = entry.metadata() else { continue };
+            let hash = entry.file_name().to_string_lossy().parse().ok();
+            files.push((metadata.modified()?, metadata.len(), entry.path(), hash));
+        }
+        let mut total: u64 = files.iter().map(|(_, length, ..)| length).sum::<u64>() + more;
+        files.sort_by_key(|(modified, ..)| *modified);
+        for (_, length, path, hash) in files {
+            if total <= self.max_bytes {
+                break;
+            }
+            if hash.is_some_and(|hash| !pinned.contains(&hash)) {
+                fs::remove_file(path)?;
+                total -= length;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Marks a file as used now.
+fn touch(path: &Path) {
+    if let Ok(file) = fs::File::open(path) {
+        // Only the order of eviction depends on it.
+        let _ = file.set_modified(SystemTime::now());
+    }
+}

@@ -1,0 +1,13 @@
+//! The programs of this node: what they are, what they need, and the sandboxes that they run in.
+
+pub(crate) mod catalog;
+pub(crate) mod code;
+pub(crate) mod endpoint;
+pub(crate) mod fetch;
+pub(crate) mod files;
+pub(crate) mod images;
+pub(crate) mod launch;
+pub(crate) mod network;
+pub(crate) mod pins;
+pub(crate) mod sandboxes;
+pub(crate) mod slots;

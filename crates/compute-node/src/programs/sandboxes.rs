@@ -1,0 +1,397 @@
+//! The sandboxes of this node: starts them, finds those of the agent before, passes on what they report, and vouches for
+//! their end.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lease::{HolderDeadline, clock};
+use protocol::ProgramId;
+use protocol::control::Failure;
+use sandbox::client::{Supervisor, clear_away, read_specs};
+use sandbox::layout::SandboxDirectory;
+use sandbox::logs::LogWriter;
+use sandbox::spec::{ClaimSpec, ContainerSpec, DriverSpec, End, LogSpec, PrepareSpec, Report, Request, SandboxState};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::code::{CodeCache, OpenedCode};
+use super::endpoint::Endpoint;
+use super::fetch::Fetched;
+use super::images::Images;
+use super::launch::{self, Terms};
+use super::network::Network;
+use super::slots::{Slot, Slots};
+use crate::config::Config;
+use crate::core::persistent::{Assignment, Needs};
+
+/// How soon clearing away is tried again when something does not die.
+const CLEAR_AGAIN: Duration = Duration::from_secs(1);
+
+/// Whose a sandbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    /// A persistent program under one epoch.
+    Persistent(Assignment),
+    /// A copy on demand.
+    OnDemand(ProgramId),
+}
+
+impl Owner {
+    pub(crate) fn program(self) -> ProgramId {
+        match self {
+            Self::Persistent(assignment) => assignment.program,
+            Self::OnDemand(program) => program,
+        }
+    }
+
+    pub(crate) fn epoch(self) -> Option<protocol::Epoch> {
+        match self {
+            Self::Persistent(assignment) => Some(assignment.epoch),
+            Self::OnDemand(_) => None,
+        }
+    }
+}
+
+/// What happened to a sandbox.
+#[derive(Debug, Clone)]
+pub(crate) enum Happened {
+    /// It answers there.
+    Ready(Arc<Endpoint>),
+    /// Nothing of it runs any more; a failure, unless it was told to end or its lease ended.
+    Gone(Option<Failure>),
+}
+
+/// A sandbox that was found alive.
+pub(crate) struct Adopted {
+    pub(crate) owner: Owner,
+    pub(crate) needs: Needs,
+    /// Where it answers, if it does.
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+}
+
+/// The sandboxes of this node.
+pub(crate) struct Sandboxes {
+    config: Config,
+    cgroup: String,
+    slots: Arc<Slots>,
+    network: Network,
+    code: Arc<CodeCache>,
+    events: mpsc::Sender<(Owner, Happened)>,
+    running: Mutex<HashMap<Owner, mpsc::UnboundedSender<Request>>>,
+}
+
+impl Sandboxes {
+    /// None yet. What happens is told to `events`.
+    ///
+    /// # Errors
+    /// When the run directory cannot be made.
+    pub(crate) fn new(
+        config: Config,
+        code: Arc<CodeCache>,
+        events: mpsc::Sender<(Owner, Happened)>,
+    ) -> io::Result<Arc<Self>> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(&config.run_dir)?;
+        let node = config.run_dir.file_name().map_or_else(|| "node".into(), |name| name.to_string_lossy().into_owned());
+        let made = &config.sandboxes;
+        Ok(Arc::new(Self {
+            cgroup: format!("aleph-node/{node}"),
+            slots: Slots::new(made.first_uid, made.network, made.slots),
+            network: Network::new(&node, made.network),
+            running: Mutex::default(),
+            code,
+            config,
+            events,
+        }))
+    }
+
+    /// Starts a sandbox. How it goes is told as events, its end for certain.
+    pub(crate) fn start(self: &Arc<Self>, owner: Owner, fetched: Fetched, deadline: HolderDeadline) {
+        let requests = self.register(owner);
+        let sandboxes = self.clone();
+        tokio::spawn(async move {
+            let end = match sandboxes.launch(owner, &fetched, deadline).await {
+                Ok(mut sandbox) => {
+                    sandbox.held = Some(Held::Fetched(fetched));
+                    sandboxes.accompany(sandbox, requests).await
+                }
+                Err(message) => Some(End::SandboxError { message }),
+            };
+            sandboxes.gone(owner, end.as_ref()).await;
+        });
+    }
+
+    /// Lets a sandbox run until then.
+    pub(crate) fn renew(&self, owner: Owner, deadline: HolderDeadline) {
+        self.send(owner, Request::Renew { deadline });
+    }
+
+    /// Ends a sandbox.
+    pub(crate) fn stop(&self, owner: Owner, grace: Duration) {
+        self.send(owner, Request::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
+    }
+
+    /// Whose sandboxes are there.
+    pub(crate) fn owners(&self) -> Vec<Owner> {
+        self.running.lock().expect("no code panics while it holds this lock").keys().copied().collect()
+    }
+
+    /// When no sandbox is left: removes what they shared.
+    pub(crate) fn tear_down(&self, images: &Images) {
+        images.unmount_all();
+        self.network.tear_down();
+        let _ = fs::remove_dir(&self.config.run_dir);
+        if let Ok(hierarchy) = sandbox::cgroup::Hierarchy::detect() {
+            let _ = hierarchy.group(&self.cgroup).remove();
+        }
+    }
+
+    fn send(&self, owner: Owner, request: Request) {
+        let running = self.running.lock().expect("no code panics while it holds this lock");
+        if let Some(requests) = running.get(&owner) {
+            // It may be ending just now.
+            let _ = requests.send(request);
+        }
+    }
+
+    fn register(&self, owner: Owner) -> mpsc::UnboundedReceiver<Request> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.running.lock().expect("no code panics while it holds this lock").insert(owner, sender);
+        receiver
+    }
+
+    async fn gone(&self, owner: Owner, end: Option<&End>) {
+        self.running.lock().expect("no code panics while it holds this lock").remove(&owner);
+        let failure = end.and_then(|end| launch::failure_of(end, self.config.ready_within));
+        info!(program = %owner.program(), epoch = ?owner.epoch().map(protocol::Epoch::get), ?end, "sandbox gone");
+        let _ = self.events.send((owner, Happened::Gone(failure))).await;
+    }
+
+    /// Prepares a sandbox and claims it as soon as it is.
+    async fn launch(&self, owner: Owner, fetched: &Fetched, deadline: HolderDeadline) -> Result<Sandbox, String> {
+        let slot = self.slots.take().ok_or("all sandbox slots of this node are taken")?;
+        let name = self.unique_name(owner);
+        let directory = SandboxDirectory::new(self.config.run_dir.join(&name));
+        let made = &self.config.sandboxes;
+        let spec = PrepareSpec {
+            driver: DriverSpec::Container(ContainerSpec {
+                oci_runtime: made.oci_runtime.clone(),
+                image: fetched.image.path().to_owned(),
+                guest: made.guest.clone(),
+                first_uid: slot.first_uid(),
+                cgroup: format!("{}/{name}", self.cgroup),
+            }),
+            name,
+            deadline,
+        };
+        let content = &fetched.program.content;
+        let network = if content.environment.internet {
+            // Blocking, but only the first time.
+            Some(tokio::task::block_in_place(|| self.network.of(&slot)).map_err(|e| e.to_string())?)
+        } else {
+            None
+        };
+        let terms = Terms {
+            epoch: owner.epoch(),
+            network,
+            logs: self.logs_of(owner.program()),
+            ready_within: self.config.ready_within,
+            deadline,
+        };
+        let claim = launch::claim(owner.program(), content, fetched.code.source.clone(), terms);
+        let supervisor = Supervisor::start(&made.supervisor, &directory, &spec).await;
+        let supervisor = supervisor.map_err(|e| format!("cannot start a supervisor: {e}"))?;
+        Ok(Sandbox {
+            owner,
+            directory,
+            supervisor,
+            deadline,
+            request_limit: launch::request_limit(content),
+            claim: Some(claim),
+            held: None,
+            _slot: Some(slot),
+        })
+    }
+
+    fn unique_name(&self, owner: Owner) -> String {
+        let program = &owner.program().to_string()[..12];
+        let random = &protocol::control::random_nonce()[..8];
+        match owner.epoch() {
+            Some(epoch) => format!("{program}-{epoch}-{random}"),
+            None => format!("{program}-d-{random}"),
+        }
+    }
+
+    /// Where a program's output is kept.
+    pub(crate) fn log_directory(&self, program: ProgramId) -> PathBuf {
+        self.config.data_dir.join("logs").join(program.to_string())
+    }
+
+    fn logs_of(&self, program: ProgramId) -> LogSpec {
+        LogSpec { directory: self.log_directory(program), max_bytes: self.config.log_bytes }
+    }
+
+    /// Notes something that happened to a program before it had a sandbox.
+    pub(crate) fn note(&self, program: ProgramId, message: &str) {
+        let noted = LogWriter::open(&self.log_directory(program), self.config.log_bytes)
+            .and_then(|mut log| log.write(sandbox::logs::Source::System, message.as_bytes()));
+        if let Err(error) = noted {
+            warn!(%program, %error, "cannot write the program's log");
+        }
+    }
+
+    /// Stays with a sandbox until nothing of it runs any more. Says how it ended; `None` when its lease did.
+    async fn accompany(&self, mut sandbox: Sandbox, mut requests: mpsc::UnboundedReceiver<Request>) -> Option<End> {
+        let mut end = None;
+        loop {
+            tokio::select! {
+                report = sandbox.supervisor.next_report() => match report {
+                    Ok(Some(report)) => {
+                        if let SandboxState::Ended(how) = &report.state {
+                            end = Some(how.clone());
+                        } else {
+                            self.reported(&mut sandbox, &report).await;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        warn!(program = %sandbox.owner.program(), %error, "lost touch with a supervisor");
+                        break;
+                    }
+                },
+                Some(request) = requests.recv() => {
+                    if let Request::Renew { deadline } = request {
+                        sandbox.deadline = sandbox.deadline.extended_by(deadline);
+                    }
+                    // If it has ended, its report says so.
+                    let _ = sandbox.supervisor.request(&request).await;
+                }
+            }
+        }
+        let written = self.clear(&sandbox.directory).await;
+        let lease_ended = clock::now() >= sandbox.deadline.soft;
+        end.or(written)
+            .or_else(|| (!lease_ended).then(|| End::SandboxError { message: "its supervisor was killed".to_owned() }))
+    }
+
+    async fn reported(&self, sandbox: &mut Sandbox, report: &Report) {
+        match report.state {
+            SandboxState::Prepared => {
+                if let Some(mut claim) = sandbox.claim.take() {
+                    claim.deadline = sandbox.deadline;
+                    if let Err(error) = sandbox.supervisor.claim(&sandbox.directory, claim).await {
+                        warn!(program = %sandbox.owner.program(), %error, "cannot claim a sandbox");
+                    }
+                }
+            }
+            SandboxState::Ready => {
+                let _ = self.events.send((sandbox.owner, Happened::Ready(sandbox.endpoint()))).await;
+            }
+            _ => {}
+        }
+    }
+
+    /// Clears a sandbox away, however long that takes: nobody hears that it is gone before it is.
+    async fn clear(&self, directory: &SandboxDirectory) -> Option<End> {
+        loop {
+            let cleared = directory.clone();
+            match tokio::task::spawn_blocking(move || clear_away(&cleared)).await.expect("it does not panic") {
+                Ok(end) => return end,
+                Err(error) => {
+                    error!(directory = %directory.path().display(), %error, "a sandbox does not die, trying again");
+                    tokio::time::sleep(CLEAR_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Finds the sandboxes of an agent before this one. Those that live are accompanied from now on, the rest is cleared
+    /// away before this returns.
+    ///
+    /// # Errors
+    /// When the run directory cannot be read.
+    pub(crate) async fn adopt(self: &Arc<Self>) -> io::Result<Vec<Adopted>> {
+        let mut adopted = Vec::new();
+        for entry in fs::read_dir(&self.config.run_dir)? {
+            let directory = SandboxDirectory::new(entry?.path());
+            match self.find(&directory).await {
+                Some((sandbox, needs, ready)) => {
+                    let endpoint = ready.then(|| sandbox.endpoint());
+                    info!(program = %sandbox.owner.program(), epoch = ?sandbox.owner.epoch(), ready, "found a sandbox");
+                    adopted.push(Adopted { owner: sandbox.owner, needs, endpoint });
+                    let (sandboxes, requests) = (self.clone(), self.register(sandbox.owner));
+                    tokio::spawn(async move {
+                        let owner = sandbox.owner;
+                        let end = sandboxes.accompany(sandbox, requests).await;
+                        sandboxes.gone(owner, end.as_ref()).await;
+                    });
+                }
+                None => drop(self.clear(&directory).await),
+            }
+        }
+        Ok(adopted)
+    }
+
+    /// The sandbox in a directory, if it lives and is a program's.
+    async fn find(&self, directory: &SandboxDirectory) -> Option<(Sandbox, Needs, bool)> {
+        let (Some(PrepareSpec { driver: DriverSpec::Container(container), .. }), Some(claim)) =
+            read_specs(directory).ok()?
+        else {
+            return None;
+        };
+        let mut supervisor = Supervisor::connect(directory).await.ok()?;
+        let report = supervisor.next_report().await.ok()??;
+        let ready = match report.state {
+            SandboxState::Ready => true,
+            SandboxState::Starting => false,
+            _ => return None,
+        };
+        let owner = match claim.epoch {
+            Some(epoch) => Owner::Persistent(Assignment { program: claim.program, epoch }),
+            None => Owner::OnDemand(claim.program),
+        };
+        let sandbox = Sandbox {
+            owner,
+            directory: directory.clone(),
+            supervisor,
+            deadline: claim.deadline,
+            // The message says how long; until it is read, the longest that is usual.
+            request_limit: Duration::from_secs(60),
+            claim: None,
+            held: Some(Held::Code(self.code.hold(&claim.code))),
+            _slot: self.slots.take_by_uid(container.first_uid),
+        };
+        Some((sandbox, Needs { vcpus: claim.limits.vcpus, memory_mib: claim.limits.memory_mib }, ready))
+    }
+}
+
+/// What a sandbox needs on disk.
+#[allow(dead_code)] // Held, never looked at.
+enum Held {
+    Fetched(Fetched),
+    Code(OpenedCode),
+}
+
+/// One sandbox, as its task sees it.
+struct Sandbox {
+    owner: Owner,
+    directory: SandboxDirectory,
+    supervisor: Supervisor,
+    deadline: HolderDeadline,
+    request_limit: Duration,
+    /// What it is to be claimed with, once it is prepared.
+    claim: Option<ClaimSpec>,
+    /// What must stay while it runs.
+    held: Option<Held>,
+    _slot: Option<Slot>,
+}
+
+impl Sandbox {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        Endpoint::new(self.owner.program(), self.owner.epoch(), self.request_limit, self.directory.http_socket())
+    }
+}

@@ -1,0 +1,106 @@
+//! Who this node is: its key, and the message that registered it.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use protocol::api::message_node::MessageStatus;
+use protocol::client::MessageNode;
+use protocol::message::{Envelope, MessageTime, MessageType, PostContent};
+use protocol::network::{NODE_OPERATION_POST, NodeOperation};
+use protocol::{Account, NodeId};
+use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// The channel of node operations on the Aleph network.
+const CHANNEL: &str = "FOUNDATION";
+
+/// The longest pause between two tries.
+const SLOWEST: Duration = Duration::from_secs(10);
+
+/// The node's id: given, remembered, or by registering now. Tries until it succeeds; `None` when it is asked to end first.
+pub(crate) async fn node_id(
+    given: Option<NodeId>,
+    data_dir: &Path,
+    account: &Account,
+    (name, url): (&str, &str),
+    message_node: &MessageNode,
+    shutdown: &CancellationToken,
+) -> Option<NodeId> {
+    if given.is_some() {
+        return given;
+    }
+    let file = data_dir.join("registration.json");
+    let envelope = match fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Envelope>(&bytes).ok()) {
+        Some(envelope) if describes(&envelope, name, url) => envelope,
+        _ => {
+            let envelope = sign(account, name, url);
+            // Written before it is sent: however often this is interrupted, the node registers once.
+            if let Err(error) = save(&file, &envelope) {
+                warn!(%error, "cannot remember the registration, a restart will register the node anew");
+            }
+            envelope
+        }
+    };
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match shutdown.run_until_cancelled(message_node.submit(&envelope, true)).await? {
+            Ok(MessageStatus::Processed) => {
+                info!(node = envelope.item_hash, name, url, "registered");
+                return envelope.item_hash.parse().ok();
+            }
+            Ok(status) => {
+                warn!(status = status.as_str(), "the message node does not register this node yet, trying again")
+            }
+            Err(error) => warn!(%error, "cannot register this node, trying again"),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(pause)).await?;
+        pause = (pause * 2).min(SLOWEST);
+    }
+}
+
+fn operation(name: &str, url: &str) -> NodeOperation {
+    NodeOperation::create_compute_node(name.to_owned(), url.to_owned())
+}
+
+fn sign(account: &Account, name: &str, url: &str) -> Envelope {
+    let time = MessageTime::now();
+    let content = PostContent {
+        address: account.address().clone(),
+        time,
+        post_type: NODE_OPERATION_POST.to_owned(),
+        reference: None,
+        content: serde_json::to_value(operation(name, url)).expect("an operation is JSON"),
+    };
+    let content = serde_json::to_string(&content).expect("a post is JSON");
+    Envelope::sign_inline(account, MessageType::Post, content, time, Some(CHANNEL.to_owned()))
+}
+
+/// Whether a remembered registration is of this name and URL.
+fn describes(envelope: &Envelope, name: &str, url: &str) -> bool {
+    let content = envelope.item_content.as_deref().and_then(|text| serde_json::from_str::<PostContent>(text).ok());
+    content.and_then(|post| serde_json::from_value::<NodeOperation>(post.content).ok()) == Some(operation(name, url))
+}
+
+fn save(path: &Path, envelope: &Envelope) -> std::io::Result<()> {
+    let mut file = NamedTempFile::new_in(path.parent().expect("it is in the data directory"))?;
+    file.write_all(&serde_json::to_vec(envelope)?)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_with_another_url_registers_anew() {
+        let envelope = sign(&Account::generate(), "n", "http://a");
+        assert!(describes(&envelope, "n", "http://a"));
+        assert!(!describes(&envelope, "n", "http://b"));
+        assert!(envelope.verify().is_ok());
+    }
+}
