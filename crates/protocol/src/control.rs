@@ -20,6 +20,11 @@
 //!   and the end of the lease do.
 //! * A node reports [`ReportedState::Released`] only when the sandbox of that epoch is gone, and repeats it as long as the
 //!   set says `Release`. Only that, or the end of the lease, lets the scheduler assign the program again.
+//! * `Released` counts once the heartbeat's [`Heartbeat::applied`] names a version in which the entry says `Release`: what was
+//!   sent before may be older than an order to run that is still on its way. The same holds for [`Refusal::NoCapacity`] and
+//!   [`Refusal::Draining`], which the scheduler answers with `Release`. [`Refusal::StaleEpoch`] counts at once.
+//! * A node that is told to release what it does not hold reports it as `Released`.
+//! * A set has at most one `Run` entry a program; beside it, it may have `Release` entries of other epochs.
 
 use serde::{Deserialize, Serialize};
 

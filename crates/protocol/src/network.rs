@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use url::{Host, Url};
 
 use crate::{Address, NodeId, ProgramId};
 
@@ -38,9 +39,20 @@ pub struct NetworkSettings {
     pub gateway_url: Option<String>,
 }
 
-/// A program's stable URL at a gateway: the form by path, which every gateway answers, also one without a domain name.
+/// A program's stable URL at a gateway.
+///
+/// A gateway with a name gives every program a host of its own, below that name: `http://<label>.localhost:8080/` with
+/// [`ProgramId::host_label`]. So programs are different origins for browsers. A gateway without one (an IP address) has the
+/// form by path, `http://127.0.0.1:8080/vm/<hash>`, which every gateway answers.
 pub fn program_url(gateway: &str, program: &ProgramId) -> String {
-    format!("{}/vm/{program}", gateway.trim_end_matches('/'))
+    let url = Url::parse(gateway);
+    match url.as_ref().map(|url| (url.scheme(), url.host(), url.port())) {
+        Ok((scheme, Some(Host::Domain(name)), port)) => {
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{scheme}://{}.{name}{port}/", program.host_label())
+        }
+        _ => format!("{}/vm/{program}", gateway.trim_end_matches('/')),
+    }
 }
 
 /// The `vm-images` aggregate: runtime images by name, in the shape that the Aleph SDKs read.
@@ -148,6 +160,26 @@ impl NodeOperation {
             tags: vec![CREATE_RESOURCE_NODE.to_owned(), "mainnet".to_owned()],
             action: CREATE_RESOURCE_NODE.to_owned(),
             details: NodeDetails { name, address: url, kind: "compute".to_owned() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_with_a_name_gives_each_program_a_host() {
+        let program = ProgramId::from_bytes([0xa7; 32]);
+        let label = program.host_label();
+        for (gateway, url) in [
+            ("http://localhost:8080", format!("http://{label}.localhost:8080/")),
+            ("http://gw.localhost:8080/", format!("http://{label}.gw.localhost:8080/")),
+            ("https://example.org", format!("https://{label}.example.org/")),
+            ("http://127.0.0.1:8080/", format!("http://127.0.0.1:8080/vm/{program}")),
+            ("http://[::1]:8080", format!("http://[::1]:8080/vm/{program}")),
+        ] {
+            assert_eq!(program_url(gateway, &program), url);
         }
     }
 }

@@ -90,6 +90,22 @@ pub enum ProgramState {
     Unknown,
 }
 
+impl VmStatus {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dispatched => "dispatched",
+            Self::Scheduled => "scheduled",
+            Self::Unscheduled => "unscheduled",
+            Self::Unschedulable => "unschedulable",
+            Self::Orphaned => "orphaned",
+            Self::Missing => "missing",
+            Self::Migrating => "migrating",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl ProgramState {
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -176,7 +192,7 @@ pub enum NodeStatus {
     Healthy,
     /// Its leases ended without renewal.
     Unreachable,
-    /// Not heard of since this scheduler started, and leases may still live.
+    /// Not heard of since this scheduler started, or silent for a while; leases may still live.
     Unknown,
     /// No longer registered.
     #[serde(rename = "removed")]
@@ -333,4 +349,52 @@ pub struct Health {
     pub nodes_healthy: u32,
     /// Persistent programs that should run.
     pub programs: u32,
+    /// Whether the scheduler's database takes writes: `ok`, or what it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+}
+
+/// `GET /api/v1/stats`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Compute nodes.
+    pub total_nodes: u32,
+    /// Those that send heartbeats.
+    pub healthy_nodes: u32,
+    /// Persistent programs.
+    pub total_vms: u32,
+    /// How many have which [`VmStatus`].
+    pub vms_by_status: BTreeMap<String, u32>,
+    /// Virtual processors of all healthy nodes.
+    pub vcpus_total: u64,
+    /// Those that are not assigned.
+    pub vcpus_available: u64,
+    /// MiB of memory of all healthy nodes.
+    pub memory_mb_total: u64,
+    /// Those that are not assigned.
+    pub memory_mb_available: u64,
+    /// MiB of disk of all healthy nodes.
+    pub disk_mb_total: u64,
+    /// Those that are not assigned.
+    pub disk_mb_available: u64,
+}
+
+/// The items of `GET /api/v1/vms/{hash}/history` and `GET /api/v1/nodes/{hash}/history`, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignmentRecord {
+    /// The program.
+    pub vm_hash: ProgramId,
+    /// Its node.
+    pub node_hash: NodeId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// From when, ISO 8601.
+    pub assigned_at: String,
+    /// Until when, ISO 8601; null while it is assigned.
+    pub ended_at: Option<String>,
+    /// Why it ended: `node_silent`, `forgotten`, `rejected`, `removed`, `refused`, `stale_epoch`, `given_up`, `node_fault` or
+    /// `node_withdrawn`.
+    pub cause: Option<String>,
+    /// How it was known that nothing of it ran any more: `released`, `refused`, `lease_over` or `never_granted`.
+    pub proof: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! What a node is told to run: the assigned set and its versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::control::{Directive, SetEntry, SetVersion};
 use protocol::{Epoch, ProgramId};
@@ -23,20 +23,19 @@ impl Versions {
     }
 }
 
-/// The set of one node. An entry of an assignment hides a stray of the same program: a node that is told to run an epoch
-/// ends lower ones by itself.
+/// The set of one node.
 #[derive(Debug)]
 pub(super) struct AssignedSet {
     number: u64,
     /// The entries of assignments, each with the version that brought it.
     entries: BTreeMap<ProgramId, (SetEntry, u64)>,
     /// What the node holds although it is not its own.
-    strays: BTreeMap<ProgramId, Epoch>,
+    strays: BTreeSet<(ProgramId, Epoch)>,
 }
 
 impl AssignedSet {
     pub(super) fn new(versions: &mut Versions) -> Self {
-        Self { number: versions.next(), entries: BTreeMap::new(), strays: BTreeMap::new() }
+        Self { number: versions.next(), entries: BTreeMap::new(), strays: BTreeSet::new() }
     }
 
     pub(super) fn put(&mut self, entry: SetEntry, versions: &mut Versions) {
@@ -53,7 +52,7 @@ impl AssignedSet {
     /// Replaces the strays. Returns those that are new.
     pub(super) fn set_strays(
         &mut self,
-        strays: BTreeMap<ProgramId, Epoch>,
+        strays: BTreeSet<(ProgramId, Epoch)>,
         versions: &mut Versions,
     ) -> Vec<(ProgramId, Epoch)> {
         if self.strays == strays {
@@ -61,12 +60,11 @@ impl AssignedSet {
         }
         self.number = versions.next();
         let before = std::mem::replace(&mut self.strays, strays);
-        let is_new = |(program, epoch): &(&ProgramId, &Epoch)| before.get(program) != Some(epoch);
-        self.strays.iter().filter(is_new).map(|(program, epoch)| (*program, *epoch)).collect()
+        self.strays.difference(&before).copied().collect()
     }
 
     pub(super) fn strays(&self) -> impl Iterator<Item = ProgramId> {
-        self.strays.keys().copied()
+        self.strays.iter().map(|(program, _)| *program)
     }
 
     /// The programs that are assigned to the node, or being released by it.
@@ -84,16 +82,15 @@ impl AssignedSet {
         SetVersion { scheduler: versions.process.clone(), number: self.number }
     }
 
-    /// The whole set, one entry a program.
+    /// The whole set.
     pub(super) fn entries(&self) -> Vec<SetEntry> {
-        let hidden = |program: &ProgramId| self.entries.contains_key(program);
-        let release = |(program, epoch): (&ProgramId, &Epoch)| SetEntry {
+        let own = self.entries.values().map(|(entry, _)| entry.clone());
+        let release = |(program, epoch): &(ProgramId, Epoch)| SetEntry {
             program: *program,
             epoch: *epoch,
             directive: Directive::Release,
         };
-        let own = self.entries.values().map(|(entry, _)| entry.clone());
-        own.chain(self.strays.iter().filter(|(program, _)| !hidden(program)).map(release)).collect()
+        own.chain(self.strays.iter().map(release)).collect()
     }
 
     /// Whether a node that applied this version has seen the newest entry of the program. Until then, what it says about the
@@ -126,7 +123,7 @@ mod tests {
         seen.push(a.number);
         b.put(entry(2, 1, Directive::Run), &mut versions);
         seen.push(b.number);
-        a.set_strays(BTreeMap::from([(ProgramId::from_bytes([3; 32]), Epoch::FIRST)]), &mut versions);
+        a.set_strays(BTreeSet::from([(ProgramId::from_bytes([3; 32]), Epoch::FIRST)]), &mut versions);
         seen.push(a.number);
         a.remove(ProgramId::from_bytes([1; 32]), &mut versions);
         seen.push(a.number);
@@ -136,17 +133,20 @@ mod tests {
     }
 
     #[test]
-    fn an_assignment_hides_a_stray_of_the_same_program() {
+    fn strays_are_released_beside_what_is_assigned() {
         let mut versions = Versions::new("s".into());
         let mut set = AssignedSet::new(&mut versions);
-        let strays = BTreeMap::from([
+        let strays = BTreeSet::from([
             (ProgramId::from_bytes([1; 32]), Epoch::new(1)),
             (ProgramId::from_bytes([2; 32]), Epoch::new(4)),
         ]);
         assert_eq!(set.set_strays(strays.clone(), &mut versions).len(), 2);
         assert!(set.set_strays(strays, &mut versions).is_empty());
         set.put(entry(1, 2, Directive::Run), &mut versions);
-        assert_eq!(set.entries(), [entry(1, 2, Directive::Run), entry(2, 4, Directive::Release)]);
+        assert_eq!(
+            set.entries(),
+            [entry(1, 2, Directive::Run), entry(1, 1, Directive::Release), entry(2, 4, Directive::Release)]
+        );
     }
 
     #[test]

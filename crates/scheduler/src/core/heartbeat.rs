@@ -3,19 +3,20 @@
 //! A report counts only for the assignment that the node has now: everything it says about other epochs makes it stop them
 //! and changes nothing else (invariant I2). What it does not mention is unknown, not absent.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::control::{
-    Failure, FailureKind, FromScheduler, Grant, Heartbeat, MAX_FAILURE_BYTES, ProgramReport, Refusal, ReportedState,
+    Failure, FromScheduler, Grant, Heartbeat, MAX_FAILURE_BYTES, ProgramReport, Refusal, ReportedState,
     SetVersion,
 };
 use protocol::{Epoch, NodeId, ProgramId};
 
 use super::Scheduler;
-use super::assignment::{Assignment, Program, Stage};
+use super::assignment::{Assignment, Stage};
 use super::event::{Cause, Command, ConnectionId, Notice, Proof};
 use super::nodes::truncated;
+use super::timers::Timer;
 use super::turn::Turn;
 
 /// How far a node can push a program's epoch ahead at once. It may have seen epochs that the database has lost, but its word
@@ -32,13 +33,12 @@ impl Scheduler {
         if node.hear(heartbeat, turn.now, turn.wall) {
             self.waiting.improve(id);
         }
-        let mut strays = BTreeMap::new();
+        let mut strays = BTreeSet::new();
         for report in &heartbeat.programs {
             if !self.report(turn, id, heartbeat.applied.as_ref(), report) {
                 self.learn_epoch(report.program, report.epoch);
                 if !matches!(report.state, ReportedState::Released | ReportedState::Refused(_)) {
-                    let held = strays.entry(report.program).or_insert(report.epoch);
-                    *held = report.epoch.max(*held);
+                    strays.insert((report.program, report.epoch));
                 }
             }
         }
@@ -109,12 +109,17 @@ impl Scheduler {
         self.end(turn, id, Cause::StaleEpoch, Proof::Refused);
     }
 
-    /// A node that holds a higher epoch than the database knows got it from a database that was lost. The next epoch is
-    /// above it; what runs now is left alone, because one node's word is not enough to stop it.
+    /// A node that has seen a higher epoch than the database knows got it from a database that was lost. The next epoch is
+    /// above it, and waits until leases of that time have ended; what runs now is left alone, because one node's word is not
+    /// enough to stop it.
     fn learn_epoch(&mut self, program: ProgramId, seen: Epoch) {
-        let Some(Program { at_least, .. }) = self.programs.get_mut(&program) else { return };
-        if is_plausible(seen, *at_least) {
-            *at_least = (*at_least).max(seen.next());
+        let Some(program) = self.programs.get_mut(&program) else { return };
+        if seen >= program.at_least && is_plausible(seen, program.at_least) {
+            program.at_least = seen.next();
+            if let Some(until) = self.earlier_leases_until {
+                program.held_until = Some(until);
+                self.timers.arm(Timer::Program(program.spec.id), until);
+            }
         }
     }
 
@@ -153,7 +158,7 @@ fn observe(assignment: &mut Assignment, report: &ProgramReport, turn: &Turn) {
     let since = turn.wall - Duration::from_millis(report.for_ms.min(MAX_FOR_MS));
     assignment.observe(&state, since, report.restarts, turn.wall);
     assignment.failing_since = match &report.state {
-        ReportedState::Failing(failure) if failure.kind == FailureKind::NodeFault => {
+        ReportedState::Failing(failure) if failure.kind.is_fault_of_node() => {
             assignment.failing_since.or(Some(turn.now))
         }
         ReportedState::Failing(_) | ReportedState::Ready => None,

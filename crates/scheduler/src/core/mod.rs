@@ -91,8 +91,10 @@ pub struct Scheduler {
     changes: Changes,
     /// The time of the last event.
     now: BootTime,
-    /// Programs that may be older than a new database are not placed before this time.
-    listed_held_until: Option<BootTime>,
+    /// Whether the database was new when this process started.
+    is_new_database: bool,
+    /// Until then, leases of earlier processes may live.
+    earlier_leases_until: Option<BootTime>,
 }
 
 impl Scheduler {
@@ -109,7 +111,8 @@ impl Scheduler {
             versions: Versions::new(process),
             changes: Changes::default(),
             now: BootTime::BOOT,
-            listed_held_until: None,
+            is_new_database: false,
+            earlier_leases_until: None,
         }
     }
 

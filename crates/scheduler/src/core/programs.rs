@@ -24,6 +24,7 @@ impl Scheduler {
         for (spec, last_epoch) in restored.programs {
             let mut program = Program::new(spec, turn.now, turn.wall);
             program.last_epoch = last_epoch;
+            program.at_least = last_epoch.map_or(Epoch::FIRST, Epoch::next);
             let id = program.spec.id;
             self.programs.insert(id, program);
             self.settle(turn, id);
@@ -50,10 +51,10 @@ impl Scheduler {
             };
             self.transition(turn, id, Stage::Assigned(assignment));
         }
-        match restored.earlier_wait {
-            None => self.listed_held_until = Some(turn.now + own_wait),
-            Some(earlier) if earlier > own_wait => self.timers.arm(Timer::EarlierLeases, turn.now + earlier),
-            Some(_) => {}
+        self.is_new_database = restored.earlier_wait.is_none();
+        self.earlier_leases_until = Some(turn.now + wait);
+        if wait > own_wait {
+            self.timers.arm(Timer::EarlierLeases, turn.now + wait);
         }
     }
 
@@ -61,7 +62,9 @@ impl Scheduler {
         let id = spec.id;
         let Some(program) = self.programs.get_mut(&id) else {
             let mut program = Program::new(spec, turn.now, turn.wall);
-            program.held_until = self.listed_held_until.filter(|_| origin == Origin::Listed);
+            // A new database does not know what an earlier one assigned.
+            let may_run = self.is_new_database && origin == Origin::Listed;
+            program.held_until = self.earlier_leases_until.filter(|_| may_run);
             self.programs.insert(id, program);
             self.changes.program(id, true);
             return self.settle(turn, id);

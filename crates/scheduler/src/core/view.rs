@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use lease::BootTime;
 use protocol::api::scheduler::{NodeStatus, ProgramState, VmStatus};
 use protocol::control::Failure;
 use protocol::{Epoch, NodeId, ProgramId};
@@ -128,7 +129,7 @@ impl Scheduler {
                 Stage::Releasing { target, .. } => *target,
                 _ => None,
             },
-            note: note(program, state),
+            note: note(program, state, self.now),
             avoids: program.avoid.keys().copied().filter(|node| program.avoids(*node, self.now)).collect(),
         })
     }
@@ -177,16 +178,15 @@ fn status(program: &Program, state: ProgramState) -> VmStatus {
     }
 }
 
-fn note(program: &Program, state: ProgramState) -> Option<String> {
+fn note(program: &Program, state: ProgramState, now: BootTime) -> Option<String> {
     const DATABASE: &str = "the scheduler's database cannot be written; it is tried again";
     match &program.stage {
         Stage::Storing { retry_at: Some(_), .. } | Stage::Closing { retry_at: Some(_), .. } => {
             Some(DATABASE.to_owned())
         }
-        Stage::Unplaced if program.held_until.is_some() && program.unplaceable.is_none() => Some(
-            "the scheduler's database is new: it waits until what an earlier scheduler may have assigned has ended"
-                .into(),
-        ),
+        Stage::Unplaced if program.held_until.is_some_and(|until| now < until) => {
+            Some("the scheduler's database is new or an old copy: it waits until earlier leases have ended".into())
+        }
         Stage::Unplaced => None,
         Stage::Storing { .. } => Some("its assignment is being written".to_owned()),
         Stage::Assigned(_) if state == ProgramState::Unknown => {

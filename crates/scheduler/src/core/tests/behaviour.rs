@@ -172,8 +172,17 @@ fn a_node_that_has_seen_a_higher_epoch_gets_one_above_it() {
     bench.beat(1, &[]);
     let highest = protocol::Epoch::new(41);
     bench.beat(1, &[says(1, 1, ReportedState::Refused(Refusal::StaleEpoch { highest }))]);
-    assert_eq!(bench.place(1), Some((node(1), 42)));
     assert_eq!(bench.database.closed[0].3, Proof::Refused);
+    bench.live(5, &[1]);
+    assert_eq!(bench.place(1), None, "epoch 41 may live somewhere until leases of that time have ended");
+    bench.live(1, &[1]);
+    assert_eq!(bench.place(1), Some((node(1), 42)));
+    let highest = protocol::Epoch::new(50);
+    bench.beat(1, &[says(1, 42, ReportedState::Refused(Refusal::StaleEpoch { highest }))]);
+    assert_eq!(bench.place(1), Some((node(1), 51)));
+    let highest = protocol::Epoch::new(60);
+    bench.beat(1, &[says(1, 51, ReportedState::Refused(Refusal::StaleEpoch { highest }))]);
+    assert_eq!(bench.place(1), None, "once more in a row: the node is left alone for a while");
 }
 
 #[test]
