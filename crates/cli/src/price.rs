@@ -27,7 +27,8 @@ pub fn amount(price: &Price) -> Decimal {
 }
 
 /// Checks that the account can pay for a program before anything is sent, and returns its price. `None` when the message
-/// node gives no estimates; it then decides when the program is sent.
+/// node gives no estimates; it then decides when the program is sent. `new_code` is the length of code that the node does
+/// not have yet.
 ///
 /// # Errors
 /// [`Failure`] with [`Code::InsufficientBalance`], or when the message node cannot be asked.
@@ -35,9 +36,9 @@ pub async fn check(
     context: &Context,
     account: &Account,
     message: &Envelope,
-    code_bytes: u64,
+    new_code: Option<u64>,
 ) -> Result<Option<Decimal>> {
-    let question = with_code_size(message, code_bytes);
+    let question = as_question(message, new_code);
     let estimate = async {
         let price = context.node.estimate(&question).await?;
         Ok::<_, ClientError>((price, context.node.balance(account.address()).await?))
@@ -57,10 +58,10 @@ pub async fn check(
 }
 
 /// The message as estimates want it: unsigned, and with the size of code that is not uploaded yet.
-fn with_code_size(message: &Envelope, bytes: u64) -> Envelope {
+fn as_question(message: &Envelope, new_code: Option<u64>) -> Envelope {
     let mut question = Envelope { signature: None, ..message.clone() };
     let content = message.item_content.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
-    if let Some(mut content) = content {
+    if let (Some(bytes), Some(mut content)) = (new_code, content) {
         content["code"]["estimated_size_mib"] = json!(bytes.div_ceil(1 << 20));
         let text = content.to_string();
         question.item_hash = FileHash::of(text.as_bytes()).to_string();
@@ -71,7 +72,7 @@ fn with_code_size(message: &Envelope, bytes: u64) -> Envelope {
 
 fn check_balance(balance: &Balance, required: Decimal) -> Result<(), Failure> {
     let (held, locked) = (from_number(balance.balance), from_number(balance.locked_amount));
-    let available = held - locked;
+    let available = (held - locked).max(Decimal::ZERO);
     if available >= required {
         return Ok(());
     }

@@ -438,7 +438,9 @@ async fn estimate(State(world): Shared, Json(body): Json<Value>) -> Response {
     let envelope: Envelope = serde_json::from_value(body["message"].clone()).unwrap();
     let content = envelope.item_content.as_deref().unwrap();
     ProgramContent::parse(content).unwrap();
-    assert!(content.contains(r#""estimated_size_mib":1"#) && envelope.signature.is_none(), "{content}");
+    assert!(envelope.signature.is_none(), "a question is no message");
+    let is_new = !content.contains("replaces");
+    assert_eq!(is_new, content.contains(r#""estimated_size_mib":1"#), "the size of new code is told: {content}");
     Json(price_of(world.cost)).into_response()
 }
 

@@ -93,8 +93,14 @@ fn an_old_program_that_cannot_be_deleted_is_named_with_the_new_one() {
 }
 
 #[test]
-fn the_old_program_can_be_kept() {
+fn the_old_program_can_be_kept_when_both_can_be_paid_for() {
     let (user, old) = user_with(&["--persistent"]);
+    user.network.world().locked = 2000.0;
+    let error = user.json_error(&["unpersist", &old, "--keep-prev"]);
+    assert_eq!(error["code"], "insufficient_balance");
+    assert!(!user.network.world().events.contains(&"POST PROGRAM".to_owned()));
+
+    user.network.world().balance = 4000.0;
     let answer = user.json(&["unpersist", &old, "--keep-prev"]);
     assert_eq!(answer["old_deleted"], false);
     assert!(user.network.world().sent(MessageType::Forget).is_empty());

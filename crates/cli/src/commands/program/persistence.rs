@@ -18,7 +18,7 @@ use crate::args::PersistArgs;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::output::facts;
-use crate::{ids, publish, signing, waiting};
+use crate::{ids, price, publish, signing, waiting};
 
 /// Makes an on-demand program persistent.
 ///
@@ -58,6 +58,10 @@ async fn change(context: &Context, args: PersistArgs, persistent: bool) -> Resul
     let content = changed(content, &old, persistent);
     let message = signing::program(&account, &content)?;
     let new: ProgramId = message.item_hash.parse()?;
+    if args.keep_prev {
+        // Both have to be paid for. Without the old one, the message node counts only the new one.
+        price::check(context, &account, &message, None).await?;
+    }
     let limit = Duration::from_secs(args.wait.wait_seconds);
     publish_program(context, &message, limit).await.map_err(|error| nothing_deleted(error, &old, &new))?;
 

@@ -64,7 +64,10 @@ pub(super) async fn update(context: &Context, args: UpdateArgs) -> Result<()> {
         ])
     })?;
     if changed {
-        context.out.note("Its node starts it again with the new code in a moment.");
+        context.out.note(match content.is_persistent() {
+            true => "Its node starts it again with the new code in a moment.",
+            false => "Nodes start it with the new code from now on.",
+        });
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub(super) async fn upload(context: &Context, args: UploadArgs) -> Result<()> {
     let message = signing::program(&account, &content)?;
     let program: ProgramId = message.item_hash.parse()?;
     publish::check_length(context, &packed).await?;
-    let price = price::check(context, &account, &message, packed.bytes).await?;
+    let price = price::check(context, &account, &message, Some(packed.bytes)).await?;
 
     let limit = Duration::from_secs(args.wait.wait_seconds);
     send_code(context, &store, &packed, limit).await?;
