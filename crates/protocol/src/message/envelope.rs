@@ -34,7 +34,8 @@ pub struct Envelope {
     /// What the content is.
     #[serde(rename = "type")]
     pub message_type: MessageType,
-    /// Where the content is: inside, or in a file under the item hash.
+    /// Where the content is: inside, or in a file under the item hash. Old clients leave it out for `inline`.
+    #[serde(default = "inline")]
     pub item_type: ItemType,
     /// The content as JSON, byte for byte; absent unless the item type is `inline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +47,10 @@ pub struct Envelope {
     /// A free label; not signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
+}
+
+fn inline() -> ItemType {
+    ItemType::Inline
 }
 
 /// Why an envelope is not valid.
@@ -200,6 +205,14 @@ mod tests {
         assert_eq!(envelope.verify(), Ok(()));
         let json = serde_json::to_string(&envelope).unwrap();
         assert_eq!(serde_json::from_str::<Envelope>(&json).unwrap().verify(), Ok(()));
+    }
+
+    #[test]
+    fn an_envelope_without_item_type_is_inline() {
+        let envelope = signed();
+        let mut json = serde_json::to_value(&envelope).unwrap();
+        json.as_object_mut().unwrap().remove("item_type");
+        assert_eq!(serde_json::from_value::<Envelope>(json).unwrap(), envelope);
     }
 
     #[test]
