@@ -7,14 +7,16 @@
 //! ```
 //! The scheduler moves the program; this only watches.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use protocol::ProgramId;
 use protocol::api::scheduler::{ProgramState, VmRecord};
 use reqwest::redirect::Policy;
 use serde_json::json;
 use tokio::time::Instant;
+use url::Url;
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -145,7 +147,7 @@ pub async fn until_gone(context: &Context, network: &Network, program: &ProgramI
 /// Asks the program's URL until it answers.
 async fn answers(step: &Step, program: &ProgramId, url: &str, deadline: Instant) -> Result<()> {
     step.say("ready, asking its URL");
-    let client = protocol::client::http_client_builder().redirect(Policy::none()).timeout(REQUEST_LIMIT).build()?;
+    let client = client_for(url)?;
     let mut own_errors = 0;
     loop {
         let answer = match before(deadline, client.get(url).send()).await {
@@ -169,6 +171,19 @@ async fn answers(step: &Step, program: &ProgramId, url: &str, deadline: Instant)
             .await
             .map_err(|()| timed_out(program, &format!("its node says that it is ready, but {url} {answer}")))?;
     }
+}
+
+/// A client that asks the program itself, and nobody that it redirects to.
+///
+/// Names below `localhost` are this machine (RFC 6761), which many resolvers do not know.
+fn client_for(url: &str) -> Result<reqwest::Client> {
+    let mut client = protocol::client::http_client_builder().redirect(Policy::none()).timeout(REQUEST_LIMIT);
+    let url = Url::parse(url).with_context(|| format!("the program's URL is no URL: {url}"))?;
+    if let Some(host) = url.host_str().filter(|host| host.ends_with(".localhost")) {
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        client = client.resolve_to_addrs(host, &loopback.map(|address| SocketAddr::new(address, 0)));
+    }
+    Ok(client.build()?)
 }
 
 fn answers_with_errors(program: &ProgramId, url: &str, status: u16) -> Failure {

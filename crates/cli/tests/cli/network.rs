@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use protocol::message::{Envelope, MessageType, ProgramContent};
 use protocol::network::{SETTINGS_ADDRESS, SETTINGS_KEY, VM_IMAGES_KEY};
 use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER, ReceivedRequest, verify};
-use protocol::{Address, FileHash};
+use protocol::{Address, FileHash, ProgramId};
 use serde_json::{Value, json};
 
 pub(crate) const NODE_ID: &str = "2222222222222222222222222222222222222222222222222222222222222222";
@@ -314,7 +314,8 @@ fn router(world: Arc<Mutex<World>>) -> Router {
         .route("/api/v1/vms/{hash}", get(one_vm))
         .route("/api/v1/vms", get(vms))
         .route("/api/v1/nodes", get(nodes))
-        .route("/vm/{hash}", get(gateway))
+        .route("/vm/{hash}", get(by_path))
+        .route("/", get(by_host))
         .route("/control/machine/{hash}/logs", get(logs))
         .route("/control/machine/{hash}/stream_logs", get(stream_logs))
         .layer(DefaultBodyLimit::disable())
@@ -510,8 +511,17 @@ async fn nodes(State(world): Shared) -> Response {
     page(world.lock().unwrap().nodes.clone())
 }
 
-async fn gateway(State(world): Shared, Path(_): Path<String>) -> Response {
-    let mut world = world.lock().unwrap();
+async fn by_path(State(world): Shared, Path(_): Path<String>) -> Response {
+    gateway(&mut world.lock().unwrap())
+}
+
+async fn by_host(State(world): Shared, headers: HeaderMap) -> Response {
+    let label = headers["host"].to_str().unwrap().split('.').next().unwrap();
+    ProgramId::from_host_label(label).expect("the program's host");
+    gateway(&mut world.lock().unwrap())
+}
+
+fn gateway(world: &mut World) -> Response {
     world.events.push("GET program".to_owned());
     let status = if world.gateway.len() > 1 { world.gateway.remove(0) } else { world.gateway[0] };
     (StatusCode::from_u16(status).unwrap(), "hello").into_response()

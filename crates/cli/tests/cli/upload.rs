@@ -2,8 +2,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use protocol::FileHash;
 use protocol::message::MessageType;
+use protocol::{FileHash, ProgramId};
 use serde_json::{Value, json};
 
 use crate::network::{MINIMAL, NODE_ID, RUNTIME, Verdict, unplaced, vm};
@@ -100,6 +100,19 @@ fn on_demand_programs_print_their_url_and_ask_no_scheduler() {
     assert_ne!(again["item_hash"], answer["item_hash"]);
     let outcome = user.run(&["program", "upload", "--on-demand", "src", "main:app"]);
     assert!(outcome.stderr.contains("first request starts it"), "{outcome:?}");
+}
+
+#[test]
+fn a_gateway_with_a_name_is_asked_by_the_programs_own_host() {
+    let user = User::new();
+    user.write_tutorial();
+    let gateway = user.network.url().replace("127.0.0.1", "localhost");
+    let answer = user.json(&[&TUTORIAL[..], &["--gateway-url", &gateway]].concat());
+    let url = answer["url"].as_str().unwrap();
+    let label = answer["item_hash"].as_str().unwrap().parse::<ProgramId>().unwrap().host_label();
+    assert_eq!(url, format!("{}/", gateway.replace("localhost", &format!("{label}.localhost"))));
+    assert!(user.network.world().events.contains(&"GET program".to_owned()));
+    assert_eq!(user.json(&["program", "find", url])["item_hash"], answer["item_hash"]);
 }
 
 #[test]

@@ -204,19 +204,12 @@ impl Follower<'_> {
     async fn listen(&mut self, url: &str, tail: Option<u32>) -> Result<()> {
         let node = ComputeNode::new(url)?;
         let program = *self.source.program();
-        let stream = node.stream_logs(self.account, &program).await;
-        // The stream is open before the past is read, so that no line falls between them. A refusal of the stream is not
-        // typed: this request has the status that tells what it is.
+        let opened = self.open(&node).await;
+        // The stream is open before the past is read, so that no line falls between them. When it was refused, this
+        // request tells why: its status is typed, the stream's reason is not.
         let past =
             node.logs(self.account, &program, tail).await.map_err(|e| explain(e, self.account, &program, url))?;
-        let mut stream = stream?;
-        match stream.next().await? {
-            Some(LogStreamFrame::Status { status: LogStreamStatus::Connected, .. }) => {}
-            Some(LogStreamFrame::Status { reason, .. }) => {
-                anyhow::bail!("it does not stream the log: {}", reason.as_deref().unwrap_or("it does not say why"));
-            }
-            _ => anyhow::bail!("it does not stream the log"),
-        }
+        let mut stream = opened?;
         self.say(format!("following at {url}"));
         let first_time = self.seen.is_empty();
         let oldest = past.iter().map(LogEntry::micros).min();
@@ -233,6 +226,18 @@ impl Follower<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Opens the stream and waits until the node has accepted it.
+    async fn open(&self, node: &ComputeNode) -> Result<EventStream<LogStreamFrame>> {
+        let mut stream = node.stream_logs(self.account, self.source.program()).await?;
+        match stream.next().await? {
+            Some(LogStreamFrame::Status { status: LogStreamStatus::Connected, .. }) => Ok(stream),
+            Some(LogStreamFrame::Status { reason: Some(reason), .. }) => {
+                anyhow::bail!("it does not stream the log: {}", printable(&reason))
+            }
+            _ => anyhow::bail!("it does not stream the log"),
+        }
     }
 
     /// The next frame; `None` when the connection ended or the program is somewhere else now.
