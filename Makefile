@@ -24,12 +24,12 @@ DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-to
 	/usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light
 
-.PHONY: demo test lint bench build packages packages-bench runtimes guest clean
+.PHONY: demo test lint bench build packages packages-bench runtimes guest examples clean
 
 build: packages guest runtimes
-	$(CARGO) build --release --locked --workspace --exclude aleph-guest
+	$(CARGO) build --release --locked -p aleph-cli -p aleph-node -p aleph-sandbox
 
-demo: build
+demo: build examples
 	examples/demo.sh
 
 lint:
@@ -66,6 +66,13 @@ $(TOOLS)/venv: | packages
 	/usr/bin/python3 -m venv $@.new
 	rm -rf $@
 	mv $@.new $@
+
+# The static binary among the examples.
+examples: target/examples/static-server/static-server
+
+target/examples/static-server/static-server: examples/static-server/src/main.rs
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target $(HOST) -p static-server
+	install -D -m 755 target/$(HOST)/release/static-server $@
 
 # Runtime images, built once.
 runtimes: target/runtimes/python3.squashfs target/runtimes/minimal.squashfs

@@ -1,0 +1,48 @@
+//! `aleph-node`: the server. One binary, a subcommand a role.
+
+mod options;
+mod roles;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::options::{LogFormat, Options, Role};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    start_logging(&options);
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aleph-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    match options.role {
+        Role::Up(up) => {
+            // One thread: the kernel ends its children with the thread that started them.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(up::run(up, options.json))
+        }
+        role => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(roles::run(role, options.json))
+        }
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` says which.
+fn start_logging(options: &Options) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match options.log_format {
+        LogFormat::Text => subscriber.with_target(false).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}

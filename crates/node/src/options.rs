@@ -1,0 +1,299 @@
+//! The command line. Every option can be given as an environment variable, too, `ALEPH_NODE_…`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
+use lease::LeaseConfig;
+use protocol::{Address, NodeId};
+
+/// Runs programs on a network of independent compute nodes.
+#[derive(Debug, Parser)]
+#[command(name = "aleph-node", version, propagate_version = true)]
+pub(crate) struct Options {
+    /// Print one line of JSON on standard output when ready
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// How log lines look
+    #[arg(long, global = true, value_enum, default_value = "text", env = "ALEPH_NODE_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+
+    #[command(subcommand)]
+    pub(crate) role: Role,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What this process is.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Role {
+    /// Run a whole network on this machine
+    Up(UpOptions),
+    /// Accept, check, store and stream messages and files
+    MessageNode(MessageNodeOptions),
+    /// Decide which compute node runs each persistent program
+    Scheduler(SchedulerOptions),
+    /// Run programs
+    ComputeNode(Box<ComputeNodeOptions>),
+    /// Take requests for programs and pass them on to compute nodes
+    Gateway(GatewayOptions),
+}
+
+/// `aleph-node up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpOptions {
+    /// How many compute nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) nodes: u16,
+
+    /// Where everything is kept; the same directory is the same network
+    #[arg(long, env = "ALEPH_NODE_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// The message node's port; the scheduler, the gateway and the compute nodes take the ports after it
+    #[arg(long, default_value_t = 4024)]
+    pub(crate) port: u16,
+
+    /// Tokens that the first account gets when the network is made
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) balance: u64,
+
+    /// Stop a copy on demand that nobody used for this long
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    pub(crate) idle_after: Duration,
+
+    #[command(flatten)]
+    pub(crate) lease: LeaseOptions,
+
+    /// The OCI runtime that compute nodes make sandboxes with
+    #[arg(long, default_value = "crun")]
+    pub(crate) oci_runtime: PathBuf,
+}
+
+/// `aleph-node message-node`.
+#[derive(Debug, Args)]
+pub(crate) struct MessageNodeOptions {
+    /// Where it listens
+    #[arg(long, default_value = "127.0.0.1:4024", env = "ALEPH_NODE_LISTEN")]
+    pub(crate) listen: SocketAddr,
+
+    /// Where messages and files are kept
+    #[arg(long, default_value = "/var/lib/aleph-node/message-node", env = "ALEPH_NODE_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    /// A JSON file of balances, {"0x…": "2000"}, read again when it changes; without one nothing has to be paid for
+    #[arg(long, env = "ALEPH_NODE_LEDGER")]
+    pub(crate) ledger: Option<PathBuf>,
+
+    /// The account whose aggregates speak for this network: pricing, settings, vm-images
+    #[arg(long, env = "ALEPH_NODE_AUTHORITY")]
+    pub(crate) authority: Option<Address>,
+}
+
+/// `aleph-node scheduler`.
+#[derive(Debug, Args)]
+pub(crate) struct SchedulerOptions {
+    /// Where it listens
+    #[arg(long, default_value = "127.0.0.1:4025", env = "ALEPH_NODE_LISTEN")]
+    pub(crate) listen: SocketAddr,
+
+    /// Where its key and its database are kept
+    #[arg(long, default_value = "/var/lib/aleph-node/scheduler", env = "ALEPH_NODE_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    /// Base URL of the message node that it follows
+    #[arg(long, default_value = "http://127.0.0.1:4024", env = "ALEPH_NODE_MESSAGE_NODE")]
+    pub(crate) message_node: String,
+
+    /// Base URL of the gateway, to tell where programs are reached
+    #[arg(long, env = "ALEPH_NODE_GATEWAY")]
+    pub(crate) gateway: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) lease: LeaseOptions,
+}
+
+/// The constants of leases.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct LeaseOptions {
+    /// How often compute nodes renew their leases
+    #[arg(long, default_value = "1s", value_parser = duration, env = "ALEPH_NODE_HEARTBEAT")]
+    pub(crate) heartbeat: Duration,
+
+    /// How long a lease lasts: what a silent node runs is dead after it, and runs elsewhere soon after
+    #[arg(long, default_value = "5s", value_parser = duration, env = "ALEPH_NODE_LEASE")]
+    pub(crate) lease: Duration,
+}
+
+impl LeaseOptions {
+    pub(crate) fn config(self) -> LeaseConfig {
+        LeaseConfig { heartbeat: self.heartbeat, lease: self.lease, ..LeaseConfig::default() }
+    }
+}
+
+/// `aleph-node compute-node`.
+#[derive(Debug, Args)]
+pub(crate) struct ComputeNodeOptions {
+    /// Where it listens
+    #[arg(long, default_value = "0.0.0.0:4020", env = "ALEPH_NODE_LISTEN")]
+    pub(crate) listen: SocketAddr,
+
+    /// Its public base URL, where gateways and owners reach it
+    #[arg(long, env = "ALEPH_NODE_URL")]
+    pub(crate) url: String,
+
+    /// What people call it; the machine's name if not given
+    #[arg(long, env = "ALEPH_NODE_NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Where its key, caches and logs are kept
+    #[arg(long, default_value = "/var/lib/aleph-node/compute-node", env = "ALEPH_NODE_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    /// Where sandboxes are, on a tmpfs; below /run/aleph-node if not given
+    #[arg(long, env = "ALEPH_NODE_RUN_DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+
+    /// Base URL of the message node
+    #[arg(long, default_value = "http://127.0.0.1:4024", env = "ALEPH_NODE_MESSAGE_NODE")]
+    pub(crate) message_node: String,
+
+    /// Base URLs of the schedulers
+    #[arg(
+        long = "scheduler",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:4025",
+        env = "ALEPH_NODE_SCHEDULERS"
+    )]
+    pub(crate) schedulers: Vec<String>,
+
+    /// The only scheduler account that this node obeys
+    #[arg(long, env = "ALEPH_NODE_SCHEDULER_ADDRESS")]
+    pub(crate) scheduler_address: Option<Address>,
+
+    /// Base URLs of gateways that pass owners' requests on to this node
+    #[arg(long = "gateway", value_delimiter = ',', env = "ALEPH_NODE_GATEWAYS")]
+    pub(crate) gateways: Vec<String>,
+
+    /// Its id, if it is registered already; it registers itself otherwise
+    #[arg(long, env = "ALEPH_NODE_ID")]
+    pub(crate) node_id: Option<NodeId>,
+
+    /// Virtual processors that it offers in all; four for each processor if not given
+    #[arg(long, env = "ALEPH_NODE_VCPUS")]
+    pub(crate) vcpus: Option<u32>,
+
+    /// MiB of memory that it offers in all; 80 % of the machine's if not given
+    #[arg(long, env = "ALEPH_NODE_MEMORY_MIB")]
+    pub(crate) memory_mib: Option<u64>,
+
+    /// MiB of disk that it offers in all; half of what is free if not given
+    #[arg(long, env = "ALEPH_NODE_DISK_MIB")]
+    pub(crate) disk_mib: Option<u64>,
+
+    /// The part of processors and memory that is kept for programs on demand, 0 to 1
+    #[arg(long, default_value_t = 0.25, value_parser = share, env = "ALEPH_NODE_ON_DEMAND_SHARE")]
+    pub(crate) on_demand_share: f64,
+
+    /// MiB of downloaded and unpacked files that are kept at most
+    #[arg(long, default_value_t = 10_240, env = "ALEPH_NODE_CACHE_MIB")]
+    pub(crate) cache_mib: u64,
+
+    /// MiB of output that are kept of each program at most
+    #[arg(long, default_value_t = 10, env = "ALEPH_NODE_LOG_MIB")]
+    pub(crate) log_mib: u64,
+
+    /// Stop a copy on demand that nobody used for this long
+    #[arg(long, default_value = "5m", value_parser = duration, env = "ALEPH_NODE_IDLE_AFTER")]
+    pub(crate) idle_after: Duration,
+
+    /// How long a program has to become ready
+    #[arg(long, default_value = "60s", value_parser = duration, env = "ALEPH_NODE_READY_WITHIN")]
+    pub(crate) ready_within: Duration,
+
+    /// How long a request waits for a program that starts or moves
+    #[arg(long, default_value = "30s", value_parser = duration, env = "ALEPH_NODE_HOLD")]
+    pub(crate) hold: Duration,
+
+    /// Stop all programs when this process is asked to end, instead of leaving them to the next one
+    #[arg(long, env = "ALEPH_NODE_STOP_PROGRAMS")]
+    pub(crate) stop_programs: bool,
+
+    /// The OCI runtime that makes sandboxes: crun or runc, by name or path
+    #[arg(long, default_value = "crun", env = "ALEPH_NODE_OCI_RUNTIME")]
+    pub(crate) oci_runtime: PathBuf,
+
+    /// The first user id of this machine that sandboxes may have; each takes 65536
+    #[arg(long, default_value_t = 0x7000_0000, env = "ALEPH_NODE_FIRST_UID")]
+    pub(crate) first_uid: u32,
+
+    /// How many sandboxes there can be at once
+    #[arg(long, default_value_t = 4096, env = "ALEPH_NODE_SLOTS")]
+    pub(crate) slots: u32,
+
+    /// Addresses for sandboxes with a network, four each; not used by anything else on this machine
+    #[arg(long, default_value = "100.96.0.0/16", env = "ALEPH_NODE_NETWORK")]
+    pub(crate) network: Ipv4Net,
+}
+
+/// `aleph-node gateway`.
+#[derive(Debug, Args)]
+pub(crate) struct GatewayOptions {
+    /// Where it listens
+    #[arg(long, default_value = "127.0.0.1:4026", env = "ALEPH_NODE_LISTEN")]
+    pub(crate) listen: SocketAddr,
+
+    /// Base URL of the message node
+    #[arg(long, default_value = "http://127.0.0.1:4024", env = "ALEPH_NODE_MESSAGE_NODE")]
+    pub(crate) message_node: String,
+
+    /// Base URLs of the schedulers
+    #[arg(
+        long = "scheduler",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:4025",
+        env = "ALEPH_NODE_SCHEDULERS"
+    )]
+    pub(crate) schedulers: Vec<String>,
+
+    /// How long a request waits for a program that starts or moves
+    #[arg(long, default_value = "30s", value_parser = duration, env = "ALEPH_NODE_HOLD")]
+    pub(crate) hold: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write for example 500ms, 5s or 2m"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().map_err(|_| "expected a number from 0 to 1".to_owned())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("expected a number from 0 to 1".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_values_say_what_is_expected() {
+        assert!(duration("5 parsecs").unwrap_err().contains("500ms"));
+        assert!(share("1.5").unwrap_err().contains("0 to 1"));
+    }
+}

@@ -1,0 +1,119 @@
+//! What the network's authority publishes: runtime images, their names, where the scheduler and the gateway are.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream};
+use protocol::api::message_node::MessageStatus;
+use protocol::client::MessageNode;
+use protocol::message::{AggregateContent, Envelope, ItemType, MessageTime, MessageType, StoreContent};
+use protocol::network::{NetworkSettings, SETTINGS_KEY, VM_IMAGES_KEY, VmImage, VmImageDefaults, VmImages};
+use protocol::{Account, FileHash};
+use serde_json::{Map, Value};
+
+use super::layout::Layout;
+
+/// The channel of the network's own messages.
+const CHANNEL: &str = "ALEPH-CLOUDSOLUTIONS";
+
+/// The image that programs run in when they name none.
+const DEFAULT_RUNTIME: &str = "python3";
+
+/// How much of a file is read at a time, in bytes.
+const CHUNK: usize = 256 << 10;
+
+/// Publishes what is not published yet.
+pub(super) async fn publish(layout: &Layout, message_node: &MessageNode, runtimes: &Path) -> anyhow::Result<()> {
+    let authority = layout.authority();
+    let mut images =
+        VmImages { runtimes: BTreeMap::new(), defaults: VmImageDefaults { runtime: Some(DEFAULT_RUNTIME.to_owned()) } };
+    for file in image_files(runtimes)? {
+        let name = file.file_stem().context("a file has a name")?.to_string_lossy().into_owned();
+        let hash = publish_image(layout, message_node, &name, &file).await?;
+        images.runtimes.insert(name, VmImage { hash, display_name: None, description: None });
+    }
+    if !images.runtimes.contains_key(DEFAULT_RUNTIME) {
+        bail!(
+            "the runtime image {DEFAULT_RUNTIME}.squashfs is missing in {}: `make runtimes` builds it",
+            runtimes.display()
+        );
+    }
+    publish_aggregate(authority, message_node, VM_IMAGES_KEY, &images).await?;
+    let settings =
+        NetworkSettings { scheduler_urls: vec![layout.scheduler_url()], gateway_url: Some(layout.gateway_url()) };
+    publish_aggregate(authority, message_node, SETTINGS_KEY, &settings).await
+}
+
+fn image_files(runtimes: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(runtimes).with_context(|| {
+        format!("there are no runtime images in {}: `make runtimes` builds them", runtimes.display())
+    })?;
+    let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "squashfs"));
+    files.sort();
+    Ok(files)
+}
+
+/// Publishes an image as a STORE message, unless this very file was published before. Says the message's hash.
+async fn publish_image(layout: &Layout, message_node: &MessageNode, name: &str, file: &Path) -> anyhow::Result<String> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let hash = FileHash::of(&bytes);
+    let remembered = layout.root().join(format!("runtime-{name}-{hash}.json"));
+    let envelope = match fs::read(&remembered).ok().and_then(|json| serde_json::from_slice::<Envelope>(&json).ok()) {
+        Some(envelope) => envelope,
+        None => {
+            let envelope = store_message(layout.authority(), hash, name);
+            fs::write(&remembered, serde_json::to_vec(&envelope)?)?;
+            envelope
+        }
+    };
+    let known = message_node.message(&envelope.item_hash).await?;
+    if known.is_none_or(|known| known.status != MessageStatus::Processed) {
+        let length = bytes.len() as u64;
+        let chunks: Vec<_> = bytes.chunks(CHUNK).map(|chunk| Ok(chunk.to_vec().into())).collect();
+        message_node
+            .add_file(&envelope, true, length, stream::iter(chunks).boxed())
+            .await
+            .with_context(|| format!("cannot publish the runtime image {name}"))?;
+    }
+    Ok(envelope.item_hash)
+}
+
+fn store_message(authority: &Account, hash: FileHash, name: &str) -> Envelope {
+    let time = MessageTime::now();
+    let content = StoreContent {
+        address: authority.address().clone(),
+        time,
+        item_type: ItemType::Storage,
+        item_hash: hash.to_string(),
+        reference: None,
+        payment: None,
+        metadata: Some(Map::from_iter([("name".to_owned(), Value::from(name))])),
+    };
+    let content = serde_json::to_string(&content).expect("a content is JSON");
+    Envelope::sign_inline(authority, MessageType::Store, content, time, Some(CHANNEL.to_owned()))
+}
+
+/// Publishes a document, unless it is published as it is.
+async fn publish_aggregate<T: serde::Serialize>(
+    authority: &Account,
+    message_node: &MessageNode,
+    key: &str,
+    document: &T,
+) -> anyhow::Result<()> {
+    let Value::Object(content) = serde_json::to_value(document)? else { bail!("a document is an object") };
+    let published: Option<Map<String, Value>> = message_node.aggregate(authority.address().as_str(), key).await?;
+    if published.is_some_and(|published| content.iter().all(|(name, value)| published.get(name) == Some(value))) {
+        return Ok(());
+    }
+    let time = MessageTime::now();
+    let content = AggregateContent { address: authority.address().clone(), time, key: key.to_owned(), content };
+    let content = serde_json::to_string(&content)?;
+    let envelope = Envelope::sign_inline(authority, MessageType::Aggregate, content, time, Some(CHANNEL.to_owned()));
+    match message_node.submit(&envelope, true).await? {
+        MessageStatus::Processed => Ok(()),
+        status => bail!("the message node does not accept the network's `{key}`: it is {}", status.as_str()),
+    }
+}
