@@ -8,4 +8,5 @@ mod manage;
 mod network;
 mod persistence;
 mod run;
+mod server;
 mod upload;

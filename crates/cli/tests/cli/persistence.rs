@@ -121,6 +121,28 @@ fn persist_waits_until_the_program_runs() {
 }
 
 #[test]
+fn without_a_scheduler_programs_are_unpersisted_all_the_same() {
+    let (user, old) = user_with(&["--persistent"]);
+    user.network.world().settings = None;
+    let outcome = user.run(&["unpersist", &old]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(outcome.stderr.contains("warning") && outcome.stdout.contains("(deleted)"), "{outcome:?}");
+    let new = user.json(&["program", "list"])[0]["item_hash"].clone();
+    assert_eq!(user.json_error(&["persist", new.as_str().unwrap()])["code"], "no_scheduler");
+}
+
+#[test]
+fn a_node_that_does_not_stop_the_old_program_is_named() {
+    let (user, old) = user_with(&["--persistent"]);
+    user.network.world().stopping = u32::MAX;
+    let error = user.json_error(&["unpersist", &old, "--wait-seconds", "1"]);
+    assert_eq!(error["code"], "timed_out");
+    let new = user.network.world().sent(MessageType::Program)[1].envelope.item_hash.clone();
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(&new) && message.contains("stopping on node 222222222222"), "{message}");
+}
+
+#[test]
 fn what_is_so_already_stays() {
     let (user, id) = user_with(&[]);
     let answer = user.json(&["program", "unpersist", &id]);

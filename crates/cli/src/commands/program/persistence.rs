@@ -50,9 +50,15 @@ async fn change(context: &Context, args: PersistArgs, persistent: bool) -> Resul
             .into());
     }
     let network = context.network().await?;
-    let waits = !args.wait.no_wait;
-    if waits {
-        network.require_scheduler_to_wait()?;
+    let mut waits = !args.wait.no_wait;
+    match network.require_scheduler_to_wait() {
+        Err(failure) if waits && persistent => return Err(failure.into()),
+        // The messages do it; only when its node has stopped it cannot be seen.
+        Err(failure) if waits => {
+            context.out.warn(format!("when the old program has stopped cannot be seen: {failure}"));
+            waits = false;
+        }
+        _ => {}
     }
 
     let content = changed(content, &old, persistent);
@@ -76,7 +82,8 @@ async fn change(context: &Context, args: PersistArgs, persistent: bool) -> Resul
     let record = match (waits, persistent) {
         (true, true) => Some(wait_until_ready(context, network, &account, &new, content.on.http, &args.wait).await?),
         (true, false) if !args.keep_prev => {
-            waiting::until_gone(context, network, &old, Instant::now() + limit).await?;
+            let gone = waiting::until_gone(context, network, &old, Instant::now() + limit).await;
+            gone.map_err(|error| error.context(format!("the program is {new} now")))?;
             None
         }
         _ => None,
