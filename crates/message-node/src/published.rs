@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::core::aggregate::Document;
 use crate::core::network::{built_in, keys_of, overlay};
 use crate::prices::PriceTable;
-use crate::store::{Connection, StoreError, Stored, aggregates, nodes};
+use crate::store::{Connection, Part, StoreError, Stored, aggregates, nodes};
 
 /// Who speaks for the network, and the prices that the operator set.
 #[derive(Debug, Clone)]
@@ -20,16 +20,18 @@ pub(crate) struct Network {
 
 impl Network {
     /// The documents of an account: those that its messages make, and for well-known addresses those that describe the
-    /// network. `keys` is empty for all.
+    /// network. `keys` is empty for all. At most `limit` with at most `max_bytes` together.
     pub(crate) async fn documents(
         &self,
         db: &mut Connection,
         address: &Address,
         keys: &[String],
         limit: u32,
-    ) -> Stored<Vec<Published>> {
-        let own = aggregates::of_owner(db, &address.canonical(), keys, limit).await?;
-        let mut found: Vec<Published> = own
+        max_bytes: u64,
+    ) -> Stored<Part<Published>> {
+        let own = aggregates::of_owner(db, &address.canonical(), keys, limit, max_bytes).await?;
+        let mut rows: Vec<Published> = own
+            .rows
             .into_iter()
             .map(|row| Published {
                 key: row.key,
@@ -39,12 +41,12 @@ impl Network {
             .collect();
         for key in keys_of(address) {
             let wanted = keys.is_empty() || keys.iter().any(|wanted| wanted == key);
-            if wanted && !found.iter().any(|published| published.key == *key) {
+            if wanted && !rows.iter().any(|published| published.key == *key) {
                 let document = self.synthesised(db, key).await?;
-                found.push(Published { key: (*key).to_owned(), document, history: None });
+                rows.push(Published { key: (*key).to_owned(), document, history: None });
             }
         }
-        Ok(found)
+        Ok(Part { rows, cut: own.cut })
     }
 
     /// What the authority published over what is built in.
@@ -60,9 +62,9 @@ impl Network {
     /// The prices in force: those that clients read.
     pub(crate) async fn price_table(&self, db: &mut Connection) -> Stored<PriceTable> {
         let keys = [PRICING_KEY.to_owned()];
-        let found = self.documents(db, &Address::new(SETTINGS_ADDRESS), &keys, 1).await?;
+        let found = self.documents(db, &Address::new(SETTINGS_ADDRESS), &keys, 1, u64::MAX).await?;
         let mut pricing = Map::new();
-        for (product, entry) in found.into_iter().flat_map(|published| published.document) {
+        for (product, entry) in found.rows.into_iter().flat_map(|published| published.document) {
             let entry = serde_json::from_str(entry.get()).map_err(|e| StoreError::corrupt("price", &product, e))?;
             pricing.insert(product, entry);
         }

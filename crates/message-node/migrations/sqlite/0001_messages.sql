@@ -132,7 +132,8 @@ CREATE TABLE costs (
     cost      TEXT NOT NULL,
     price     TEXT NOT NULL -- JSON of the whole price as it was charged
 );
-CREATE INDEX costs_by_owner ON costs (owner);
+-- Most files are free, and an account may have very many of them.
+CREATE INDEX costs_by_owner ON costs (owner) WHERE cost <> '0';
 
 -- AGGREGATE messages in force.
 CREATE TABLE aggregate_elements (

@@ -54,7 +54,14 @@ pub(super) async fn of_address(
         return Err(ApiError::not_found(format!("ask for {address}.json")));
     };
     let (keys, limit) = (params.list(&["keys"])?, params.limit(MOST)?);
-    let found = node.context.network.documents(&mut *node.db().await?, &Address::new(address), &keys, limit).await?;
+    let (network, most) = (&node.context.network, node.context.limits.page_bytes);
+    let part = network.documents(&mut *node.db().await?, &Address::new(address), &keys, limit, most).await?;
+    if part.cut {
+        return Err(ApiError::invalid(format!(
+            "the documents have more than {most} bytes together: name fewer 'keys'"
+        )));
+    }
+    let found = part.rows;
     if found.is_empty() {
         return Err(ApiError::not_found("No aggregate found for this address"));
     }

@@ -55,6 +55,11 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message)
     }
 
+    /// 422: a page of a list would be too large.
+    pub(super) fn page_too_large(most: u64) -> Self {
+        Self::invalid(format!("this page would have more than {most} bytes: lower 'pagination', or use 'cursor'"))
+    }
+
     /// 403: the signature is not the sender's.
     pub(super) fn wrong_signature(error: &EnvelopeError) -> Self {
         Self::new(StatusCode::FORBIDDEN, "invalid_signature", error.to_string())

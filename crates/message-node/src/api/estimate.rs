@@ -37,6 +37,9 @@ struct Message {
     content: Option<Value>,
 }
 
+/// The largest size of a file that can be announced, in MiB.
+const MAX_ANNOUNCED_MIB: f64 = 1e12;
+
 /// Sizes of files in MiB: as the client announced them, or as they are.
 #[derive(Default)]
 struct Sizes {
@@ -85,7 +88,7 @@ async fn of_program(db: &mut Connection, content: &mut Map<String, Value>, table
 async fn of_store(db: &mut Connection, content: &Map<String, Value>, table: &PriceTable) -> Stored<Price> {
     let text = |field: &str| content.get(field).and_then(Value::as_str);
     let bytes = match (content.get(ESTIMATED_SIZE).and_then(Value::as_f64), text("item_hash")) {
-        (Some(mib), _) => (mib.max(0.0) * 1024.0 * 1024.0).to_u64().unwrap_or(u64::MAX),
+        (Some(mib), _) => (mib.clamp(0.0, MAX_ANNOUNCED_MIB) * 1024.0 * 1024.0).to_u64().unwrap_or(u64::MAX),
         (None, Some(hash)) => files::size(db, hash).await?.unwrap_or(0),
         (None, None) => 0,
     };
@@ -96,7 +99,7 @@ async fn of_store(db: &mut Connection, content: &Map<String, Value>, table: &Pri
 fn announced(content: &mut Map<String, Value>) -> HashMap<Slot, Decimal> {
     let take = |slot: Slot, holder: Option<&mut Value>| {
         let size = holder?.as_object_mut()?.remove(ESTIMATED_SIZE)?.as_f64()?;
-        Some((slot, Decimal::from_f64(size.max(0.0))?))
+        Some((slot, Decimal::from_f64(size.clamp(0.0, MAX_ANNOUNCED_MIB))?))
     };
     let mut found = HashMap::new();
     found.extend(take(Slot::Code, content.get_mut("code")));

@@ -55,9 +55,7 @@ async fn answer(node: &Node, params: &Params) -> Answer<Response> {
     };
     let found = part(&mut db, &filter, order, &paging.window, paging.per_page, limits.page_bytes).await?;
     if found.cut {
-        let most = limits.page_bytes;
-        let message = format!("this page would have more than {most} bytes: lower 'pagination', or use 'cursor'");
-        return Err(ApiError::invalid(message));
+        return Err(ApiError::page_too_large(limits.page_bytes));
     }
     let body = Page {
         messages: found.rows.iter().map(MessageView::of_row).collect(),

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::error::Answer;
+use super::error::{Answer, ApiError};
 use super::messages::post_document;
 use super::query::{Params, write_cursor};
 use crate::clock::{iso, seconds};
@@ -85,9 +85,11 @@ async fn answer(node: &Node, params: &Params, show: fn(&PostRow) -> Stored<Box<R
     let paging = params.paging(&node.context.limits)?;
     let mut db = node.db().await?;
     // One more than asked for tells whether there is another page.
-    let mut rows = part(&mut db, &filter, order, &paging.window, paging.per_page + 1).await?;
-    let more = rows.len() > paging.per_page as usize;
-    rows.truncate(paging.per_page as usize);
+    let max_bytes = node.context.limits.page_bytes;
+    let found = part(&mut db, &filter, order, &paging.window, paging.per_page + 1, max_bytes).await?;
+    let (mut rows, full) = (found.rows, paging.per_page as usize);
+    let more = rows.len() > full || found.cut;
+    rows.truncate(full);
     let posts = rows.iter().map(show).collect::<Stored<_>>()?;
     let Some(page) = paging.page else {
         let next =
@@ -95,6 +97,9 @@ async fn answer(node: &Node, params: &Params, show: fn(&PostRow) -> Stored<Box<R
         let body = CursorPage { posts, pagination_per_page: paging.per_page, next_cursor: next.map(write_cursor) };
         return Ok(Json(body).into_response());
     };
+    if found.cut && rows.len() < full {
+        return Err(ApiError::page_too_large(max_bytes));
+    }
     let body = Page {
         posts,
         pagination_page: page,

@@ -56,10 +56,20 @@ async fn serve(node: Node, mut socket: WebSocket, filter: Filter, history: u32, 
         }
     };
     if let End::Close(code, reason) = end {
-        let frame = CloseFrame { code, reason: reason.into() };
-        // An error means that the client has gone, which is what this is about.
-        let _ = timeout(node.context.timing.stream_send, socket.send(Message::Close(Some(frame)))).await;
+        // An error or a timeout means that the client has gone.
+        let _ = timeout(node.context.timing.stream_send, close(socket, code, reason)).await;
     }
+}
+
+/// Says why the stream ends and waits until the client has heard it. If the connection just ended, whatever the client sends
+/// in the meantime would make its operating system drop what it has not read, the reason included.
+async fn close(mut socket: WebSocket, code: u16, reason: String) -> Result<(), axum::Error> {
+    let frame = CloseFrame { code, reason: reason.into() };
+    socket.send(Message::Close(Some(frame))).await?;
+    while let Some(frame) = socket.recv().await {
+        frame?;
+    }
+    Ok(())
 }
 
 async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u32) -> End {

@@ -1,5 +1,7 @@
 //! `POST /messages`.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
@@ -9,6 +11,7 @@ use protocol::api::message_node::{MessageStatus, PublicationStatus, SubmitReques
 use protocol::message::parse_content;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::MAX_JSON_BYTES;
 use super::error::{Answer, ApiError};
@@ -36,6 +39,9 @@ pub(super) async fn submit(State(node): State<Node>, SmallBody(body): SmallBody)
     Ok(answer(&outcome))
 }
 
+/// How long a small body may take.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
 /// A body of bounded size.
 pub(super) struct SmallBody(pub Bytes);
 
@@ -43,8 +49,9 @@ impl<S: Send + Sync> FromRequest<S> for SmallBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = Bytes::from_request(request, state).await;
-        body.map(Self).map_err(|e| match e.status() {
+        let body = timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
+        let late = |_| ApiError::timed_out(format!("the body took longer than {} s", BODY_WITHIN.as_secs()));
+        body.map_err(late)?.map(Self).map_err(|e| match e.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 ApiError::too_large(format!("the body has more than {MAX_JSON_BYTES} bytes"))
             }

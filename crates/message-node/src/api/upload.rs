@@ -13,7 +13,7 @@ use protocol::api::message_node::{AddFileMetadata, MessageStatus};
 use protocol::message::{Envelope, ItemType, MessageType, StoreContent};
 use serde_json::json;
 use tokio::sync::SemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::MAX_JSON_BYTES;
 use super::error::{Answer, ApiError};
@@ -28,6 +28,10 @@ use crate::store::costs;
 
 /// A client that sends nothing for this long has gone.
 const SILENCE: Duration = Duration::from_secs(30);
+/// After this time an upload must have kept up [`MIN_BYTES_PER_SECOND`], because it takes the place of others.
+const WARM_UP: Duration = Duration::from_secs(60);
+/// The slowest upload, on average.
+const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// What came with a file: the message that publishes it.
 struct Metadata {
@@ -83,16 +87,12 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
     let Some(file) = parts.file else {
         return Err(ApiError::bad_request("the form has no part 'file'"));
     };
-    let keep = match &parts.metadata {
-        Some(metadata) => check_file(&node, &file, metadata).await,
-        None => check_anonymous(&node, &file),
-    };
-    if let Err(error) = keep {
-        node.files().discard(&file).await;
-        return Err(error);
+    match &parts.metadata {
+        Some(metadata) => check_file(&node, &file, metadata).await?,
+        None => check_anonymous(&node, &file)?,
     }
-    publish(&node, &file).await?;
-    let Some(metadata) = parts.metadata else { return Ok(stored(StatusCode::OK, &file.hash)) };
+    let hash = publish(&node, file).await?;
+    let Some(metadata) = parts.metadata else { return Ok(stored(StatusCode::OK, &hash)) };
     let wait = metadata.sync.then_some(node.context.timing.sync_wait);
     let outcome = node.pipeline.submit(metadata.message, wait).await?;
     match (&outcome.rejection, outcome.status) {
@@ -100,7 +100,7 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
         (None, MessageStatus::Forgotten | MessageStatus::Removed) => {
             Err(ApiError::gone(format!("the message was {}", outcome.status.as_str())))
         }
-        (None, status) => Ok(stored(http_status(status), &file.hash)),
+        (None, status) => Ok(stored(http_status(status), &hash)),
     }
 }
 
@@ -115,21 +115,22 @@ pub(super) async fn add_json(State(node): State<Node>, body: Body) -> Answer<Res
     parse_json::<serde::de::IgnoredAny>(&body)?;
     let mut upload = node.files().upload(most).await?;
     upload.write(body).await?;
-    let file = upload.finish().await?;
-    publish(&node, &file).await?;
-    Ok(stored(StatusCode::OK, &file.hash))
+    let hash = publish(&node, upload.finish().await?).await?;
+    Ok(stored(StatusCode::OK, &hash))
 }
 
 fn stored(status: StatusCode, hash: &str) -> Response {
     (status, Json(json!({ "status": "success", "hash": hash }))).into_response()
 }
 
-async fn publish(node: &Node, file: &StagedFile) -> Answer<()> {
+/// Makes a file known; gives its hash.
+async fn publish(node: &Node, file: StagedFile) -> Answer<String> {
+    let (hash, bytes) = (file.hash.clone(), file.bytes);
     let keep_until_us = now_us() + micros(node.context.timing.file_grace);
     node.files().publish(file, node.store(), keep_until_us).await?;
-    node.context.metrics.uploaded_bytes.increment(file.bytes);
-    node.pipeline.file_arrived(&file.hash);
-    Ok(())
+    node.context.metrics.uploaded_bytes.increment(bytes);
+    node.pipeline.file_arrived(&hash);
+    Ok(hash)
 }
 
 async fn read_form(node: &Node, mut form: Multipart) -> Answer<Parts> {
@@ -138,8 +139,10 @@ async fn read_form(node: &Node, mut form: Multipart) -> Answer<Parts> {
         match field.name() {
             Some("file") if parts.file.is_none() => {
                 let mut upload = node.files().upload(node.context.limits.upload_bytes).await?;
+                let started = Instant::now();
                 while let Some(chunk) = patiently(field.chunk()).await? {
                     upload.write(chunk).await?;
+                    check_pace(upload.bytes(), started.elapsed())?;
                 }
                 parts.file = Some(upload.finish().await?);
             }
@@ -176,12 +179,20 @@ fn silent() -> ApiError {
 }
 
 async fn write_body(upload: &mut Upload, body: Body) -> Answer<()> {
-    let mut chunks = body.into_data_stream();
+    let (mut chunks, started) = (body.into_data_stream(), Instant::now());
     while let Some(chunk) = timeout(SILENCE, chunks.next()).await.map_err(|_| silent())? {
         let chunk: Bytes = chunk.map_err(|e| ApiError::bad_request(format!("the body cannot be read: {e}")))?;
         upload.write(chunk).await?;
+        check_pace(upload.bytes(), started.elapsed())?;
     }
     Ok(())
+}
+
+fn check_pace(bytes: u64, elapsed: Duration) -> Answer<()> {
+    if elapsed < WARM_UP || bytes >= elapsed.as_secs() * MIN_BYTES_PER_SECOND {
+        return Ok(());
+    }
+    Err(ApiError::timed_out(format!("the upload is slower than {MIN_BYTES_PER_SECOND} bytes per second")))
 }
 
 /// Reads the message and checks what can be checked without the file. The signature is checked here, too, and not only when
@@ -225,4 +236,17 @@ fn check_anonymous(node: &Node, file: &StagedFile) -> Answer<()> {
     }
     let message = format!("a file without a STORE message has at most {most} bytes; send one in the part 'metadata'");
     Err(ApiError::too_large(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_uploads_make_room_for_others() {
+        let minute = WARM_UP.as_secs() * MIN_BYTES_PER_SECOND;
+        assert!(check_pace(0, WARM_UP / 2).is_ok());
+        assert!(check_pace(minute, WARM_UP).is_ok());
+        assert!(check_pace(minute - 1, WARM_UP).is_err());
+    }
 }

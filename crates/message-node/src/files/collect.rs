@@ -110,6 +110,7 @@ mod tests {
     use super::super::tests::{open, upload};
     use super::*;
     use crate::store::stores::{self, NewStore};
+    use protocol::FileHash;
 
     async fn run_once(files: &Files, store: &Store, now_us: i64) -> Collected {
         collect(files, store, &Limits::default(), &Timing::default(), now_us).await.unwrap()
@@ -118,15 +119,16 @@ mod tests {
     #[tokio::test]
     async fn files_go_when_nothing_refers_to_them_and_their_time_is_over() {
         let (_folder, files, store) = open().await;
-        let (kept, dropped) = (upload(&files, b"kept").await, upload(&files, b"dropped").await);
-        files.publish(&kept, &store, 100).await.unwrap();
-        files.publish(&dropped, &store, 100).await.unwrap();
+        let [kept, dropped] = [b"kept".as_slice(), b"dropped"].map(|content| FileHash::of(content).to_string());
+        for content in [b"kept".as_slice(), b"dropped"] {
+            files.publish(upload(&files, content).await, &store, 100).await.unwrap();
+        }
         let mut tx = store.write().await.unwrap();
         let row = NewStore {
             item_hash: "m",
             owner: "o",
             address: "O",
-            file_hash: &kept.hash,
+            file_hash: &kept,
             tag: "m",
             reference: None,
             time_us: 1,
@@ -135,19 +137,20 @@ mod tests {
         tx.commit().await.unwrap();
         assert_eq!(run_once(&files, &store, 100).await.files, 0, "the grace time is not over");
         assert_eq!(run_once(&files, &store, 101).await.files, 1);
-        assert!(files.bytes(&kept.hash).await.is_ok());
-        assert!(files.bytes(&dropped.hash).await.is_err());
+        assert!(files.bytes(&kept).await.is_ok());
+        assert!(files.bytes(&dropped).await.is_err());
         assert_eq!(run_once(&files, &store, 101).await.files, 0);
     }
 
     #[tokio::test]
     async fn bytes_without_a_row_go() {
         let (_folder, files, store) = open().await;
-        let (known, stray) = (upload(&files, b"known").await, upload(&files, b"stray").await);
-        files.publish(&known, &store, 0).await.unwrap();
+        files.publish(upload(&files, b"known").await, &store, 0).await.unwrap();
+        let mut stray = upload(&files, b"stray").await;
         files.objects.rename(&stray.location, &super::super::location(&stray.hash)).await.unwrap();
+        stray.objects = None;
         delete_strays(&files, &store).await.unwrap();
-        assert!(files.bytes(&known.hash).await.is_ok());
+        assert!(files.bytes(&FileHash::of(b"known").to_string()).await.is_ok());
         assert!(files.bytes(&stray.hash).await.is_err());
     }
 }

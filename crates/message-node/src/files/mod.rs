@@ -55,25 +55,28 @@ impl Files {
     pub(crate) async fn upload(&self, most: u64) -> Stored<Upload> {
         let location = Location::from_iter([UPLOADS, &uuid::Uuid::new_v4().simple().to_string()]);
         let writer = self.objects.put_multipart(&location).await?;
-        Ok(Upload::new(writer, location, most))
+        Ok(Upload::new(Arc::clone(&self.objects), writer, location, most))
     }
 
     /// Gives an uploaded file its name. It is durable and known when this returns, and kept at least until
-    /// `keep_until_us`.
-    pub(crate) async fn publish(&self, file: &StagedFile, store: &Store, keep_until_us: i64) -> Stored<()> {
+    /// `keep_until_us`. Once begun this is finished, also when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// When the file store or the database fails.
+    pub(crate) async fn publish(&self, file: StagedFile, store: &Store, keep_until_us: i64) -> Stored<()> {
+        let (files, store) = (self.clone(), store.clone());
+        let naming = tokio::spawn(async move { files.name(file, &store, keep_until_us).await });
+        naming.await.expect("giving a file its name does not panic")
+    }
+
+    async fn name(&self, mut file: StagedFile, store: &Store, keep_until_us: i64) -> Stored<()> {
         let _naming = self.naming.read().await;
         self.objects.rename(&file.location, &location(&file.hash)).await?;
+        file.objects = None;
         let mut tx = store.write().await?;
         files::insert(&mut tx, &file.hash, file.bytes, keep_until_us).await?;
         tx.commit().await?;
         Ok(())
-    }
-
-    /// Drops an uploaded file that is not wanted.
-    pub(crate) async fn discard(&self, file: &StagedFile) {
-        if let Err(error) = self.objects.delete(&file.location).await {
-            tracing::warn!(%error, "an unwanted upload could not be deleted; it goes at the next start");
-        }
     }
 
     /// The bytes of a file, or of a part of it.
@@ -126,37 +129,43 @@ mod tests {
     #[tokio::test]
     async fn files_are_found_under_their_hash_as_a_whole_and_in_part() {
         let (_folder, files, store) = open().await;
-        let file = upload(&files, b"hello world").await;
-        assert_eq!(file.hash, FileHash::of(b"hello world").to_string());
-        files.publish(&file, &store, 0).await.unwrap();
-        assert_eq!(files.bytes(&file.hash).await.unwrap(), "hello world");
-        let part: Vec<Bytes> = files.stream(&file.hash, Some(6..9)).await.unwrap().try_collect().await.unwrap();
+        let hash = FileHash::of(b"hello world").to_string();
+        for _ in 0..2 {
+            let file = upload(&files, b"hello world").await;
+            assert_eq!(file.hash, hash);
+            files.publish(file, &store, 0).await.unwrap();
+            assert_eq!(files.bytes(&hash).await.unwrap(), "hello world", "the same file twice is one file");
+        }
+        let part: Vec<Bytes> = files.stream(&hash, Some(6..9)).await.unwrap().try_collect().await.unwrap();
         assert_eq!(part.concat(), b"wor");
-        let again = upload(&files, b"hello world").await;
-        files.publish(&again, &store, 0).await.unwrap();
-        assert_eq!(files.bytes(&file.hash).await.unwrap(), "hello world", "the same file twice is one file");
     }
 
     #[tokio::test]
-    async fn too_large_and_unfinished_uploads_leave_nothing() {
+    async fn too_large_unwanted_and_unfinished_uploads_leave_nothing() {
         let (folder, files, _store) = open().await;
+        let uploads = folder.path().join("files/uploads");
         let mut large = files.upload(10).await.unwrap();
         large.write("0123456789".into()).await.unwrap();
         assert!(matches!(large.write("x".into()).await, Err(UploadError::TooLarge { most: 10 })));
         drop(large);
-        let unwanted = upload(&files, b"unwanted").await;
-        files.discard(&unwanted).await;
-        fs::write(folder.path().join("files/uploads/left-by-a-crash"), "x").unwrap();
+        drop(upload(&files, b"unwanted").await);
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        while fs::read_dir(&uploads).unwrap().count() > 0 {
+            assert!(tokio::time::Instant::now() < deadline, "they are deleted in the background");
+            tokio::task::yield_now().await;
+        }
+        fs::write(uploads.join("left-by-a-crash"), "x").unwrap();
         drop(files);
         Files::open(&folder.path().join("files")).unwrap();
-        assert_eq!(fs::read_dir(folder.path().join("files/uploads")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&uploads).unwrap().count(), 0);
     }
 
     #[tokio::test]
     async fn an_empty_file_is_a_file() {
         let (_folder, files, store) = open().await;
         let file = files.upload(0).await.unwrap().finish().await.unwrap();
-        files.publish(&file, &store, 0).await.unwrap();
-        assert_eq!(files.bytes(&file.hash).await.unwrap(), "");
+        let hash = file.hash.clone();
+        files.publish(file, &store, 0).await.unwrap();
+        assert_eq!(files.bytes(&hash).await.unwrap(), "");
     }
 }

@@ -1,8 +1,10 @@
 //! A file on its way in.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use object_store::path::Path as Location;
-use object_store::{MultipartUpload, WriteMultipart};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, WriteMultipart};
 use sha2::{Digest, Sha256};
 
 /// Bytes that are written at once.
@@ -27,26 +29,49 @@ pub(crate) enum UploadError {
 /// A file that is being written and hashed. Dropping it leaves nothing behind.
 pub(crate) struct Upload {
     writer: WriteMultipart,
+    objects: Arc<dyn ObjectStore>,
     hasher: Sha256,
     location: Location,
     bytes: u64,
     most: u64,
 }
 
-/// A file that was written under a temporary name.
-#[derive(Debug, Clone)]
+/// A file that was written under a temporary name. Dropping it deletes it, whoever drops it: requests end at any moment.
+#[derive(Debug)]
 pub(crate) struct StagedFile {
     /// Its SHA-256.
     pub hash: String,
     /// Its size.
     pub bytes: u64,
     pub(super) location: Location,
+    /// Where it is; `None` once it has its name.
+    pub(super) objects: Option<Arc<dyn ObjectStore>>,
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        let Some(objects) = self.objects.take() else { return };
+        let location = std::mem::take(&mut self.location);
+        // Without a runtime the process is ending; what is left goes at the next start.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = objects.delete(&location).await {
+                    tracing::warn!(%error, "an unwanted upload could not be deleted; it goes at the next start");
+                }
+            });
+        }
+    }
 }
 
 impl Upload {
-    pub(super) fn new(writer: Box<dyn MultipartUpload>, location: Location, most: u64) -> Self {
+    pub(super) fn new(
+        objects: Arc<dyn ObjectStore>,
+        writer: Box<dyn MultipartUpload>,
+        location: Location,
+        most: u64,
+    ) -> Self {
         let writer = WriteMultipart::new_with_chunk_size(writer, CHUNK_BYTES);
-        Self { writer, hasher: Sha256::new(), location, bytes: 0, most }
+        Self { writer, objects, hasher: Sha256::new(), location, bytes: 0, most }
     }
 
     /// Adds bytes.
@@ -64,12 +89,18 @@ impl Upload {
         Ok(())
     }
 
+    /// How many bytes there are so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Makes the file durable under its temporary name.
     ///
     /// # Errors
     /// When it could not be written.
     pub(crate) async fn finish(self) -> Result<StagedFile, UploadError> {
         self.writer.finish().await?;
-        Ok(StagedFile { hash: hex::encode(self.hasher.finalize()), bytes: self.bytes, location: self.location })
+        let hash = hex::encode(self.hasher.finalize());
+        Ok(StagedFile { hash, bytes: self.bytes, location: self.location, objects: Some(self.objects) })
     }
 }

@@ -232,6 +232,29 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_of_everything_has_a_price() {
+        let mut pricing = default_pricing().clone();
+        for product in ["program", "storage"] {
+            for what in ["compute_unit", "storage"] {
+                if pricing[product]["price"].get(what).is_some() {
+                    pricing[product]["price"][what]["holding"] = json!("1000000000");
+                }
+            }
+        }
+        pricing["program"]["compute_unit"]["memory_mib"] = json!(1);
+        let table = PriceTable::from_aggregate(&pricing);
+        let volume = json!({"size_mib": 2_097_152});
+        let content = program(|c| {
+            c["resources"] = json!({"vcpus": 256, "memory": 1_048_576});
+            c["environment"]["internet"] = json!(true);
+            c["volumes"] = json!(vec![volume; 256]);
+        });
+        let sizes = Known(vec![("code", u64::MAX), ("runtime", u64::MAX)]);
+        assert!(program_price(&content, &sizes, &table).required_tokens > 1e15);
+        assert!(store_price(&Address::new("0x1"), u64::MAX, &table).required_tokens > 1e15);
+    }
+
+    #[test]
     fn files_are_free_up_to_25_mib_and_charged_as_a_whole_beyond() {
         let table = PriceTable::from_aggregate(default_pricing());
         let owner = Address::new("0x1");

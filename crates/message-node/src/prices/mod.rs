@@ -23,9 +23,13 @@ fn floor(amount: Decimal) -> Decimal {
     amount.round_dp_with_strategy(DECIMALS, RoundingStrategy::ToNegativeInfinity)
 }
 
-/// An amount of tokens as clients read it: with 18 decimals.
+/// An amount of tokens as clients read it: with 18 decimals. Padded here, because the library's own formatting with a
+/// precision fails for large amounts.
 pub(crate) fn format(amount: Decimal) -> String {
-    format!("{amount:.18}")
+    let amount = if amount.is_zero() { Decimal::ZERO } else { floor(amount) };
+    let text = amount.to_string();
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    format!("{whole}.{fraction:0<18}")
 }
 
 /// Bytes in MiB.
@@ -74,6 +78,9 @@ mod tests {
     #[test]
     fn amounts_have_18_decimals_and_are_cut_downwards() {
         assert_eq!(format(tokens("1000")), "1000.000000000000000000");
+        assert_eq!(format(-Decimal::ZERO), "0.000000000000000000");
+        assert_eq!(format(tokens("-0.5")), "-0.500000000000000000");
+        assert_eq!(format(Decimal::MAX), "79228162514264337593543950335.000000000000000000");
         assert_eq!(floor(tokens("0.1234567890123456789")), tokens("0.123456789012345678"));
         assert_eq!(floor(tokens("-0.1234567890123456781")), tokens("-0.123456789012345679"));
     }

@@ -72,14 +72,17 @@ fn product(entry: &Value) -> Option<Product> {
     })
 }
 
-/// `price.<what>.holding`, a number or decimal text, never negative.
+/// The highest price of anything, in tokens. Far beyond what exists, and low enough that nothing computed from it overflows.
+const MAX_PRICE: u64 = 1_000_000_000;
+
+/// `price.<what>.holding`, a number or decimal text, from 0 to [`MAX_PRICE`].
 fn holding(entry: &Value, what: &str) -> Option<Decimal> {
     let amount = match entry.get("price")?.get(what)?.get("holding")? {
         Value::String(text) => text.parse().ok()?,
         Value::Number(number) => number.to_string().parse::<Decimal>().ok()?,
         _ => return None,
     };
-    (amount >= Decimal::ZERO).then_some(amount)
+    (Decimal::ZERO..=Decimal::from(MAX_PRICE)).contains(&amount).then_some(amount)
 }
 
 #[cfg(test)]
@@ -102,7 +105,7 @@ mod tests {
         let mut pricing = default_pricing().clone();
         pricing["program"]["price"]["compute_unit"]["holding"] = json!(150);
         pricing["program_persistent"]["price"]["compute_unit"]["holding"] = json!("-1");
-        pricing["storage"] = json!("free!");
+        pricing["storage"]["price"]["storage"]["holding"] = json!("79228162514264337593543950335");
         let table = PriceTable::from_aggregate(&pricing);
         assert_eq!(table.program.compute_unit, Decimal::from(150));
         assert_eq!(table.program_persistent.compute_unit, Decimal::from(2000));

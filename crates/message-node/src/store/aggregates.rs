@@ -3,7 +3,7 @@
 use sqlx::{FromRow, QueryBuilder};
 
 use super::list::push_in;
-use super::{Connection, Db, StoreError, Stored};
+use super::{Connection, Db, Part, StoreError, Stored, bounded};
 use crate::core::aggregate::{Aggregate, Moment, names};
 
 /// A document with its history.
@@ -47,13 +47,14 @@ pub(crate) async fn get(db: &mut Connection, owner: &str, key: &str) -> Stored<O
     row.map(Row::read).transpose()
 }
 
-/// The documents of an owner, those with these keys or all, at most `limit`.
+/// The documents of an owner, those with these keys or all, at most `limit` and with at most `max_bytes` together.
 pub(crate) async fn of_owner(
     db: &mut Connection,
     owner: &str,
     keys: &[String],
     limit: u32,
-) -> Stored<Vec<AggregateRow>> {
+    max_bytes: u64,
+) -> Stored<Part<AggregateRow>> {
     let mut query = QueryBuilder::<Db>::new(format!("SELECT {COLUMNS} FROM aggregates WHERE owner = "));
     query.push_bind(owner.to_owned());
     if !keys.is_empty() {
@@ -61,8 +62,8 @@ pub(crate) async fn of_owner(
         push_in(&mut query, "key", keys.iter().cloned());
     }
     query.push(" ORDER BY key LIMIT ").push_bind(limit);
-    let rows: Vec<Row> = query.build_query_as().fetch_all(db).await?;
-    rows.into_iter().map(Row::read).collect()
+    let found = bounded(query.build_query_as().fetch(db), |row: &Row| row.entries.len() as u64, max_bytes).await?;
+    Ok(Part { rows: found.rows.into_iter().map(Row::read).collect::<Stored<_>>()?, cut: found.cut })
 }
 
 /// Puts a message in force and keeps the document that results.

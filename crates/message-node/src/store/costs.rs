@@ -36,7 +36,7 @@ pub(crate) async fn price(db: &mut Connection, item_hash: &str) -> Stored<Option
 /// What all messages of an owner need together, in tokens. Summed here, because SQLite has no decimal numbers.
 pub(crate) async fn locked(db: &mut Connection, owner: &str) -> Stored<Decimal> {
     let costs: Vec<String> =
-        sqlx::query_scalar("SELECT cost FROM costs WHERE owner = $1").bind(owner).fetch_all(db).await?;
+        sqlx::query_scalar("SELECT cost FROM costs WHERE owner = $1 AND cost <> '0'").bind(owner).fetch_all(db).await?;
     costs.iter().map(|cost| read(cost, owner)).sum()
 }
 

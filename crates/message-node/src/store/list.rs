@@ -1,10 +1,9 @@
 //! Lists of messages, by page or from a position.
 
-use futures_util::TryStreamExt;
 use sqlx::QueryBuilder;
 
 use super::messages::{COLUMNS, MessageRow};
-use super::{Connection, Db, Stored, to_db};
+use super::{Connection, Db, Part, Stored, bounded, to_db};
 use crate::filter::Filter;
 
 /// The direction of a list.
@@ -35,15 +34,6 @@ pub(crate) enum Window {
     After(Option<Place>),
 }
 
-/// A part of a list.
-#[derive(Debug)]
-pub(crate) struct Part {
-    /// The messages.
-    pub rows: Vec<MessageRow>,
-    /// Whether it ended before its limit because the contents were getting too large.
-    pub cut: bool,
-}
-
 /// Reads at most `limit` messages with at most `max_bytes` of contents (at least one message).
 pub(crate) async fn part(
     db: &mut Connection,
@@ -52,7 +42,7 @@ pub(crate) async fn part(
     window: &Window,
     limit: u32,
     max_bytes: u64,
-) -> Stored<Part> {
+) -> Stored<Part<MessageRow>> {
     let mut query = QueryBuilder::<Db>::new(format!("SELECT {COLUMNS} FROM messages WHERE "));
     push_filter(&mut query, filter);
     if let Window::After(Some(place)) = window {
@@ -65,17 +55,7 @@ pub(crate) async fn part(
     if let Window::Skip(rows) = window {
         query.push(" OFFSET ").push_bind(to_db(*rows));
     }
-    let (mut rows, mut bytes, mut cut) = (Vec::new(), 0, false);
-    let mut found = query.build_query_as::<MessageRow>().fetch(db);
-    while let Some(row) = found.try_next().await? {
-        bytes += row.size();
-        if bytes > max_bytes && !rows.is_empty() {
-            cut = true;
-            break;
-        }
-        rows.push(row);
-    }
-    Ok(Part { rows, cut })
+    bounded(query.build_query_as().fetch(db), MessageRow::size, max_bytes).await
 }
 
 /// How many messages pass the filter.

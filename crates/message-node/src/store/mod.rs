@@ -17,6 +17,7 @@ pub(crate) mod stores;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::{Stream, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Pool, Transaction};
@@ -114,6 +115,32 @@ impl Store {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub(crate) struct Part<T> {
+    /// What is in it.
+    pub rows: Vec<T>,
+    /// Whether it ended early because it was getting too large.
+    pub cut: bool,
+}
+
+/// Reads rows with at most so many bytes together (at least one row).
+async fn bounded<T>(
+    mut found: impl Stream<Item = sqlx::Result<T>> + Unpin,
+    bytes_of: impl Fn(&T) -> u64,
+    most: u64,
+) -> Stored<Part<T>> {
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = found.try_next().await? {
+        bytes += bytes_of(&row);
+        if bytes > most && !rows.is_empty() {
+            return Ok(Part { rows, cut: true });
+        }
+        rows.push(row);
+    }
+    Ok(Part { rows, cut: false })
 }
 
 /// A number of rows or bytes as the database keeps it.

@@ -3,7 +3,7 @@
 use sqlx::{FromRow, QueryBuilder};
 
 use super::list::{Order, Window, push_in};
-use super::{Connection, Db, Stored, to_db};
+use super::{Connection, Db, Part, Stored, bounded, from_db, to_db};
 
 /// A new post.
 pub(crate) struct NewPost<'a> {
@@ -154,14 +154,15 @@ pub(crate) async fn delete(db: &mut Connection, item_hash: &str) -> Stored<()> {
     }
 }
 
-/// A part of the list of posts, by the time the first version was written.
+/// A part of the list of posts, by the time the first version was written, with at most `max_bytes` of contents.
 pub(crate) async fn part(
     db: &mut Connection,
     filter: &PostFilter,
     order: Order,
     window: &Window,
     limit: u32,
-) -> Stored<Vec<PostRow>> {
+    max_bytes: u64,
+) -> Stored<Part<PostRow>> {
     let mut query = QueryBuilder::<Db>::new(
         "SELECT p.item_hash AS original_hash, m.item_hash, p.address, p.type AS original_type,
              COALESCE(a.type, p.type) AS type, p.ref, p.channel, p.time_us AS created_us,
@@ -183,7 +184,7 @@ pub(crate) async fn part(
     if let Window::Skip(rows) = window {
         query.push(" OFFSET ").push_bind(to_db(*rows));
     }
-    Ok(query.build_query_as().fetch_all(db).await?)
+    bounded(query.build_query_as().fetch(db), |row: &PostRow| from_db(row.size), max_bytes).await
 }
 
 /// How many posts pass the filter.

@@ -124,7 +124,9 @@ async fn too_many_uploads_at_once_are_turned_away() {
     }));
     let slow = tokio::spawn(node.http.post(format!("{}{ADD_FILE}", node.url)).body(body).send());
     sender.send(Ok(b"slow".to_vec())).await.unwrap();
-    let turned_away = eventually(async || Some(upload(&node, vec![1]).await).filter(|r| r.status() == 503)).await;
+    eventually(async || node.text("/metrics").await.contains("\naleph_uploads 1\n").then_some(())).await;
+    let turned_away = upload(&node, vec![1]).await;
+    assert_eq!(turned_away.status(), 503);
     assert!(turned_away.headers().contains_key(header::RETRY_AFTER));
     drop(sender);
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
@@ -200,7 +202,7 @@ async fn references_lead_to_the_newest_version() {
 async fn files_of_an_account_are_listed_by_page_and_by_cursor() {
     let (node, account) = (TestNode::start().await, Account::generate());
     for n in 0..5u8 {
-        node.publish_with(&account, &vec![n; 100], json!({"time": 100 + n})).await;
+        node.publish_with(&account, &[n; 100], json!({"time": 100 + n})).await;
     }
     let path = format!("/api/v0/addresses/{}/files", account.address().as_str().to_lowercase());
     let (_, page) = node.json(&format!("{path}?pagination=2&page=2&sort_order=-1")).await;

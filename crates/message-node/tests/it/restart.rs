@@ -135,7 +135,7 @@ async fn nothing_that_was_answered_is_lost_by_kill_9() {
         // Many at a time, until some are answered and others are on their way.
         let one = async |n: usize| {
             let message = post(&account, "note", json!({"round": round, "n": n}));
-            if client.submit(&message, n % 3 == 0).await.is_ok() {
+            if client.submit(&message, n.is_multiple_of(3)).await.is_ok() {
                 acknowledged.lock().unwrap().push(message.item_hash);
             }
         };

@@ -10,9 +10,10 @@ use protocol::api::message_node::{MessageFilter, StoredMessage};
 use protocol::client::EventStream;
 use protocol::message::{MessageTime, MessageType};
 use serde_json::json;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::support::*;
 
@@ -87,10 +88,10 @@ async fn whoever_subscribes_and_then_lists_misses_nothing() {
     assert_eq!(seen, all.iter().map(|message| message.item_hash.clone()).collect());
 }
 
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
 /// Reads until the server closes; gives code and reason.
-async fn closing(
-    socket: &mut (impl StreamExt<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin),
-) -> (u16, String) {
+async fn closing(mut socket: Socket) -> (u16, String) {
     loop {
         match timeout(PATIENCE, socket.next()).await.expect("it closes in time") {
             Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
@@ -112,12 +113,12 @@ async fn who_is_too_slow_is_closed_with_a_reason() {
     })
     .await;
     let account = Account::generate();
-    let (mut slow, _) = connect_async(ws_url(&node, "history=0")).await.unwrap();
+    let (slow, _) = connect_async(ws_url(&node, "history=0")).await.unwrap();
     // Nothing is read until far more was sent than fits into the buffers of the operating system.
     let text = "x".repeat(150_000);
     let all: Vec<_> = (0..60).map(|n| post(&account, "note", json!({"n": n, "text": text}))).collect();
     join_all(all.iter().map(|message| node.accept(message))).await;
-    let (code, reason) = closing(&mut slow).await;
+    let (code, reason) = closing(slow).await;
     assert_eq!(code, 1008, "{reason}");
     assert!(reason.contains("too slow"), "{reason}");
     let metrics = node.text("/metrics").await;
@@ -128,8 +129,8 @@ async fn who_is_too_slow_is_closed_with_a_reason() {
 async fn too_many_streams_are_turned_away() {
     let node = TestNode::with(|config| config.limits.streams = 1).await;
     let (mut first, _) = connect_async(ws_url(&node, "")).await.unwrap();
-    let (mut second, _) = connect_async(ws_url(&node, "")).await.unwrap();
-    assert_eq!(closing(&mut second).await.0, 1013);
+    let (second, _) = connect_async(ws_url(&node, "")).await.unwrap();
+    assert_eq!(closing(second).await.0, 1013);
     first.send(Message::Close(None)).await.unwrap();
     eventually(async || {
         let (mut third, _) = connect_async(ws_url(&node, "history=0")).await.unwrap();
@@ -142,9 +143,9 @@ async fn too_many_streams_are_turned_away() {
 #[tokio::test]
 async fn streams_are_closed_in_order_when_the_node_stops() {
     let node = TestNode::start().await;
-    let (mut socket, _) = connect_async(ws_url(&node, "history=0")).await.unwrap();
+    let (socket, _) = connect_async(ws_url(&node, "history=0")).await.unwrap();
     let start = std::time::Instant::now();
-    let (stopped, (code, _)) = tokio::join!(node.stop(), closing(&mut socket));
+    let (stopped, (code, _)) = tokio::join!(node.stop(), closing(socket));
     drop(stopped);
     assert_eq!(code, 1001);
     assert!(start.elapsed() < Duration::from_secs(2), "nothing was waited for");
