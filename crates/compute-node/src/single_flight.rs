@@ -55,16 +55,17 @@ mod tests {
     #[tokio::test]
     async fn many_callers_share_one_piece_of_work() {
         let (flight, runs) = (SingleFlight::<u8, u32>::default(), Arc::new(AtomicU32::new(0)));
+        let all_asked = Arc::new(tokio::sync::Semaphore::new(0));
         let ask = || {
             flight.run(1, || {
-                let runs = runs.clone();
+                let (runs, all_asked) = (runs.clone(), all_asked.clone());
                 async move {
-                    tokio::task::yield_now().await;
+                    let _asked = all_asked.acquire().await;
                     runs.fetch_add(1, Ordering::Relaxed) + 1
                 }
             })
         };
-        let (a, b, c) = tokio::join!(ask(), ask(), ask());
+        let (a, b, c, ()) = tokio::join!(ask(), ask(), ask(), async { all_asked.add_permits(1) });
         assert_eq!((a, b, c), (1, 1, 1));
         assert_eq!(ask().await, 2, "afterwards it is done anew");
     }

@@ -6,33 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use protocol::api::compute_node::LogSource;
 use serde::{Deserialize, Serialize};
 
 /// The longest line that is kept as one, in bytes; longer ones are cut into several.
 pub const MAX_LINE_BYTES: usize = 16 << 10;
-
-/// Where a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The program's standard output.
-    Stdout,
-    /// The program's standard error.
-    Stderr,
-    /// What happened to the program: started, stopped, killed.
-    System,
-}
-
-impl Source {
-    /// The word in the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-            Self::System => "system",
-        }
-    }
-}
 
 /// One line of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +20,7 @@ pub struct LogLine {
     pub time_micros: u64,
     /// Where it came from.
     #[serde(rename = "f")]
-    pub source: Source,
+    pub source: LogSource,
     /// The line, without its end.
     #[serde(rename = "m")]
     pub message: String,
@@ -82,7 +60,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn write(&mut self, source: Source, message: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, source: LogSource, message: &[u8]) -> io::Result<()> {
         let time_micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_micros());
         let line = LogLine {
             time_micros: u64::try_from(time_micros).unwrap_or(u64::MAX),
@@ -257,14 +235,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = LogWriter::open(folder.path(), 4096).unwrap();
         for i in 0..1000 {
-            log.write(Source::Stdout, format!("line {i}").as_bytes()).unwrap();
+            log.write(LogSource::Stdout, format!("line {i}").as_bytes()).unwrap();
         }
         let size = |path: PathBuf| fs::metadata(path).unwrap().len();
         assert!(size(current_file(folder.path())) + size(previous_file(folder.path())) <= 4096);
         let tail = read_tail(folder.path(), 3).unwrap();
         assert_eq!(tail.iter().map(|l| l.message.as_str()).collect::<Vec<_>>(), ["line 997", "line 998", "line 999"]);
         // Reopened, it goes on where it was.
-        LogWriter::open(folder.path(), 4096).unwrap().write(Source::System, b"\xffend").unwrap();
+        LogWriter::open(folder.path(), 4096).unwrap().write(LogSource::System, b"\xffend").unwrap();
         let tail = read_tail(folder.path(), 2).unwrap();
         assert_eq!((tail[0].message.as_str(), tail[1].message.as_str()), ("line 999", "\u{fffd}end"));
     }
@@ -275,11 +253,11 @@ mod tests {
         let mut early = LogFollower::from_end(folder.path());
         assert_eq!(early.read_new().unwrap(), []);
         let mut log = LogWriter::open(folder.path(), 1000).unwrap();
-        log.write(Source::Stdout, b"first").unwrap();
+        log.write(LogSource::Stdout, b"first").unwrap();
         let mut late = LogFollower::from_end(folder.path());
         let mut seen: Vec<String> = early.read_new().unwrap().into_iter().map(|line| line.message).collect();
         for i in 0..50 {
-            log.write(Source::Stdout, format!("{i}").as_bytes()).unwrap();
+            log.write(LogSource::Stdout, format!("{i}").as_bytes()).unwrap();
             seen.extend(early.read_new().unwrap().into_iter().map(|line| line.message));
         }
         let expected: Vec<_> = std::iter::once("first".to_owned()).chain((0..50).map(|i| i.to_string())).collect();

@@ -5,10 +5,10 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use aleph_sandbox::logs::Source;
 use aleph_sandbox::spec::{End, Request, SandboxState};
 use guest::StartFailure;
 use lease::clock;
+use protocol::api::compute_node::LogSource;
 
 use harness::{Sandbox, asgi, binary};
 
@@ -36,7 +36,7 @@ async fn a_python_program_answers_through_the_socket() {
     sandbox.request(&Request::Stop { grace_ms: 2000 }).await;
     assert_eq!(sandbox.ended().await, End::Stopped);
     let log = sandbox.log();
-    assert!(log.iter().any(|line| line.source == Source::Stdout && line.message == "loading"), "{log:?}");
+    assert!(log.iter().any(|line| line.source == LogSource::Stdout && line.message == "loading"), "{log:?}");
     assert_eq!(log.last().unwrap().message, "stopped");
     sandbox.is_gone().await;
 }

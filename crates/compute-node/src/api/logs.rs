@@ -9,11 +9,11 @@ use axum::extract::{OriginalUri, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Json, Response};
 use chrono::Utc;
+use protocol::api::compute_node::{LogEntry, LogStreamFrame, LogStreamRequest, LogStreamStatus};
 use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER, ReceivedRequest, SignedRequestError, verify};
 use protocol::{Address, ProgramId};
 use sandbox::logs::{LogFollower, LogLine, read_tail};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::{ApiError, ApiState};
@@ -41,7 +41,7 @@ pub(super) async fn read(
     Query(query): Query<TailQuery>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
-) -> Result<Json<Vec<Value>>, ApiError> {
+) -> Result<Json<Vec<LogEntry>>, ApiError> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let received = |domain| ReceivedRequest {
         pubkey: header(PUBKEY_HEADER),
@@ -54,7 +54,7 @@ pub(super) async fn read(
     let program = owned(&state, &program, &signer).await?;
     let tail = query.tail.unwrap_or(DEFAULT_TAIL).min(MAX_TAIL);
     let lines = tail_of(state.sandboxes.log_directory(program), tail).await?;
-    Ok(Json(lines.iter().map(|line| entry(program, line)).collect()))
+    Ok(Json(lines.into_iter().map(|line| entry(program, line)).collect()))
 }
 
 /// `GET /control/machine/{program}/stream_logs`, a WebSocket: the client's first message proves who it is.
@@ -73,7 +73,8 @@ pub(super) async fn stream(
                 let _ = follow(&mut socket, directory, query.tail.unwrap_or(0).min(MAX_TAIL)).await;
             }
             Err(reason) => {
-                let _ = socket.send(text(&json!({ "status": "failed", "reason": reason }))).await;
+                let frame = LogStreamFrame::Status { status: LogStreamStatus::Failed, reason: Some(reason) };
+                let _ = socket.send(text(&frame)).await;
             }
         }
     })
@@ -85,25 +86,17 @@ async fn authenticate(
     program: &str,
     path: &str,
 ) -> Result<ProgramId, String> {
-    #[derive(Deserialize)]
-    struct First {
-        auth: serde_json::Map<String, Value>,
-    }
     let frame = timeout(AUTH_TIMEOUT, socket.recv()).await.map_err(|_| "no message with `auth` came in time")?;
     let Some(Ok(Message::Text(frame))) = frame else { return Err("expected a message with `auth`".to_owned()) };
-    let first: First = serde_json::from_str(&frame).map_err(|e| format!("expected a message with `auth`: {e}"))?;
-    let part = |name: &str| first.auth.get(name).map(Value::to_string);
-    let (pubkey, operation) = (part(PUBKEY_HEADER), part(OPERATION_HEADER));
-    let received = |domain| ReceivedRequest {
-        pubkey: pubkey.as_deref(),
-        operation: operation.as_deref(),
-        method: "GET",
-        path,
-        domain,
-    };
+    let request: LogStreamRequest =
+        serde_json::from_str(&frame).map_err(|e| format!("expected a message with `auth`: {e}"))?;
+    let (pubkey, operation) = (request.auth.pubkey.to_string(), request.auth.operation.to_string());
+    let received =
+        |domain| ReceivedRequest { pubkey: Some(&pubkey), operation: Some(&operation), method: "GET", path, domain };
     let signer = signer(state, received).map_err(|e| e.to_string())?;
     let program = owned(state, program, &signer).await.map_err(|e| e.1)?;
-    socket.send(text(&json!({ "status": "connected" }))).await.map_err(|e| e.to_string())?;
+    let connected = LogStreamFrame::Status { status: LogStreamStatus::Connected, reason: None };
+    socket.send(text(&connected)).await.map_err(|e| e.to_string())?;
     Ok(program)
 }
 
@@ -112,7 +105,7 @@ async fn follow(socket: &mut WebSocket, directory: PathBuf, tail: usize) -> Resu
     let mut follower = LogFollower::from_end(&directory);
     if tail > 0 {
         for line in tail_of(directory, tail).await.unwrap_or_default() {
-            socket.send(text(&event(&line))).await?;
+            socket.send(text(&frame(line))).await?;
         }
     }
     loop {
@@ -124,7 +117,7 @@ async fn follow(socket: &mut WebSocket, directory: PathBuf, tail: usize) -> Resu
         .expect("it does not panic");
         follower = returned;
         for line in lines.unwrap_or_default() {
-            socket.send(text(&event(&line))).await?;
+            socket.send(text(&frame(line))).await?;
         }
         tokio::select! {
             () = sleep(LOOK) => {}
@@ -202,20 +195,19 @@ async fn tail_of(directory: PathBuf, lines: usize) -> Result<Vec<LogLine>, ApiEr
     read.map_err(|e| ApiError(StatusCode::INTERNAL_SERVER_ERROR, format!("the log cannot be read: {e}")))
 }
 
-fn entry(program: ProgramId, line: &LogLine) -> Value {
-    let source = line.source.as_str();
-    json!({
-        "SYSLOG_IDENTIFIER": format!("vm-{program}-{source}"),
-        "MESSAGE": line.message,
-        "file": source,
-        "__REALTIME_TIMESTAMP": line.time_micros.to_string(),
-    })
+fn entry(program: ProgramId, line: LogLine) -> LogEntry {
+    LogEntry {
+        identifier: format!("vm-{program}-{}", line.source.as_str()),
+        message: line.message,
+        file: line.source,
+        realtime_timestamp: line.time_micros.to_string(),
+    }
 }
 
-fn event(line: &LogLine) -> Value {
-    json!({ "type": line.source.as_str(), "message": line.message, "time": line.time_micros })
+fn frame(line: LogLine) -> LogStreamFrame {
+    LogStreamFrame::Line { source: line.source, message: line.message, time: Some(line.time_micros) }
 }
 
-fn text(value: &Value) -> Message {
-    Message::Text(value.to_string().into())
+fn text(frame: &LogStreamFrame) -> Message {
+    Message::Text(serde_json::to_string(frame).expect("a frame is JSON").into())
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lease::{HolderDeadline, clock};
 use protocol::ProgramId;
+use protocol::api::compute_node::LogSource;
 use protocol::control::Failure;
 use sandbox::client::{Supervisor, clear_away, read_specs};
 use sandbox::layout::SandboxDirectory;
@@ -238,7 +239,7 @@ impl Sandboxes {
     /// Notes something that happened to a program before it had a sandbox.
     pub(crate) fn note(&self, program: ProgramId, message: &str) {
         let noted = LogWriter::open(&self.log_directory(program), self.config.log_bytes)
-            .and_then(|mut log| log.write(sandbox::logs::Source::System, message.as_bytes()));
+            .and_then(|mut log| log.write(LogSource::System, message.as_bytes()));
         if let Err(error) = noted {
             warn!(%program, %error, "cannot write the program's log");
         }

@@ -3,12 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::logs::{LineSplitter, LogWriter, Source};
+use protocol::api::compute_node::LogSource;
+
+use crate::logs::{LineSplitter, LogWriter};
 use crate::spec::LogSpec;
 
 /// One of the program's two outputs.
 struct Pipe {
-    source: Source,
+    source: LogSource,
     fd: Option<OwnedFd>,
     splitter: LineSplitter,
 }
@@ -23,7 +25,7 @@ impl Output {
     /// Takes the reading ends of both pipes, which must not block.
     pub(crate) fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
         let pipe = |source, fd| Pipe { source, fd: Some(fd), splitter: LineSplitter::default() };
-        Self { pipes: [pipe(Source::Stdout, stdout), pipe(Source::Stderr, stderr)], log: None }
+        Self { pipes: [pipe(LogSource::Stdout, stdout), pipe(LogSource::Stderr, stderr)], log: None }
     }
 
     /// From now on lines go to this log.
@@ -65,7 +67,7 @@ impl Output {
 
     /// Notes something that happened to the program.
     pub(crate) fn note(&mut self, message: &str) {
-        append(&mut self.log, Source::System, message.as_bytes());
+        append(&mut self.log, LogSource::System, message.as_bytes());
     }
 }
 
@@ -73,7 +75,7 @@ fn has_data(fd: &OwnedFd) -> bool {
     rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes > 0)
 }
 
-fn append(log: &mut Option<LogWriter>, source: Source, line: &[u8]) {
+fn append(log: &mut Option<LogWriter>, source: LogSource, line: &[u8]) {
     if let Some(log) = log
         && let Err(e) = log.write(source, line)
         && e.kind() != io::ErrorKind::StorageFull

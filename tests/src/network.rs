@@ -1,0 +1,293 @@
+//! A network of real processes, made by `aleph-node up`.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::{binary, eventually};
+
+/// How a network is made.
+#[derive(Debug, Clone)]
+pub struct UpOptions {
+    /// How many compute nodes.
+    pub nodes: u16,
+    /// More arguments of `aleph-node up`.
+    pub arguments: Vec<String>,
+}
+
+impl Default for UpOptions {
+    fn default() -> Self {
+        Self { nodes: 3, arguments: Vec::new() }
+    }
+}
+
+/// One compute node of a network.
+#[derive(Debug, Clone)]
+pub struct ComputeNode {
+    /// Its id.
+    pub id: String,
+    /// Its base URL.
+    pub url: String,
+    /// Its process.
+    pub pid: i32,
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+}
+
+/// A running network. It ends with this.
+pub struct Network {
+    /// Base URL of the message node.
+    pub message_node_url: String,
+    /// The message node's process.
+    pub message_node_pid: i32,
+    /// Base URL of the scheduler.
+    pub scheduler_url: String,
+    /// The scheduler's process.
+    pub scheduler_pid: i32,
+    /// Base URL of the gateway.
+    pub gateway_url: String,
+    /// The compute nodes.
+    pub compute_nodes: Vec<ComputeNode>,
+    /// The key file of the first account.
+    pub account_key: PathBuf,
+    up: Option<Child>,
+    port: u16,
+    options: UpOptions,
+    root: PathBuf,
+    _folder: Option<TempDir>,
+}
+
+/// A number of free ports in a row, different for every call in every process of tests.
+///
+/// # Panics
+/// When there are none.
+pub fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time start at different places.
+    let base = 20_000 + u16::try_from(std::process::id() % 300).expect("it is below 300") * 100;
+    for _ in 0..1000 {
+        let first = base + NEXT.fetch_add(count, Ordering::Relaxed) % 5000;
+        if (first..first + count).all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()) {
+            return first;
+        }
+    }
+    panic!("no {count} free ports in a row");
+}
+
+impl Network {
+    /// Starts a network in a new folder and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not start; its logs are printed.
+    pub async fn up(options: UpOptions) -> Self {
+        let folder = TempDir::with_prefix("aleph-test-").expect("a temporary directory can be made");
+        let port = free_ports(3 + options.nodes);
+        let root = folder.path().to_owned();
+        Self::start(root, Some(folder), port, options).await
+    }
+
+    async fn start(root: PathBuf, folder: Option<TempDir>, port: u16, options: UpOptions) -> Self {
+        let mut up = Self::command(&root, port, &options).spawn().expect("aleph-node starts");
+        let mut lines = BufReader::new(up.stdout.take().expect("it is piped")).lines();
+        let line = lines.next_line().await.expect("its output can be read");
+        let Some(line) = line else { panic!("the network did not start:\n{}", logs(&root)) };
+        let said: Value = serde_json::from_str(&line).expect("it prints one line of JSON");
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let pid = |value: &Value| i32::try_from(value["pid"].as_i64().expect("a process id")).expect("a process id");
+        let nodes = said["compute_nodes"].as_array().expect("a list of nodes");
+        Self {
+            message_node_url: text(&said["message_node"]["url"]),
+            message_node_pid: pid(&said["message_node"]),
+            scheduler_url: text(&said["scheduler"]["url"]),
+            scheduler_pid: pid(&said["scheduler"]),
+            gateway_url: text(&said["gateway"]),
+            compute_nodes: nodes
+                .iter()
+                .map(|node| ComputeNode {
+                    id: text(&node["id"]),
+                    url: text(&node["url"]),
+                    pid: pid(node),
+                    data_dir: text(&node["data_dir"]).into(),
+                })
+                .collect(),
+            account_key: text(&said["account"]["private_key_file"]).into(),
+            up: Some(up),
+            port,
+            options,
+            root,
+            _folder: folder,
+        }
+    }
+
+    /// The command that starts a network in this folder.
+    pub fn command(root: &Path, port: u16, options: &UpOptions) -> Command {
+        let mut command = Command::new(binary("aleph-node"));
+        command
+            .args(["up", "--json", "--nodes", &options.nodes.to_string(), "--port", &port.to_string(), "--data-dir"])
+            .arg(root)
+            .args(&options.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Where the network keeps everything.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The port of its message node.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The client's folder of the first account.
+    ///
+    /// # Panics
+    /// Never: the key is in a folder of a folder.
+    pub fn account_home(&self) -> PathBuf {
+        self.account_key.parent().and_then(Path::parent).expect("the key is two folders deep").to_owned()
+    }
+
+    /// Ends the network as Ctrl-C does, and waits until it has ended. Says its exit code.
+    ///
+    /// # Panics
+    /// When it does not end within 90 s.
+    pub async fn interrupt(&mut self) -> Option<i32> {
+        let mut up = self.up.take().expect("it runs");
+        signal(i32::try_from(up.id().expect("it runs")).expect("a process id"), Signal::INT);
+        let ended = tokio::time::timeout(Duration::from_secs(90), up.wait()).await;
+        ended.expect("the network ends when it is interrupted").expect("it can be waited for").code()
+    }
+
+    /// Starts the network again in its folder, after [`Network::interrupt`].
+    pub async fn up_again(mut self) -> Self {
+        let (root, folder, port, options) = (self.root.clone(), self._folder.take(), self.port, self.options.clone());
+        drop(self);
+        Self::start(root, folder, port, options).await
+    }
+
+    /// The compute node with this base URL or id.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn node(&self, url_or_id: &str) -> &ComputeNode {
+        let is = |node: &&ComputeNode| node.url == url_or_id || node.id == url_or_id;
+        self.compute_nodes.iter().find(is).unwrap_or_else(|| panic!("no compute node {url_or_id}"))
+    }
+
+    /// Which nodes run a program, by what the nodes themselves say. A node that does not answer runs nothing that counts.
+    pub async fn nodes_with(&self, program: &str) -> Vec<String> {
+        let mut running = Vec::new();
+        for node in &self.compute_nodes {
+            let url = format!("{}/about/executions/list", node.url);
+            let Ok(response) = reqwest_client().get(url).send().await else { continue };
+            let Ok(list) = response.json::<Value>().await else { continue };
+            if list.get(program).is_some() {
+                running.push(node.url.clone());
+            }
+        }
+        running
+    }
+
+    /// Waits until no node runs a program any more.
+    pub async fn until_gone(&self, program: &str) {
+        eventually("the program is gone from all nodes", async || {
+            self.nodes_with(program).await.is_empty().then_some(())
+        })
+        .await;
+    }
+
+    /// A program's URL at the gateway, by path.
+    pub fn program_url(&self, program: &str) -> String {
+        format!("http://127.0.0.1:{}/vm/{program}", self.port + 2)
+    }
+
+    /// What the logs of all parts say last, for failed tests.
+    pub fn logs(&self) -> String {
+        logs(&self.root)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        let Some(up) = self.up.take() else { return };
+        let Some(pid) = up.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+        signal(pid, Signal::INT);
+        // The process is waited for here and not by tokio, which a drop cannot use.
+        for _ in 0..900 {
+            if fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z ")) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl ComputeNode {
+    /// Where its sandboxes are.
+    pub fn run_dir(&self) -> PathBuf {
+        let name = protocol::FileHash::of(self.data_dir.as_os_str().as_encoded_bytes()).to_string();
+        Path::new("/run/aleph-node").join(&name[..12])
+    }
+
+    /// The processes of its supervisors.
+    pub fn supervisors(&self) -> Vec<i32> {
+        let sandboxes = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
+        let pid = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("lock")).ok()?.parse().ok();
+        sandboxes.filter_map(pid).collect()
+    }
+
+    /// Sends a signal to the node itself; its supervisors are processes of their own.
+    pub fn signal(&self, signal_: Signal) {
+        signal(self.pid, signal_);
+    }
+
+    /// Kills the node and everything of it, as when its machine dies.
+    pub fn kill_everything(&self) {
+        self.signal(Signal::KILL);
+        for supervisor in self.supervisors() {
+            signal(supervisor, Signal::KILL);
+        }
+    }
+}
+
+/// Sends a signal. A process that has ended already is fine.
+pub fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// An HTTP client that follows no redirects and waits long.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn reqwest_client() -> reqwest::Client {
+    protocol::client::http_client()
+}
+
+fn logs(root: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(root.join("logs")).into_iter().flatten().flatten() {
+        let log = fs::read_to_string(entry.path()).unwrap_or_default();
+        let last: Vec<_> = log.lines().rev().take(40).collect();
+        text += &format!("── {}\n", entry.file_name().to_string_lossy());
+        last.into_iter().rev().for_each(|line| text += &format!("{line}\n"));
+    }
+    text
+}
