@@ -32,6 +32,19 @@ build: packages guest runtimes
 demo: build examples
 	examples/demo.sh
 
+# Lint, unit tests and tests of each crate, then everything together on real processes.
+test: packages guest runtimes examples $(TOOLS)/oracles lint
+	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
+	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests
+	$(CARGO) test --locked -p aleph-tests
+
+$(TOOLS)/oracles: tests/oracles/requirements.txt | packages
+	mkdir -p $(TOOLS)
+	rm -rf $@ $@.new
+	/usr/bin/python3 -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check -r $< || { rm -rf $@; exit 1; }
+	touch $@
+
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings

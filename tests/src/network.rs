@@ -142,6 +142,15 @@ impl Network {
         command
     }
 
+    /// The process of `aleph-node up`.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn pid(&self) -> i32 {
+        let up = self.up.as_ref().and_then(Child::id).expect("it runs");
+        i32::try_from(up).expect("a process id")
+    }
+
     /// Where the network keeps everything.
     pub fn root(&self) -> &Path {
         &self.root

@@ -72,6 +72,10 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub(crate) idle_after: Duration,
 
+    /// How long a program has to become ready
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub(crate) ready_within: Duration,
+
     #[command(flatten)]
     pub(crate) lease: LeaseOptions,
 

@@ -114,7 +114,7 @@ async fn a_failed_lifespan_says_why() {
     sandbox.claim(asgi(code, "main:app")).await;
     match sandbox.ended().await {
         End::StartFailed { kind: StartFailure::Startup, message } => {
-            assert!(message.contains("the database is not there"), "{message}")
+            assert!(message.contains("the database is not there"), "{message}");
         }
         other => panic!("{other:?}"),
     }

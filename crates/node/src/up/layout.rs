@@ -220,6 +220,8 @@ impl Layout {
             disk_mib.to_string().into(),
             "--idle-after".into(),
             in_millis(options.idle_after),
+            "--ready-within".into(),
+            in_millis(options.ready_within),
             "--oci-runtime".into(),
             options.oci_runtime.clone().into(),
             "--first-uid".into(),

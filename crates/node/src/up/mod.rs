@@ -39,6 +39,7 @@ const ASK: Duration = Duration::from_millis(50);
 pub(crate) async fn run(options: UpOptions, json: bool) -> anyhow::Result<()> {
     // Before anything is started, so that no signal is missed.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    lease::LeaseTimes::new(options.lease.config()).context("--heartbeat and --lease do not fit together")?;
     let layout = Layout::open(&options)?;
     layout.check_ports(options.nodes)?;
     let mut children = Children::new(layout.logs());

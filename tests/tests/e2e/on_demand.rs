@@ -1,0 +1,100 @@
+//! Programs that start with a request and go when they are idle.
+
+use aleph_tests::{eventually, folder_with, reqwest_client};
+use futures_util::future::join_all;
+
+use crate::shared::{aleph, network};
+
+/// Takes its time to start, and counts its starts in its log.
+const SLOW_START: &str = r#"
+import asyncio, time
+print("process started", flush=True)
+time.sleep(0.5)
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("no lifespan")
+    if scope["path"] == "/slow":
+        await asyncio.sleep(30)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] == "/trickle":
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.sleep(0.05)
+    await send({"type": "http.response.body", "body": b"done"})
+"#;
+
+async fn starts(program: &str) -> usize {
+    aleph().await.logs(program).await.lines().filter(|line| line.contains("process started")).count()
+}
+
+#[tokio::test]
+async fn many_first_requests_start_one_copy_which_goes_when_it_is_idle() {
+    let (network, aleph) = (network().await, aleph().await);
+    let folder = folder_with("main.py", SLOW_START);
+    let program = aleph.upload(folder.path(), "main:app", &[]).await;
+    assert!(network.nodes_with(&program).await.is_empty(), "nothing runs before the first request");
+    let requests = (0..20).map(|_| reqwest_client().get(network.program_url(&program)).send());
+    for answer in join_all(requests).await {
+        let answer = answer.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "done"));
+    }
+    assert_eq!(network.nodes_with(&program).await.len(), 1);
+    network.until_gone(&program).await;
+    assert_eq!(starts(&program).await, 1);
+    // The next request starts it again.
+    assert_eq!(reqwest_client().get(network.program_url(&program)).send().await.unwrap().status(), 200);
+    assert_eq!(starts(&program).await, 2);
+}
+
+#[tokio::test]
+async fn a_request_has_its_time_and_no_more() {
+    let (network, aleph) = (network().await, aleph().await);
+    let folder = folder_with("main.py", SLOW_START);
+    let program = aleph.upload(folder.path(), "main:app", &["--timeout-seconds", "2"]).await;
+    let url = network.program_url(&program);
+    let answer = reqwest_client().get(format!("{url}/slow")).send().await.unwrap();
+    assert_eq!(answer.status(), 504);
+    assert!(answer.text().await.unwrap().contains("2 s"), "it says how long the program had");
+    // An answer that has begun is cut off, too.
+    let answer = reqwest_client().get(format!("{url}/trickle")).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.bytes().await.is_err(), "50 s of answer do not fit into 2 s");
+    // Others were not disturbed.
+    assert_eq!(reqwest_client().get(&url).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_forgotten_program_answers_no_more() {
+    let (network, aleph) = (network().await, aleph().await);
+    let folder = folder_with("main.py", SLOW_START);
+    let program = aleph.upload(folder.path(), "main:app", &[]).await;
+    let url = network.program_url(&program);
+    assert_eq!(reqwest_client().get(&url).send().await.unwrap().status(), 200);
+    aleph.json(&["program", "delete", &program, "--yes"]).await;
+    eventually("it is gone", async || (reqwest_client().get(&url).send().await.unwrap().status() == 410).then_some(()))
+        .await;
+    network.until_gone(&program).await;
+}
+
+#[tokio::test]
+async fn what_is_no_program_is_told_apart() {
+    let network = network().await;
+    let get = async |path: &str| {
+        let answer =
+            reqwest_client().get(format!("http://127.0.0.1:{}{path}", network.port() + 2)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, text) = get("/vm/abc").await;
+    assert!(status == 400 && text.contains("64 hexadecimal digits"), "{status} {text}");
+    let (status, text) = get(&format!("/vm/{}", "ab".repeat(32))).await;
+    assert!(status == 404 && text.contains("there is no program"), "{status} {text}");
+    let programs = protocol::client::MessageNode::new(&network.message_node_url);
+    let filter = protocol::api::message_node::MessageFilter {
+        types: vec![protocol::message::MessageType::Store],
+        ..Default::default()
+    };
+    let store = programs.messages(&filter, "").await.unwrap().messages.remove(0).envelope.item_hash;
+    let (status, text) = get(&format!("/vm/{store}")).await;
+    assert!(status == 404 && text.contains("STORE"), "{status} {text}");
+}
