@@ -86,16 +86,10 @@ pub(super) async fn balances(State(node): State<Node>, params: Params) -> Answer
 pub(super) async fn files(State(node): State<Node>, Path(address): Path<String>, params: Params) -> Answer<Response> {
     let (order, paging) = (params.order()?, params.paging(&node.context.limits)?);
     let owner = canonical(&address);
-    let (after, skip) = match &paging.window {
-        Window::Skip(rows) => (None, i64::try_from(*rows).unwrap_or(i64::MAX)),
-        Window::After(place) => (place.as_ref(), 0),
-    };
     let mut db = node.db().await?;
     let (count, bytes) = totals(&mut db, &owner).await?;
-    // One more than asked for tells whether there is another page.
-    let mut rows = of_owner(&mut db, &owner, order, after, skip, paging.per_page + 1).await?;
-    let more = rows.len() > paging.per_page as usize;
-    rows.truncate(paging.per_page as usize);
+    let mut rows = of_owner(&mut db, &owner, order, &paging.window, paging.rows()).await?;
+    let more = paging.cut(&mut rows);
     let by_cursor = paging.page.is_none();
     let mut answer = json!({
         "address": address,

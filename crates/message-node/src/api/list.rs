@@ -43,18 +43,15 @@ async fn answer(node: &Node, params: &Params) -> Answer<Response> {
     let limits = &node.context.limits;
     let paging = params.paging(limits)?;
     let mut db = node.db().await?;
+    let mut found = part(&mut db, &filter, order, &paging.window, paging.rows(), limits.page_bytes).await?;
+    let more = paging.cut(&mut found.rows);
     let Some(page) = paging.page else {
-        // One more than asked for tells whether there is another page.
-        let mut found = part(&mut db, &filter, order, &paging.window, paging.per_page + 1, limits.page_bytes).await?;
-        let full = found.rows.len() > paging.per_page as usize;
-        found.rows.truncate(paging.per_page as usize);
-        let next = found.rows.last().filter(|_| full || found.cut).map(|row| write_cursor(place(row)));
+        let next = found.rows.last().filter(|_| more || found.cut).map(|row| write_cursor(place(row)));
         let messages = found.rows.iter().map(MessageView::of_row).collect();
         let body = CursorPage { messages, pagination_per_page: paging.per_page, next_cursor: next };
         return Ok(Json(body).into_response());
     };
-    let found = part(&mut db, &filter, order, &paging.window, paging.per_page, limits.page_bytes).await?;
-    if found.cut {
+    if found.cut && !more {
         return Err(ApiError::page_too_large(limits.page_bytes));
     }
     let body = Page {

@@ -84,20 +84,17 @@ async fn answer(node: &Node, params: &Params, show: fn(&PostRow) -> Stored<Box<R
     let (filter, order) = (filter(params)?, params.order()?);
     let paging = params.paging(&node.context.limits)?;
     let mut db = node.db().await?;
-    // One more than asked for tells whether there is another page.
     let max_bytes = node.context.limits.page_bytes;
-    let found = part(&mut db, &filter, order, &paging.window, paging.per_page + 1, max_bytes).await?;
-    let (mut rows, full) = (found.rows, paging.per_page as usize);
-    let more = rows.len() > full || found.cut;
-    rows.truncate(full);
-    let posts = rows.iter().map(show).collect::<Stored<_>>()?;
+    let mut found = part(&mut db, &filter, order, &paging.window, paging.rows(), max_bytes).await?;
+    let more = paging.cut(&mut found.rows);
+    let posts = found.rows.iter().map(show).collect::<Stored<_>>()?;
     let Some(page) = paging.page else {
-        let next =
-            rows.pop().filter(|_| more).map(|row| Place { time_us: row.created_us, item_hash: row.original_hash });
+        let last = found.rows.pop().filter(|_| more || found.cut);
+        let next = last.map(|row| Place { time_us: row.created_us, item_hash: row.original_hash });
         let body = CursorPage { posts, pagination_per_page: paging.per_page, next_cursor: next.map(write_cursor) };
         return Ok(Json(body).into_response());
     };
-    if found.cut && rows.len() < full {
+    if found.cut && !more {
         return Err(ApiError::page_too_large(max_bytes));
     }
     let body = Page {

@@ -183,6 +183,21 @@ pub(super) struct Paging {
     pub window: Window,
 }
 
+impl Paging {
+    /// How many rows to read: one more than the page has tells whether there is another page.
+    pub(super) fn rows(&self) -> u32 {
+        self.per_page + 1
+    }
+
+    /// Cuts what was read to the page; tells whether there is more.
+    pub(super) fn cut<T>(&self, rows: &mut Vec<T>) -> bool {
+        let most = self.per_page as usize;
+        let more = rows.len() > most;
+        rows.truncate(most);
+        more
+    }
+}
+
 /// A cursor is the place of the last message of a page: opaque to clients, in the form of pyaleph's.
 #[derive(Serialize, Deserialize)]
 struct Cursor {

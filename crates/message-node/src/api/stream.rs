@@ -25,6 +25,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The longest frame that clients may send; they have nothing to say.
 const MAX_FRAME_BYTES: usize = 64 * 1024;
 
+/// What clients are told when the node stops.
+const STOPPING: &str = "the node is stopping: list what you missed and subscribe again";
+
 /// Why a stream ends.
 enum End {
     /// The client closed it or has gone.
@@ -94,7 +97,7 @@ async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u
     loop {
         let sent = tokio::select! {
             () = node.shutdown.cancelled() => {
-                return End::Close(close_code::AWAY, "the node is stopping; list what you missed and subscribe again".to_owned());
+                return End::Close(close_code::AWAY, STOPPING.to_owned());
             }
             event = events.recv() => match event {
                 Ok(event) if filter.wants_live(&event.traits) && !shown.remove(&event.traits.item_hash) => {
@@ -102,7 +105,7 @@ async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u
                 }
                 Ok(_) => Ok(()),
                 Err(RecvError::Lagged(missed)) => Err(too_slow(node, &format!("you missed {missed} messages"))),
-                Err(RecvError::Closed) => Err(End::Close(close_code::AWAY, "the node is stopping".to_owned())),
+                Err(RecvError::Closed) => Err(End::Close(close_code::AWAY, STOPPING.to_owned())),
             },
             frame = socket.recv() => match frame {
                 None | Some(Err(_) | Ok(Message::Close(_))) => Err(End::Gone),

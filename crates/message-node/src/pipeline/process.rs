@@ -138,7 +138,7 @@ impl Processing<'_> {
         match item_type {
             ItemType::Inline => Ok(item_content.clone().unwrap_or_default()),
             ItemType::Ipfs => {
-                let sentence = "IPFS is not supported on this node: store the content with storage/add_json and item_type 'storage'";
+                let sentence = "IPFS is not supported on this node: store the content with storage/add_json";
                 Err(Rejection::new(ErrorCode::ContentUnavailable, sentence).into())
             }
             ItemType::Storage => {

@@ -21,6 +21,8 @@ use crate::store::{Connection, Stored, pending, programs};
 
 /// Messages that are decided in one transaction at most.
 const BATCH: usize = 128;
+/// How long a transaction may go on before others may write.
+const BATCH_TIME: Duration = Duration::from_millis(200);
 /// How long to wait when the database fails.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -98,7 +100,9 @@ impl Worker {
         }
         let mut decisions = Decisions::default();
         let mut tx = self.context.store.write().await?;
+        let started = Instant::now();
         while decisions.tried < BATCH
+            && started.elapsed() < BATCH_TIME
             && let Some(seq) = self.ready.pop_first()
         {
             decisions.tried += 1;

@@ -45,16 +45,7 @@ pub(crate) async fn part(
 ) -> Stored<Part<MessageRow>> {
     let mut query = QueryBuilder::<Db>::new(format!("SELECT {COLUMNS} FROM messages WHERE "));
     push_filter(&mut query, filter);
-    if let Window::After(Some(place)) = window {
-        let comparison = if order == Order::Ascending { ">" } else { "<" };
-        query.push(format!(" AND (time_us, item_hash) {comparison} ("));
-        query.push_bind(place.time_us).push(", ").push_bind(place.item_hash.clone()).push(")");
-    }
-    let direction = if order == Order::Ascending { "ASC" } else { "DESC" };
-    query.push(format!(" ORDER BY time_us {direction}, item_hash {direction} LIMIT ")).push_bind(limit);
-    if let Window::Skip(rows) = window {
-        query.push(" OFFSET ").push_bind(to_db(*rows));
-    }
+    push_window(&mut query, "", order, window, limit);
     bounded(query.build_query_as().fetch(db), MessageRow::size, max_bytes).await
 }
 
@@ -90,6 +81,19 @@ fn push_filter(query: &mut QueryBuilder<Db>, filter: &Filter) {
     }
     if let Some(end) = filter.end_us {
         query.push(" AND time_us < ").push_bind(end);
+    }
+}
+
+/// The rest of a query that lists by time and hash: where to start, the order, how many. `table` is empty or ends in a dot.
+pub(crate) fn push_window(query: &mut QueryBuilder<Db>, table: &str, order: Order, window: &Window, limit: u32) {
+    let (comparison, direction) = if order == Order::Ascending { (">", "ASC") } else { ("<", "DESC") };
+    if let Window::After(Some(place)) = window {
+        query.push(format!(" AND ({table}time_us, {table}item_hash) {comparison} (")).push_bind(place.time_us);
+        query.push(", ").push_bind(place.item_hash.clone()).push(")");
+    }
+    query.push(format!(" ORDER BY {table}time_us {direction}, {table}item_hash {direction} LIMIT ")).push_bind(limit);
+    if let Window::Skip(rows) = window {
+        query.push(" OFFSET ").push_bind(to_db(*rows));
     }
 }
 

@@ -2,8 +2,8 @@
 
 use sqlx::{FromRow, QueryBuilder};
 
-use super::list::{Order, Window, push_in};
-use super::{Connection, Db, Part, Stored, bounded, from_db, to_db};
+use super::list::{Order, Window, push_in, push_window};
+use super::{Connection, Db, Part, Stored, bounded, from_db};
 
 /// A new post.
 pub(crate) struct NewPost<'a> {
@@ -175,15 +175,7 @@ pub(crate) async fn part(
          WHERE ",
     );
     push_filter(&mut query, filter);
-    let (comparison, direction) = if order == Order::Ascending { (">", "ASC") } else { ("<", "DESC") };
-    if let Window::After(Some(place)) = window {
-        query.push(format!(" AND (p.time_us, p.item_hash) {comparison} (")).push_bind(place.time_us);
-        query.push(", ").push_bind(place.item_hash.clone()).push(")");
-    }
-    query.push(format!(" ORDER BY p.time_us {direction}, p.item_hash {direction} LIMIT ")).push_bind(limit);
-    if let Window::Skip(rows) = window {
-        query.push(" OFFSET ").push_bind(to_db(*rows));
-    }
+    push_window(&mut query, "p.", order, window, limit);
     bounded(query.build_query_as().fetch(db), |row: &PostRow| from_db(row.size), max_bytes).await
 }
 

@@ -1,9 +1,9 @@
 //! STORE messages in force.
 
-use sqlx::FromRow;
+use sqlx::{FromRow, QueryBuilder};
 
-use super::list::Order;
-use super::{Connection, Stored};
+use super::list::{Order, Window, push_window};
+use super::{Connection, Db, Stored};
 
 /// A STORE message in force, with its file.
 #[derive(Debug, Clone, FromRow)]
@@ -66,27 +66,23 @@ pub(crate) async fn delete(db: &mut Connection, item_hash: &str) -> Stored<Optio
         .await?)
 }
 
+/// Rows with the size of their file; what is left is to say which.
+const SELECT: &str = "SELECT s.item_hash, s.address, s.file_hash, s.ref, s.time_us, f.size
+     FROM stores s JOIN files f ON f.hash = s.file_hash WHERE ";
+
 /// A message in force.
 pub(crate) async fn get(db: &mut Connection, item_hash: &str) -> Stored<Option<StoreRow>> {
-    Ok(sqlx::query_as(
-        "SELECT s.item_hash, s.address, s.file_hash, s.ref, s.time_us, f.size
-         FROM stores s JOIN files f ON f.hash = s.file_hash WHERE s.item_hash = $1",
-    )
-    .bind(item_hash)
-    .fetch_optional(db)
-    .await?)
+    let mut query = QueryBuilder::<Db>::new(SELECT);
+    query.push("s.item_hash = ").push_bind(item_hash.to_owned());
+    Ok(query.build_query_as().fetch_optional(db).await?)
 }
 
 /// The newest version with this tag.
 pub(crate) async fn newest(db: &mut Connection, tag: &str) -> Stored<Option<StoreRow>> {
-    Ok(sqlx::query_as(
-        "SELECT s.item_hash, s.address, s.file_hash, s.ref, s.time_us, f.size
-         FROM stores s JOIN files f ON f.hash = s.file_hash
-         WHERE s.tag = $1 ORDER BY s.time_us DESC, s.item_hash DESC LIMIT 1",
-    )
-    .bind(tag)
-    .fetch_optional(db)
-    .await?)
+    let mut query = QueryBuilder::<Db>::new(SELECT);
+    query.push("s.tag = ").push_bind(tag.to_owned());
+    push_window(&mut query, "s.", Order::Descending, &Window::After(None), 1);
+    Ok(query.build_query_as().fetch_optional(db).await?)
 }
 
 /// The file that a program means by a STORE message: its own, or the newest version of it.
@@ -97,27 +93,17 @@ pub(crate) async fn resolve(db: &mut Connection, reference: &str, use_latest: bo
     get(db, reference).await
 }
 
-/// One page of an owner's files.
+/// A part of the list of an owner's files.
 pub(crate) async fn of_owner(
     db: &mut Connection,
     owner: &str,
     order: Order,
-    after: Option<&super::list::Place>,
-    skip: i64,
+    window: &Window,
     limit: u32,
 ) -> Stored<Vec<StoreRow>> {
-    let mut query = sqlx::QueryBuilder::<super::Db>::new(
-        "SELECT s.item_hash, s.address, s.file_hash, s.ref, s.time_us, f.size
-         FROM stores s JOIN files f ON f.hash = s.file_hash WHERE s.owner = ",
-    );
-    query.push_bind(owner.to_owned());
-    let (comparison, direction) = if order == Order::Ascending { (">", "ASC") } else { ("<", "DESC") };
-    if let Some(place) = after {
-        query.push(format!(" AND (s.time_us, s.item_hash) {comparison} (")).push_bind(place.time_us);
-        query.push(", ").push_bind(place.item_hash.clone()).push(")");
-    }
-    query.push(format!(" ORDER BY s.time_us {direction}, s.item_hash {direction} LIMIT ")).push_bind(limit);
-    query.push(" OFFSET ").push_bind(skip);
+    let mut query = QueryBuilder::<Db>::new(SELECT);
+    query.push("s.owner = ").push_bind(owner.to_owned());
+    push_window(&mut query, "s.", order, window, limit);
     Ok(query.build_query_as().fetch_all(db).await?)
 }
 

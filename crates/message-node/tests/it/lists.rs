@@ -258,4 +258,21 @@ async fn aggregates_merge_by_time_and_forget() {
     node.accept(&by_key).await;
     assert_eq!(get("keys=k").await.0, 404);
     assert_eq!(get("").await.1["data"].as_object().unwrap().len(), 1);
+    let by_hash = node.accept(&aggregate(&account, "k", json!({"again": 1}))).await;
+    let by_hash = message(&account, MessageType::Forget, json!({"hashes": [], "aggregates": [by_hash]}));
+    node.accept(&by_hash).await;
+    assert_eq!(get("keys=k").await.0, 404);
+}
+
+#[tokio::test]
+async fn documents_are_bounded_in_bytes() {
+    let node = TestNode::with(|config| config.limits.page_bytes = 3000).await;
+    let account = Account::generate();
+    for key in ["a", "b"] {
+        node.accept(&aggregate(&account, key, json!({"text": "x".repeat(2000)}))).await;
+    }
+    let path = format!("/api/v0/aggregates/{}.json", account.address());
+    let (status, answer) = node.json(&path).await;
+    assert_eq!((status, answer["message"].as_str().unwrap().contains("'keys'")), (422, true), "{answer}");
+    assert_eq!(node.json(&format!("{path}?keys=a")).await.0, 200);
 }

@@ -194,7 +194,8 @@ async fn estimates_are_lenient_and_agree_with_what_is_charged() {
     let estimate = node.client.estimate(&message).await.unwrap();
     assert_eq!(Some(estimate), node.client.price(&message.item_hash).await.unwrap());
 
-    let store = json!({"message": {"type": "STORE", "content": {"address": "0x1", "estimated_size_mib": 30, "item_hash": "x"}}});
+    let content = json!({"address": "0x1", "estimated_size_mib": 30, "item_hash": "x"});
+    let store = json!({"message": {"type": "STORE", "content": content}});
     let (_, price) = node.post("/api/v0/price/estimate", &store).await;
     assert_eq!(price["cost"], "9.999999990000000000");
     for bad in [json!({}), json!({"message": {"type": "POST", "content": {}}}), json!({"message": {"type": "PROGRAM"}})]

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use protocol::Account;
 use protocol::api::message_node::MessageStatus;
 use protocol::client::MessageNode;
+use protocol::message::ErrorCode;
 use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel, NODE_OPERATION_POST, NodeOperation};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +51,7 @@ async fn everything_is_there_after_a_restart() {
     assert_eq!(nodes.resource_nodes.len(), 1);
     assert_eq!(node.text(&format!("/api/v0/storage/raw/{}", protocol::FileHash::of(b"code"))).await, "code");
     // The rules still know what was there.
-    node.reject(&forget(&account, &[&file]), protocol::message::ErrorCode::ForgetNotAllowed).await;
+    node.reject(&forget(&account, &[&file]), ErrorCode::ForgetNotAllowed).await;
 }
 
 #[tokio::test]
@@ -80,6 +81,28 @@ async fn a_replacement_is_settled_after_the_restart() {
     let (config, folder) = node.kill();
     let node = TestNode::launch(config, folder).await.unwrap();
     node.until(&next, MessageStatus::Removed).await;
+}
+
+#[tokio::test]
+async fn one_message_that_cannot_be_decided_does_not_stop_the_others() {
+    use sqlx::{Connection, SqliteConnection};
+
+    let (node, account) = (TestNode::start().await, Account::generate());
+    node.accept(&aggregate(&account, "k", json!({"a": 1}))).await;
+    let path = node.config().data_dir.join("messages.sqlite");
+    let mut db = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    let write = async |db: &mut SqliteConnection, entries: &str| {
+        sqlx::query("UPDATE aggregates SET entries = $1").bind(entries.to_owned()).execute(db).await.unwrap();
+    };
+    write(&mut db, "damaged").await;
+    let (bad, good) = (aggregate(&account, "k", json!({"a": 2})), post(&account, "note", json!({})));
+    let (rejected, accepted) = tokio::join!(node.reject(&bad, ErrorCode::InternalError), node.accept(&good));
+    assert!(rejected["errors"][0].as_str().unwrap().contains("try again"), "{rejected}");
+    assert_eq!(node.status(&accepted).await, MessageStatus::Processed);
+    let path = format!("/api/v0/aggregates/{}.json", account.address());
+    assert_eq!(node.json(&path).await.0, 500);
+    write(&mut db, "{}").await;
+    node.accept(&bad).await;
 }
 
 const CHILD_DIR: &str = "MESSAGE_NODE_TEST_CHILD_DIR";
