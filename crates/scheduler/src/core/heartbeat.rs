@@ -7,8 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::control::{
-    Failure, FromScheduler, Grant, Heartbeat, MAX_FAILURE_BYTES, ProgramReport, Refusal, ReportedState,
-    SetVersion,
+    Failure, FromScheduler, Grant, Heartbeat, MAX_FAILURE_BYTES, ProgramReport, Refusal, ReportedState, SetVersion,
 };
 use protocol::{Epoch, NodeId, ProgramId};
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use lease::BootTime;
 use protocol::api::scheduler::{NodeStatus, ProgramState, VmStatus};
 use protocol::control::Failure;
-use protocol::{Epoch, NodeId, ProgramId};
+use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::Scheduler;
 use super::assignment::{Program, Stage};
@@ -61,6 +61,10 @@ pub struct NodeView {
     pub offer: Offer,
     /// What people call it.
     pub name: String,
+    /// An account that may act for it beside its owner.
+    pub manager: Option<Address>,
+    /// Whether the message that registered it is not in force any more.
+    pub is_gone: bool,
     /// Its public base URL.
     pub url: String,
     /// The name and version of its software.
@@ -140,6 +144,8 @@ impl Scheduler {
         Some(NodeView {
             offer: node.offer.clone(),
             name: node.name.clone(),
+            manager: node.manager.clone(),
+            is_gone: node.is_gone,
             url: node.public_url().to_owned(),
             software: node.software.clone(),
             status: node.status(),

@@ -1,0 +1,60 @@
+//! Answers that are no success.
+
+use axum::Json;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use protocol::api::message_node::ErrorBody;
+
+use crate::store::StoreError;
+
+/// Why a request failed.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+/// The result of a request.
+pub(crate) type Answer<T> = Result<T, ApiError>;
+
+impl ApiError {
+    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody { code: code.to_owned(), message: message.into(), details: None } }
+    }
+
+    /// 400.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// 404.
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// The answer to unknown paths.
+    pub(super) async fn no_such_route(uri: Uri) -> Self {
+        Self::not_found(format!("there is nothing at {}", uri.path()))
+    }
+
+    /// The answer to known paths with an unknown method.
+    pub(super) async fn no_such_method(uri: Uri) -> Self {
+        let message = format!("{} is read with GET", uri.path());
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    /// 503; the cause goes to the log.
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "a request failed");
+        let message = "the scheduler's database cannot be read; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}

@@ -1,0 +1,27 @@
+//! The scheduler's settings.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lease::LeaseConfig;
+
+/// How often everything is listed when nothing else asks for it.
+pub const DEFAULT_RESYNC: Duration = Duration::from_secs(60);
+
+/// What a scheduler needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where `scheduler.sqlite` and `scheduler.key` are; made when it does not exist.
+    pub data_dir: PathBuf,
+    /// Base URL of the message node that it follows. It may be down.
+    pub message_node: String,
+    /// Base URL of the network's gateway, where programs have their stable URLs ([`protocol::network::program_url`]).
+    pub gateway_url: Option<String>,
+    /// The constants of leases. They may change between starts: a start waits for leases of the constants before.
+    pub lease: LeaseConfig,
+    /// How often everything is listed again, in case the stream missed something.
+    pub resync: Duration,
+}

@@ -1,0 +1,84 @@
+//! What the database says when the scheduler starts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::{Address, ProgramId};
+
+use super::{Store, StoreError, epoch, id, time};
+use crate::core::{OpenAssignment, ProgramSpec, Registration, Restored};
+
+/// How long leases that were granted can last, in nanoseconds.
+const LEASE_WAIT: &str = "lease_wait_ns";
+
+type NodeRow = (String, String, String, Option<String>, String, Option<String>);
+
+impl Store {
+    /// Reads everything. In the same transaction it notes that leases of this process last up to `own_wait`, or as long as
+    /// those of earlier processes: whoever starts next has to wait for both.
+    pub(crate) async fn restore(&self, own_wait: Duration) -> Result<Restored, StoreError> {
+        let mut tx = self.write().await?;
+        let programs: Vec<(String, String, Option<i64>)> = sqlx::query_as(
+            "SELECT p.program_id, p.content, e.epoch FROM programs p LEFT JOIN epochs e ON e.program_id = p.program_id",
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let assignments: Vec<(String, String, i64, i64)> =
+            sqlx::query_as("SELECT program_id, node_id, epoch, assigned_at FROM assignments WHERE closed_at IS NULL")
+                .fetch_all(&mut *tx)
+                .await?;
+        let nodes: Vec<NodeRow> =
+            sqlx::query_as("SELECT node_id, name, owner, manager, address, url FROM nodes").fetch_all(&mut *tx).await?;
+        let wait: Option<(String,)> =
+            sqlx::query_as("SELECT value FROM meta WHERE name = $1").bind(LEASE_WAIT).fetch_optional(&mut *tx).await?;
+        let earlier_wait = match wait {
+            Some((text,)) => Some(Duration::from_nanos(id("a duration", &text)?)),
+            None => None,
+        };
+        set_lease_wait(&mut tx, earlier_wait.unwrap_or(own_wait).max(own_wait)).await?;
+        tx.commit().await?;
+
+        let program = |(program, content, last): (String, String, Option<i64>)| {
+            Ok((spec(id("a program", &program)?, content), last.map(epoch).transpose()?))
+        };
+        let assignment = |(program, node, number, at): (String, String, i64, i64)| {
+            let (program, node) = (id("a program", &program)?, id("a node", &node)?);
+            Ok(OpenAssignment { program, node, epoch: epoch(number)?, at: time(at)? })
+        };
+        Ok(Restored {
+            programs: programs.into_iter().map(program).collect::<Result<_, StoreError>>()?,
+            assignments: assignments.into_iter().map(assignment).collect::<Result<_, StoreError>>()?,
+            nodes: nodes.into_iter().map(registration).collect::<Result<_, StoreError>>()?,
+            earlier_wait,
+        })
+    }
+}
+
+/// What a program needs. A program that this version cannot read keeps what it has.
+fn spec(program: ProgramId, content: String) -> Arc<ProgramSpec> {
+    let unreadable = |why: String| {
+        tracing::error!(%program, why, "the database holds a program that cannot be read; it stays where it runs");
+        ProgramSpec::unknown(program, format!("its stored content cannot be read: {why}"))
+    };
+    Arc::new(match ProgramSpec::read(program, content) {
+        Ok(Some(spec)) => spec,
+        Ok(None) => unreadable("it is not persistent".to_owned()),
+        Err(error) => unreadable(error.to_string()),
+    })
+}
+
+fn registration((node, name, owner, manager, address, url): NodeRow) -> Result<Registration, StoreError> {
+    let (owner, manager) = (Address::new(owner), manager.map(Address::new));
+    Ok(Registration { node: id("a node", &node)?, name, owner, manager, address, url })
+}
+
+pub(super) async fn set_lease_wait(tx: &mut sqlx::SqliteConnection, wait: Duration) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+    )
+    .bind(LEASE_WAIT)
+    .bind(wait.as_nanos().to_string())
+    .execute(tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! The changes that the core asks for, each in a form that can be repeated.
+
+use chrono::{DateTime, Utc};
+use protocol::{Epoch, NodeId, ProgramId};
+
+use super::restore::set_lease_wait;
+use super::{Store, StoreError, epoch, id, number};
+use crate::core::{Cause, Event, ProgramSpec, Proof, Registration, Write};
+
+type Connection = sqlx::SqliteConnection;
+
+impl Store {
+    /// Carries out writes in one transaction and says what to answer to each.
+    pub(crate) async fn apply(&self, writes: &[Write]) -> Result<Vec<Event>, StoreError> {
+        let mut tx = self.write().await?;
+        let mut events = Vec::new();
+        for write in writes {
+            events.extend(apply(&mut tx, write).await?);
+        }
+        tx.commit().await?;
+        Ok(events)
+    }
+}
+
+async fn apply(tx: &mut Connection, write: &Write) -> Result<Option<Event>, StoreError> {
+    Ok(match write {
+        Write::Remember(spec) => {
+            remember(tx, spec).await?;
+            None
+        }
+        Write::Assign { spec, node, at_least, at } => {
+            remember(tx, spec).await?;
+            let (node, epoch) = assign(tx, spec.id, *node, *at_least, *at).await?;
+            Some(Event::Stored { program: spec.id, node, epoch })
+        }
+        Write::Close { program, epoch, cause, proof, at } => {
+            close(tx, *program, *epoch, *cause, *proof, *at).await?;
+            Some(Event::Closed { program: *program, epoch: *epoch })
+        }
+        Write::Forget { program, cause, at } => {
+            if let Some((_, epoch)) = open_assignment(tx, *program).await? {
+                close(tx, *program, epoch, Cause::Gone(*cause), Proof::NeverGranted, *at).await?;
+            }
+            sqlx::query("DELETE FROM programs WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
+            Some(Event::Forgotten { program: *program })
+        }
+        Write::Node(registration) => {
+            node(tx, registration).await?;
+            None
+        }
+        Write::ForgetNode(node) => {
+            sqlx::query("DELETE FROM nodes WHERE node_id = $1").bind(node.to_string()).execute(tx).await?;
+            None
+        }
+        Write::LeaseWait(wait) => {
+            set_lease_wait(tx, *wait).await?;
+            None
+        }
+    })
+}
+
+async fn remember(tx: &mut Connection, spec: &ProgramSpec) -> Result<(), StoreError> {
+    if spec.is_unknown() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO programs (program_id, content) VALUES ($1, $2)
+         ON CONFLICT (program_id) DO UPDATE SET content = excluded.content",
+    )
+    .bind(spec.id.to_string())
+    .bind(&spec.content)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Counts the epoch up and opens the assignment. An assignment that is open already is the answer: an earlier write made it
+/// whose answer was lost.
+async fn assign(
+    tx: &mut Connection,
+    program: ProgramId,
+    node: NodeId,
+    at_least: Epoch,
+    at: DateTime<Utc>,
+) -> Result<(NodeId, Epoch), StoreError> {
+    if let Some(open) = open_assignment(tx, program).await? {
+        return Ok(open);
+    }
+    let (next,): (i64,) = sqlx::query_as(
+        "INSERT INTO epochs (program_id, epoch) VALUES ($1, $2)
+         ON CONFLICT (program_id) DO UPDATE
+         SET epoch = CASE WHEN epochs.epoch >= excluded.epoch THEN epochs.epoch + 1 ELSE excluded.epoch END
+         RETURNING epoch",
+    )
+    .bind(program.to_string())
+    .bind(number(at_least))
+    .fetch_one(&mut *tx)
+    .await?;
+    sqlx::query("INSERT INTO assignments (program_id, epoch, node_id, assigned_at) VALUES ($1, $2, $3, $4)")
+        .bind(program.to_string())
+        .bind(next)
+        .bind(node.to_string())
+        .bind(at.timestamp_micros())
+        .execute(tx)
+        .await?;
+    Ok((node, epoch(next)?))
+}
+
+async fn open_assignment(tx: &mut Connection, program: ProgramId) -> Result<Option<(NodeId, Epoch)>, StoreError> {
+    let open: Option<(String, i64)> =
+        sqlx::query_as("SELECT node_id, epoch FROM assignments WHERE program_id = $1 AND closed_at IS NULL")
+            .bind(program.to_string())
+            .fetch_optional(tx)
+            .await?;
+    open.map(|(node, number)| Ok((id("a node", &node)?, epoch(number)?))).transpose()
+}
+
+async fn close(
+    tx: &mut Connection,
+    program: ProgramId,
+    epoch: Epoch,
+    cause: Cause,
+    proof: Proof,
+    at: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE assignments SET closed_at = $1, close_cause = $2, close_proof = $3
+         WHERE program_id = $4 AND epoch = $5 AND closed_at IS NULL",
+    )
+    .bind(at.timestamp_micros())
+    .bind(cause.as_str())
+    .bind(proof.as_str())
+    .bind(program.to_string())
+    .bind(number(epoch))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn node(tx: &mut Connection, registration: &Registration) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO nodes (node_id, name, owner, manager, address, url) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, owner = excluded.owner, manager = excluded.manager,
+         address = excluded.address, url = excluded.url",
+    )
+    .bind(registration.node.to_string())
+    .bind(&registration.name)
+    .bind(registration.owner.to_string())
+    .bind(registration.manager.as_ref().map(ToString::to_string))
+    .bind(&registration.address)
+    .bind(registration.url.as_deref())
+    .execute(tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The task that writes: in order, off the core's path, as many changes a transaction as are waiting.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Store, StoreError};
+use crate::core::{Event, Write};
+use crate::engine::Input;
+use crate::metrics::Metrics;
+
+/// Changes in one transaction at most.
+const MAX_BATCH: usize = 256;
+
+/// Writes until `writes` is closed. `health` says what is wrong with the database, if something is.
+///
+/// The queue has no bound of its own: the core has at most one write a program under way, and one a node's change.
+pub(crate) async fn run(
+    store: Store,
+    mut writes: mpsc::UnboundedReceiver<Write>,
+    answers: mpsc::Sender<Input>,
+    health: watch::Sender<Option<String>>,
+    metrics: Arc<Metrics>,
+) {
+    let mut batch = Vec::new();
+    while writes.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let began = Instant::now();
+        let mut failure = None;
+        for event in write(&store, &batch, &mut failure).await {
+            // An error means that the scheduler is stopping; what was written is read when it starts again.
+            let _ = answers.send(Input::Event(event)).await;
+        }
+        metrics.write_seconds.record(began.elapsed());
+        if let Some(error) = &failure {
+            metrics.write_failures.increment(1);
+            tracing::error!(%error, "the database cannot be written; it is tried again");
+        }
+        health.send_if_modified(|health| std::mem::replace(health, failure.clone()) != failure);
+        batch.clear();
+    }
+}
+
+/// All together; and when one of them breaks a rule of the schema, each by itself, so that it fails alone.
+async fn write(store: &Store, batch: &[Write], failure: &mut Option<String>) -> Vec<Event> {
+    match store.apply(batch).await {
+        Ok(events) => events,
+        Err(error) if batch.len() > 1 && is_about_one_row(&error) => {
+            let mut events = Vec::new();
+            for write in batch {
+                events.extend(Box::pin(self::write(store, std::slice::from_ref(write), failure)).await);
+            }
+            events
+        }
+        Err(error) => {
+            *failure = Some(error.to_string());
+            batch.iter().filter_map(Write::answers_to).map(|program| Event::StoreFailed { program }).collect()
+        }
+    }
+}
+
+fn is_about_one_row(error: &StoreError) -> bool {
+    match error {
+        StoreError::Database(sqlx::Error::Database(error)) => error.kind() != sqlx::error::ErrorKind::Other,
+        StoreError::Corrupt { .. } => true,
+        StoreError::Database(_) | StoreError::Migration(_) => false,
+    }
+}
