@@ -49,22 +49,18 @@ enum Known {
 
 async fn look_up(node: &Node, hash: &str) -> Answer<Known> {
     let mut db = node.db().await?;
-    let row = get(&mut db, hash).await?;
-    if let Some(row) = &row
-        && row.status.0 != MessageStatus::Rejected
-    {
-        return Ok(Known::Decided(Box::new(row.clone())));
-    }
+    let decided = |row| Ok(Known::Decided(Box::new(row)));
+    let rejected = match get(&mut db, hash).await? {
+        Some(row) if row.status.0 != MessageStatus::Rejected => return decided(row),
+        row => row,
+    };
     let submissions = pending::of_message(&mut db, hash).await?;
-    match (submissions.is_empty(), row) {
-        (false, _) => Ok(Known::Pending(submissions)),
-        (true, Some(row)) => Ok(Known::Decided(Box::new(row))),
-        // Decided between the two questions.
-        (true, None) => match get(&mut db, hash).await? {
-            Some(row) => Ok(Known::Decided(Box::new(row))),
-            None => Err(ApiError::not_found(format!("no message {hash} is known here"))),
-        },
+    if !submissions.is_empty() {
+        return Ok(Known::Pending(submissions));
     }
+    // It may have been decided between the two questions.
+    let row = if rejected.is_some() { rejected } else { get(&mut db, hash).await? };
+    row.map_or_else(|| Err(ApiError::not_found(format!("no message {hash} is known here"))), decided)
 }
 
 impl Known {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Files, UPLOADS};
 use crate::clock::{micros, now_us};
 use crate::config::{Limits, Timing};
-use crate::store::{Store, Stored, files, messages};
+use crate::store::{Store, Stored, files as store_files, messages};
 
 /// Files that are deleted before others get a turn at the file store.
 const BATCH: u32 = 64;
@@ -55,9 +55,10 @@ pub(crate) async fn collect(
 ) -> Stored<Collected> {
     let mut done = Collected::default();
     loop {
-        let deleted = collect_files(files, store, now_us).await?;
-        done.files += u64::from(deleted);
-        if deleted < BATCH {
+        // Looked for without keeping anybody from anything: there may be very many files.
+        let unneeded = store_files::unneeded(&mut *store.read().await?, now_us, BATCH).await?;
+        done.files += delete(files, store, &unneeded, now_us).await?;
+        if unneeded.len() < BATCH as usize {
             break;
         }
     }
@@ -68,38 +69,41 @@ pub(crate) async fn collect(
     Ok(done)
 }
 
-async fn collect_files(store_files: &Files, store: &Store, now_us: i64) -> Stored<u32> {
-    let _naming = store_files.naming.write().await;
+/// Deletes files, except those that came to be needed since they were looked for.
+async fn delete(files: &Files, store: &Store, unneeded: &[String], now_us: i64) -> Stored<u64> {
+    let _naming = files.naming.write().await;
     let mut tx = store.write().await?;
-    let unneeded = files::unneeded(&mut tx, now_us, BATCH).await?;
-    for hash in &unneeded {
-        files::delete(&mut tx, hash).await?;
+    let mut deleted = Vec::new();
+    for hash in unneeded {
+        if store_files::delete_if_unneeded(&mut tx, hash, now_us).await? {
+            deleted.push(hash);
+        }
     }
     tx.commit().await?;
-    for hash in &unneeded {
-        store_files.delete(hash).await?;
+    for hash in &deleted {
+        files.delete(hash).await?;
     }
-    Ok(u32::try_from(unneeded.len()).unwrap_or(BATCH))
+    Ok(deleted.len() as u64)
 }
 
 /// Deletes bytes that have no row, left by a crash between the two.
-async fn delete_strays(store_files: &Files, store: &Store) -> Stored<()> {
-    let mut objects = store_files.objects.list(None);
+async fn delete_strays(files: &Files, store: &Store) -> Stored<()> {
+    let mut objects = files.objects.list(None);
     while let Some(object) = objects.try_next().await? {
         let mut parts = object.location.parts();
         let (Some(folder), Some(name)) = (parts.next(), parts.next()) else { continue };
         if folder.as_ref() == UPLOADS {
             continue;
         }
-        let known = files::size(&mut *store.read().await?, name.as_ref()).await?.is_some();
+        let known = store_files::size(&mut *store.read().await?, name.as_ref()).await?.is_some();
         if known {
             continue;
         }
         // Nobody enters a row while this is held, so that what has none now is a stray.
-        let _naming = store_files.naming.write().await;
-        if files::size(&mut *store.read().await?, name.as_ref()).await?.is_none() {
+        let _naming = files.naming.write().await;
+        if store_files::size(&mut *store.read().await?, name.as_ref()).await?.is_none() {
             tracing::info!(file = name.as_ref(), "deleting a stray file");
-            store_files.objects.delete(&object.location).await?;
+            files.objects.delete(&object.location).await?;
         }
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! Decides one message: looks up what the rules ask for, applies them, and carries out what they say.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use protocol::Address;
 use protocol::api::message_node::{MessageStatus, Price};
@@ -69,7 +68,7 @@ pub(super) struct Processing<'a> {
 
 impl Context {
     /// Decides a message, within a transaction.
-    pub(super) async fn process(self: &Arc<Self>, db: &mut Connection, checked: &Checked) -> Stored<Verdict> {
+    pub(super) async fn process(&self, db: &mut Connection, checked: &Checked) -> Stored<Verdict> {
         let submission = &checked.submission;
         if let Err(error) = &checked.signature {
             let rejection = Rejection::new(ErrorCode::InvalidSignature, error.to_string());

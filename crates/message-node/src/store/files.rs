@@ -1,5 +1,7 @@
 //! Which files are there, and what refers to them. The bytes are in the file store.
 
+use sqlx::AssertSqlSafe;
+
 use super::{Connection, Stored, from_db, to_db};
 
 /// A file is there. Nothing refers to it yet; it is kept at least until `keep_until_us`.
@@ -63,24 +65,21 @@ pub(crate) async fn references(db: &mut Connection, hash: &str) -> Stored<i64> {
     .await?)
 }
 
+/// Of a file: its grace time ended before `$1`, and nothing refers to it.
+const UNNEEDED: &str = "keep_until_us < $1
+     AND NOT EXISTS (SELECT 1 FROM stores WHERE stores.file_hash = files.hash)
+     AND NOT EXISTS (SELECT 1 FROM content_files WHERE content_files.file_hash = files.hash)";
+
 /// Files that nothing refers to and whose grace time is over, at most `limit`.
 pub(crate) async fn unneeded(db: &mut Connection, now_us: i64, limit: u32) -> Stored<Vec<String>> {
-    Ok(sqlx::query_scalar(
-        "SELECT hash FROM files WHERE keep_until_us < $1
-             AND NOT EXISTS (SELECT 1 FROM stores WHERE stores.file_hash = files.hash)
-             AND NOT EXISTS (SELECT 1 FROM content_files WHERE content_files.file_hash = files.hash)
-         ORDER BY keep_until_us LIMIT $2",
-    )
-    .bind(now_us)
-    .bind(limit)
-    .fetch_all(db)
-    .await?)
+    let sql = format!("SELECT hash FROM files WHERE {UNNEEDED} ORDER BY keep_until_us LIMIT $2");
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(now_us).bind(limit).fetch_all(db).await?)
 }
 
-/// A file is about to be deleted.
-pub(crate) async fn delete(db: &mut Connection, hash: &str) -> Stored<()> {
-    sqlx::query("DELETE FROM files WHERE hash = $1").bind(hash).execute(db).await?;
-    Ok(())
+/// Takes a file's row away, unless the file came to be needed; tells whether it did so.
+pub(crate) async fn delete_if_unneeded(db: &mut Connection, hash: &str, now_us: i64) -> Stored<bool> {
+    let sql = format!("DELETE FROM files WHERE {UNNEEDED} AND hash = $2");
+    Ok(sqlx::query(AssertSqlSafe(sql)).bind(now_us).bind(hash).execute(db).await?.rows_affected() > 0)
 }
 
 /// How many files there are, and their bytes together.

@@ -240,6 +240,29 @@ async fn too_many_pending_messages_are_turned_away() {
 }
 
 #[tokio::test]
+async fn old_rejections_are_not_remembered_for_ever() {
+    let node = TestNode::with(|config| {
+        config.limits.rejected = 2;
+        config.timing.collect_every = Duration::from_millis(50);
+    })
+    .await;
+    let account = Account::generate();
+    let bad = |n: u32| program(&account, "c", "r", json!({"colour": n}));
+    let all: Vec<_> = (0..4).map(bad).collect();
+    for message in &all {
+        assert_eq!(node.submit(message).await, MessageStatus::Rejected);
+    }
+    let kept = eventually(async || {
+        let (_, list) = node.json("/api/v0/messages.json?msgStatuses=rejected").await;
+        Some(list).filter(|list| list["pagination_total"] == 2)
+    });
+    let kept = kept.await;
+    for message in &all[2..] {
+        assert!(kept.to_string().contains(&message.item_hash), "the newest are kept");
+    }
+}
+
+#[tokio::test]
 async fn unknown_paths_and_methods_are_answered_in_json() {
     let node = TestNode::start().await;
     for path in ["/api/v0/nothing".to_owned(), format!("/api/v0/messages/{}", "ab".repeat(32))] {
