@@ -1,8 +1,8 @@
 //! Which node shall run a program: a pure function of the program and of what the nodes offer.
 //!
-//! A node is filtered out by the first [`Obstacle`] that applies. Of the rest the best fit wins: the node of which the
-//! least is left, measured by the resource that it has most of left (its dominant share). Equal candidates are spread: the
-//! one with the fewest programs, and then the one that a hash of program and node picks, so that different programs prefer
+//! A node is filtered out by the first [`Obstacle`] that applies. Of the rest the best fit wins: the node on which the least
+//! is left of its dominant resource, the one of which the largest share would be used. Equal candidates are spread: the one
+//! with the fewest programs, and then the one that a hash of program and node picks, so that different programs prefer
 //! different nodes and the same question always has the same answer.
 
 use std::cmp::Ordering;
@@ -121,7 +121,7 @@ fn compare(spec: &ProgramSpec, a: &Offer, b: &Offer) -> Ordering {
         .then_with(|| lot(spec.id, a.node).cmp(&lot(spec.id, b.node)))
 }
 
-/// The largest share of any resource that would be left, in parts per million: integers, so that equal nodes are equal.
+/// The share that would be left of the dominant resource, in parts per million: integers, so that equal nodes are equal.
 fn share_left(spec: &ProgramSpec, offer: &Offer) -> u64 {
     let Some(capacity) = &offer.capacity else { return 0 };
     let left = left(capacity, offer.used);
@@ -130,8 +130,8 @@ fn share_left(spec: &ProgramSpec, offer: &Offer) -> u64 {
         u64::try_from(share).unwrap_or(u64::MAX)
     };
     share(left.vcpus, spec.needs.vcpus, capacity.vcpus.into())
-        .max(share(left.memory_mib, spec.needs.memory_mib, capacity.memory_mib))
-        .max(share(left.disk_mib, spec.needs.disk_mib, capacity.disk_mib))
+        .min(share(left.memory_mib, spec.needs.memory_mib, capacity.memory_mib))
+        .min(share(left.disk_mib, spec.needs.disk_mib, capacity.disk_mib))
 }
 
 fn lot(program: ProgramId, node: NodeId) -> [u8; 32] {

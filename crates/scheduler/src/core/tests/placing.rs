@@ -43,14 +43,14 @@ fn never(_: NodeId) -> bool {
     false
 }
 
-/// The dominant share that would be left, in another way than the code's.
+/// The share that would be left of the dominant resource, in another way than the code's.
 fn share_left(offer: &Offer, needs: Needs) -> f64 {
     #[allow(clippy::cast_precision_loss)]
     let share = |total: u64, used: u64| (total - used) as f64 / total as f64;
     let capacity = offer.capacity.as_ref().unwrap();
     share(capacity.vcpus.into(), offer.used.vcpus + needs.vcpus)
-        .max(share(capacity.memory_mib, offer.used.memory_mib + needs.memory_mib))
-        .max(share(capacity.disk_mib, offer.used.disk_mib + needs.disk_mib))
+        .min(share(capacity.memory_mib, offer.used.memory_mib + needs.memory_mib))
+        .min(share(capacity.disk_mib, offer.used.disk_mib + needs.disk_mib))
 }
 
 proptest! {
@@ -75,7 +75,7 @@ proptest! {
         offers in prop::collection::vec(any_offer(), 0..12).prop_shuffle(), memory in 1_u64..2000,
     ) {
         let spec = spec(1, memory);
-        let mut sorted = offers.clone();
+        let mut sorted = offers;
         sorted.sort_by_key(|offer| offer.node);
         sorted.dedup_by_key(|offer| offer.node);
         let reversed: Vec<_> = sorted.iter().rev().cloned().collect();
@@ -148,7 +148,7 @@ fn each_demand_is_looked_at() {
 
 #[test]
 fn the_reason_says_what_is_missing() {
-    let mut offers = vec![offer(1, 1024), offer(2, 512), offer(3, 9000)];
+    let mut offers = [offer(1, 1024), offer(2, 512), offer(3, 9000)];
     offers[2].draining = Some("maintenance".into());
     let mut big = (*spec(1, 4096)).clone();
     assert_eq!(

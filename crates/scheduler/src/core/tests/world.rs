@@ -121,10 +121,10 @@ impl Machine {
     }
 
     fn receive(&mut self, frame: FromScheduler, times: &LeaseTimes, now: BootTime) {
-        let FromScheduler::Grant(grant) = frame else {
-            return if self.connection.is_some() {
-                self.beat(now)
-            };
+        let grant = match frame {
+            FromScheduler::Grant(grant) => grant,
+            _ if self.connection.is_some() => return self.beat(now),
+            _ => return,
         };
         let Grant { sequence, set, entries, .. } = grant;
         match entries {
