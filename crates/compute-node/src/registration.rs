@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use protocol::api::message_node::MessageStatus;
-use protocol::client::MessageNode;
+use protocol::client::{ClientError, MessageNode};
 use protocol::message::{Envelope, MessageTime, MessageType, PostContent};
-use protocol::network::{NODE_OPERATION_POST, NodeOperation};
-use protocol::{Account, NodeId};
+use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel, NODE_OPERATION_POST, NodeOperation};
+use protocol::{Account, Address, NodeId};
 use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -46,19 +46,45 @@ pub(crate) async fn node_id(
     };
     let mut pause = Duration::from_millis(200);
     loop {
-        match shutdown.run_until_cancelled(message_node.submit(&envelope, true)).await? {
-            Ok(MessageStatus::Processed) => {
-                info!(node = envelope.item_hash, name, url, "registered");
-                return envelope.item_hash.parse().ok();
-            }
-            Ok(status) => {
-                warn!(status = status.as_str(), "the message node does not register this node yet, trying again")
+        match shutdown.run_until_cancelled(register(&envelope, account.address(), url, message_node)).await? {
+            Ok(node) => {
+                info!(%node, name, url, "registered");
+                return Some(node);
             }
             Err(error) => warn!(%error, "cannot register this node, trying again"),
         }
         shutdown.run_until_cancelled(tokio::time::sleep(pause)).await?;
         pause = (pause * 2).min(SLOWEST);
     }
+}
+
+/// Why a node is not registered yet.
+#[derive(Debug, thiserror::Error)]
+enum RegistrationError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the registration is {}", .0.as_str())]
+    Status(MessageStatus),
+    #[error("the message node accepted the registration, and does not list this node yet")]
+    NotListed,
+}
+
+/// Sends the registration and asks under which id the node is listed: a node that registered before, under another name
+/// perhaps, keeps its first one.
+async fn register(
+    envelope: &Envelope,
+    owner: &Address,
+    url: &str,
+    message_node: &MessageNode,
+) -> Result<NodeId, RegistrationError> {
+    match message_node.submit(envelope, true).await? {
+        MessageStatus::Processed => {}
+        status => return Err(RegistrationError::Status(status)),
+    }
+    let listed: Option<CoreChannel> = message_node.aggregate(CORECHANNEL_ADDRESS, CORECHANNEL_KEY).await?;
+    let nodes = listed.unwrap_or_default().resource_nodes;
+    let ours = nodes.into_iter().find(|node| node.owner == *owner && node.address == url);
+    ours.map(|node| node.hash).ok_or(RegistrationError::NotListed)
 }
 
 fn operation(name: &str, url: &str) -> NodeOperation {

@@ -67,9 +67,12 @@ fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
 
 fn scheduler_config(options: SchedulerOptions) -> scheduler::Config {
     scheduler::Config {
+        listen: options.listen,
+        data_dir: options.data_dir,
+        message_node: options.message_node,
         gateway_url: options.gateway,
         lease: options.lease.config(),
-        ..scheduler::Config::new(options.listen, options.data_dir, options.message_node)
+        resync: scheduler::DEFAULT_RESYNC,
     }
 }
 

@@ -12,8 +12,10 @@ use protocol::{Account, Address};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
-use super::children::Children;
 use crate::options::UpOptions;
+
+/// Tokens of the network's authority.
+const AUTHORITY_BALANCE: &str = "1000000";
 
 /// The first user id of the first compute node's sandboxes, how many sandboxes each node can have, and how many ids each
 /// takes.
@@ -53,7 +55,12 @@ impl Layout {
         let authority = Account::from_file_or_generate(&root.join("authority.key"))?;
         let account = Account::from_file_or_generate(&root.join("account/private-keys/ethereum.key"))?;
         let layout = Self { port: options.port, authority, account, root, _lock: lock };
-        layout.write_once("ledger.json", &json!({ layout.account.address().as_str(): options.balance.to_string() }))?;
+        let balances = json!({
+            layout.account.address().as_str(): options.balance.to_string(),
+            // For the runtime images: large files have a price.
+            layout.authority.address().as_str(): AUTHORITY_BALANCE,
+        });
+        layout.write_once("ledger.json", &balances)?;
         let config = json!({
             "path": layout.account_key(), "type": "imported", "chain": "ETH", "address": null, "derivation_path": null,
         });
@@ -232,17 +239,6 @@ impl Layout {
             format!("100.{}.0.0/16", 64 + index).into(),
             "--stop-programs".into(),
         ])
-    }
-
-    /// Reads under which ids the compute nodes registered.
-    pub(super) fn read_node_ids(&self, children: &mut Children) -> anyhow::Result<()> {
-        for (number, ..) in children.compute_nodes().collect::<Vec<_>>() {
-            let file = self.compute_node_data(number).join("registration.json");
-            let registration: serde_json::Value = serde_json::from_slice(&fs::read(&file)?)?;
-            let id = registration["item_hash"].as_str().context("a registration names the node")?.to_owned();
-            children.set_node_id(number, id);
-        }
-        Ok(())
     }
 }
 

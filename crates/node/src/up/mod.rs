@@ -108,7 +108,12 @@ async fn start(options: &UpOptions, layout: &Layout, children: &mut Children) ->
         }
         sleep(ASK).await;
     }
-    layout.read_node_ids(children)?;
+    let nodes = scheduler.nodes().await.context("the scheduler stopped answering")?;
+    for number in 1..=options.nodes {
+        let url = layout.compute_node_url(number);
+        let node = nodes.iter().find(|node| node.address == url);
+        children.set_node_id(number, node.context("a compute node that is connected is listed")?.node_hash.to_string());
+    }
     progress.finish_and_clear();
     Ok(())
 }
