@@ -89,8 +89,11 @@ pub(super) enum Stage {
         /// Where it goes next, when that is decided. The room there counts as taken.
         target: Option<(NodeId, DateTime<Utc>)>,
     },
-    /// Nothing of the assignment runs any more; that is being written.
+    /// Nothing of the assignment runs any more; that is being written. Until it is, the room counts as taken: should the
+    /// scheduler end before, the assignment is open when it starts again.
     Closing {
+        /// Where it was.
+        node: NodeId,
         /// What ended.
         epoch: Epoch,
         /// Why.
@@ -203,14 +206,14 @@ impl Stage {
         }
     }
 
-    /// The nodes whose room it takes: where it is, and where it goes.
+    /// The nodes whose room it takes: where it is or was, and where it goes.
     pub(super) fn occupies(&self) -> [Option<NodeId>; 2] {
         match self {
             Self::Unplaced | Self::Forgetting { .. } => [None, None],
             Self::Storing { node, .. } => [Some(*node), None],
             Self::Assigned(assignment) => [Some(assignment.node), None],
             Self::Releasing { assignment, target, .. } => [Some(assignment.node), target.map(|(node, _)| node)],
-            Self::Closing { target, .. } => [None, *target],
+            Self::Closing { node, target, .. } => [Some(*node), *target],
         }
     }
 

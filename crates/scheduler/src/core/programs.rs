@@ -154,7 +154,7 @@ impl Scheduler {
             _ => return,
         };
         let (node, epoch) = (assignment.node, assignment.epoch);
-        let closing = Stage::Closing { epoch, cause, proof, target, retry_at: None };
+        let closing = Stage::Closing { node, epoch, cause, proof, target, retry_at: None };
         program.waiting_since = turn.now;
         turn.notice(Notice::Ended { program: id, node, epoch, cause, proof });
         self.transition(turn, id, closing);

@@ -56,6 +56,22 @@ fn an_end_that_could_not_be_written_is_written_before_the_next_assignment() {
 }
 
 #[test]
+fn room_is_free_only_when_the_end_is_durable() {
+    let mut bench = Bench::with_nodes(&[(1, 1000)]);
+    bench.desire(&spec(1, 600));
+    bench.beat_all(1, &ReportedState::Ready);
+    bench.broken = Some(false);
+    bench.advance(Duration::from_secs(6));
+    bench.desire(&spec(2, 600));
+    bench.beat(1, &[]);
+    bench.broken = None;
+    bench.restart();
+    bench.connect(1, 1000);
+    bench.beat(1, &[]);
+    assert_eq!((bench.place(1), bench.place(2)), (Some((node(1), 1)), None));
+}
+
+#[test]
 fn a_program_that_goes_while_its_store_fails_leaves_nothing_behind() {
     for takes_effect in [false, true] {
         let mut bench = Bench::with_nodes(&[(1, 1000)]);
