@@ -240,9 +240,13 @@ impl Drop for Network {
         // The process is waited for here and not by tokio, which a drop cannot use.
         for _ in 0..900 {
             if fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z ")) {
-                return;
+                break;
             }
             std::thread::sleep(Duration::from_millis(100));
+        }
+        // What a node that was killed could not clear away itself.
+        for node in &self.compute_nodes {
+            let _ = fs::remove_dir_all(node.run_dir());
         }
     }
 }
@@ -287,7 +291,8 @@ pub fn signal(pid: i32, signal: Signal) {
 /// # Panics
 /// When it cannot be made.
 pub fn reqwest_client() -> reqwest::Client {
-    protocol::client::http_client()
+    let builder = protocol::client::http_client_builder().redirect(reqwest::redirect::Policy::none());
+    builder.build().expect("the TLS library starts")
 }
 
 fn logs(root: &Path) -> String {

@@ -7,6 +7,7 @@ mod up;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -32,6 +33,10 @@ fn run(options: Options) -> anyhow::Result<()> {
             runtime.block_on(up::run(up, options.json))
         }
         role => {
+            if let Role::ComputeNode(_) = role {
+                compute_node::enter_own_namespace()
+                    .context("a compute node needs mounts of its own: run it as root")?;
+            }
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(roles::run(role, options.json))
         }

@@ -98,42 +98,46 @@ async fn memory_beyond_the_limit_is_called_by_its_name() {
     clear(&program).await;
 }
 
+/// Forks as long as it may.
+const FORKS: &str = "import os, threading, time\n\
+    def forks():\n\
+    \x20   while True:\n\
+    \x20       try:\n\
+    \x20           if os.fork() == 0:\n\
+    \x20               time.sleep(1000)\n\
+    \x20       except OSError as e:\n\
+    \x20           print('forks:', e, flush=True)\n\
+    \x20           time.sleep(0.5)\n\
+    threading.Thread(target=forks, daemon=True).start()\n";
+
+/// Writes as long as it may.
+const WRITES: &str = "try:\n\
+    \x20   with open('/tmp/all', 'wb') as f:\n\
+    \x20       while True:\n\
+    \x20           f.write(b'x' * 65536)\n\
+    except OSError as e:\n\
+    \x20   print('disk:', e, flush=True)\n";
+
 #[tokio::test]
 async fn forks_and_writes_without_end_hurt_only_the_program_itself() {
     let (network, aleph) = (network().await, aleph().await);
     let well = folder_with("main.py", WELL);
     let well = aleph.upload(well.path(), "main:app", &["--persistent"]).await;
-    let bomb = "import os, threading, time\n\
-        def forks():\n\
-        \x20   while True:\n\
-        \x20       try:\n\
-        \x20           if os.fork() == 0:\n\
-        \x20               time.sleep(1000)\n\
-        \x20       except OSError:\n\
-        \x20           time.sleep(0.01)\n\
-        def writes():\n\
-        \x20   try:\n\
-        \x20       with open('/tmp/all', 'wb') as f:\n\
-        \x20           while True:\n\
-        \x20               f.write(b'x' * 65536)\n\
-        \x20   except OSError as e:\n\
-        \x20       print('disk:', e, flush=True)\n\
-        threading.Thread(target=forks, daemon=True).start()\n\
-        threading.Thread(target=writes, daemon=True).start()\n"
-        .to_owned()
-        + WELL;
-    let bomb = folder_with("main.py", &bomb);
-    let bomb = aleph.upload(bomb.path(), "main:app", &["--memory", "512MiB"]).await;
-    // It may answer or not; that is its own affair.
-    let _ = reqwest_client().get(network.program_url(&bomb)).send().await;
-    eventually("its disk is full", async || aleph.logs(&bomb).await.contains("No space left on device").then_some(()))
-        .await;
-    for _ in 0..20 {
-        let answer = reqwest_client().get(network.program_url(&well)).send().await.unwrap();
-        assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "well"));
+    for (bomb, memory, complaint) in
+        [(FORKS, "1GiB", "Resource temporarily unavailable"), (WRITES, "128", "No space left on device")]
+    {
+        let folder = folder_with("main.py", &(bomb.to_owned() + WELL));
+        let bomb = aleph.upload(folder.path(), "main:app", &["--memory", memory]).await;
+        // It may answer or not; that is its own affair.
+        let _ = reqwest_client().get(network.program_url(&bomb)).send().await;
+        eventually("it reached its limit", async || aleph.logs(&bomb).await.contains(complaint).then_some(())).await;
+        for _ in 0..20 {
+            let answer = reqwest_client().get(network.program_url(&well)).send().await.unwrap();
+            assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "well"));
+        }
+        clear(&bomb).await;
     }
     assert_eq!(aleph.find(&well).await["restarts"], 0);
-    clear(&bomb).await;
     clear(&well).await;
 }
 

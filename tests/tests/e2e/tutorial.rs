@@ -34,8 +34,8 @@ async fn the_tutorial_works_as_written() {
 
     // A second one is more than the account can pay for, and says so.
     let error = aleph.error(&["program", "upload", "--persistent", &source(), "main:app"]).await;
-    let text = error.to_string();
-    assert!(text.contains("4000") && text.contains("2000"), "required and available: {text}");
+    assert_eq!(error["code"], "insufficient_balance");
+    assert_eq!((&error["details"]["required"], &error["details"]["available"]), (&"2000".into(), &"0".into()));
 
     let finished = aleph.run(&["unpersist", message_id]).await;
     assert_eq!(finished.code, 0, "{}", finished.stderr);

@@ -31,7 +31,7 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// Images below this directory; those that an earlier agent left mounted are used again.
+    /// Images below this directory. Mounts are this process's own: they vanish with it, while sandboxes keep theirs.
     ///
     /// # Errors
     /// When the directory cannot be made.

@@ -33,7 +33,7 @@ use crate::cgroup::{Cgroup, Hierarchy};
 use crate::layout::SandboxDirectory;
 use crate::spec::{ClaimSpec, CodeSource, ContainerSpec};
 
-pub use mounts::id_mapped_mounts_work;
+pub use mounts::{enter_own_namespace, id_mapped_mounts_work};
 
 /// How many ids a container has.
 pub const IDS_PER_CONTAINER: u32 = 65_536;
@@ -126,7 +126,8 @@ impl Container {
     pub fn prepare(&mut self) -> Result<GuestChannels, PrepareError> {
         let hierarchy = Hierarchy::detect().preparing("cannot find control groups")?;
         self.cgroup = Some(hierarchy.group(&self.spec.cgroup));
-        mounts::enter_own_namespace(&hierarchy).preparing("cannot make a mount namespace")?;
+        mounts::enter_own_namespace().preparing("cannot make a mount namespace")?;
+        mounts::hide_from_runtimes(&hierarchy).preparing("cannot hide the version 2 control groups")?;
         self.make_root().preparing("cannot put the root file system together")?;
         // The init becomes this process's child once the OCI runtime has exited, so that its death signal means us.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).preparing("cannot adopt processes")?;

@@ -30,10 +30,19 @@ const MOUNT_ATTR_NODEV: u64 = 0x4;
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// Gives this process mounts of its own: it sees what the machine mounts later, the machine sees nothing of what it does.
-pub(super) fn enter_own_namespace(hierarchy: &Hierarchy) -> io::Result<()> {
-    // SAFETY: this process has one thread; nothing else shares its file system context.
+///
+/// Call it while the process has one thread: the others would stay behind.
+///
+/// # Errors
+/// When the process may not (it is not root, or in a container without `CAP_SYS_ADMIN`).
+pub fn enter_own_namespace() -> io::Result<()> {
+    // SAFETY: nothing is shared with other threads that they would miss, as there are none.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
-    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    Ok(rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
+}
+
+/// Hides what OCI runtimes stumble over. In a mount namespace of this process's own.
+pub(super) fn hide_from_runtimes(hierarchy: &Hierarchy) -> io::Result<()> {
     if let Hierarchy::V1 { unified: Some(unified), .. } = hierarchy {
         // crun refuses machines on which a version 2 hierarchy with controllers lies beside version 1. It does not need to
         // see it.
