@@ -276,6 +276,8 @@ pub enum FailureKind {
     Exited,
     /// It used more memory than it has.
     OutOfMemory,
+    /// It asks for something that nodes of this version do not offer.
+    Unsupported,
     /// The node failed, not the program; another node may do better.
     NodeFault,
 }
@@ -292,6 +294,7 @@ impl FailureKind {
             Self::NeverReady => "the program never became ready",
             Self::Exited => "the program exited",
             Self::OutOfMemory => "the program ran out of memory",
+            Self::Unsupported => "the program asks for something that is not offered",
             Self::NodeFault => "the compute node failed",
         }
     }

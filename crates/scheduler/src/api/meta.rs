@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use protocol::api::scheduler::{Health, NodeStatus};
+use protocol::api::scheduler::{Health, NodeStatus, VmStatus};
 
 use super::Api;
 
@@ -20,7 +20,7 @@ pub(super) async fn health(State(api): State<Api>) -> Json<Health> {
         address: api.control.account().address().clone(),
         message_node: following.failure.unwrap_or_else(|| "ok".to_owned()),
         nodes_healthy: count(healthy),
-        programs: count(snapshot.programs.len()),
+        programs: count(snapshot.programs.values().filter(|p| p.status != VmStatus::Orphaned).count()),
         database: Some(database.unwrap_or_else(|| "ok".to_owned())),
     })
 }

@@ -16,7 +16,7 @@ use lease::LeaseTimes;
 use protocol::control::{FromNode, FromScheduler, Heartbeat};
 use protocol::{Account, NodeId};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::{ConnectionId, Event};
@@ -35,6 +35,10 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const MAX_HANDSHAKES: usize = 256;
 /// How long a node may take to read a frame.
 const SEND: Duration = Duration::from_secs(5);
+/// Heartbeats that a node may send in the time of one, on average: some are due to changes.
+const PACE: u32 = 10;
+/// Heartbeats that it may send at once.
+const BURST: u32 = 50;
 /// The least time that a connection may be silent.
 const LEAST_SILENCE: Duration = Duration::from_secs(10);
 
@@ -158,22 +162,27 @@ impl Control {
         frames: &mut mpsc::Receiver<FromScheduler>,
     ) -> End {
         let silence = (self.times.longest_wait() * 2).max(LEAST_SILENCE);
-        let mut heard = tokio::time::Instant::now();
+        let pace = self.times.heartbeat() / PACE;
+        let mut heard = Instant::now();
+        // When the heartbeats so far would have been sent by a node that keeps the pace.
+        let mut paced = heard;
         loop {
+            let not_before = paced.checked_sub(pace * BURST).unwrap_or(heard);
             let done = tokio::select! {
                 frame = frames.recv() => match frame {
                     Some(frame) => send(socket, &frame).await,
                     None => Err(End::Replaced),
                 },
-                received = socket.recv() => match heartbeat(received) {
+                received = async { sleep_until(not_before).await; socket.recv().await } => match heartbeat(received) {
                     Ok(Some(heartbeat)) => {
-                        heard = tokio::time::Instant::now();
+                        heard = Instant::now();
+                        paced = paced.max(heard) + pace;
                         self.tell(Input::Event(Event::Heartbeat { node, connection, heartbeat })).await
                     }
                     Ok(None) => Ok(()),
                     Err(end) => Err(end),
                 },
-                () = tokio::time::sleep_until(heard + silence) => Err(End::Silent),
+                () = sleep_until(heard + silence) => Err(End::Silent),
             };
             if let Err(end) = done {
                 return end;

@@ -241,7 +241,12 @@ impl Stage {
 }
 
 impl Assignment {
-    /// Takes in what its node says about it. `None` for `since` when the state is what it was.
+    /// A new one, of which nothing was heard yet.
+    pub(super) fn new(node: NodeId, epoch: Epoch, at: DateTime<Utc>, expiry: IssuerExpiry, granted: bool) -> Self {
+        Self { node, epoch, at, expiry, granted, observed: None, failing_since: None, unwanted: None }
+    }
+
+    /// Takes in what its node says about it. `since` counts when the state is a new one.
     pub(super) fn observe(&mut self, state: &ReportedState, since: DateTime<Utc>, restarts: u32, at: DateTime<Utc>) {
         let before = self.observed.take();
         let same = before.as_ref().filter(|o| std::mem::discriminant(&o.state) == std::mem::discriminant(state));

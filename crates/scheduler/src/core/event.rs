@@ -116,8 +116,10 @@ pub struct Restored {
     pub assignments: Vec<OpenAssignment>,
     /// The nodes that were known.
     pub nodes: Vec<Registration>,
-    /// How long leases of earlier processes can last from now on; `None` for a new database.
+    /// How long leases of earlier processes can last from now on, as far as the database knows.
     pub earlier_wait: Option<Duration>,
+    /// Whether the database knows every assignment that can live. A new one does not: there may have been one before.
+    pub is_complete: bool,
 }
 
 /// An assignment that was not closed when the scheduler ended.
@@ -307,8 +309,11 @@ pub enum Write {
     Node(Registration),
     /// Drop a node that is no longer part of the network.
     ForgetNode(NodeId),
-    /// Keep how long the leases that this process grants can last.
-    LeaseWait(Duration),
+    /// Leases of earlier processes have ended: the database is complete, and the leases of this process count alone.
+    EarlierLeasesEnded {
+        /// How long those can last.
+        lease_wait: Duration,
+    },
 }
 
 impl Write {
@@ -317,7 +322,7 @@ impl Write {
         match self {
             Self::Assign { spec, .. } => Some(spec.id),
             Self::Close { program, .. } | Self::Forget { program, .. } => Some(*program),
-            Self::Remember(_) | Self::Node(_) | Self::ForgetNode(_) | Self::LeaseWait(_) => None,
+            Self::Remember(_) | Self::Node(_) | Self::ForgetNode(_) | Self::EarlierLeasesEnded { .. } => None,
         }
     }
 }

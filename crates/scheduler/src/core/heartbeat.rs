@@ -79,7 +79,7 @@ impl Scheduler {
             ReportedState::Refused(_) => self.turned_down(turn, id, node, Cause::Refused),
             _ => {
                 observe(assignment, report, turn);
-                if report.state == ReportedState::Ready {
+                if report.state == ReportedState::Ready && !is_releasing {
                     program.avoid.remove(&node);
                 }
                 self.settle(turn, id);

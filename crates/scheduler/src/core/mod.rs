@@ -91,8 +91,8 @@ pub struct Scheduler {
     changes: Changes,
     /// The time of the last event.
     now: BootTime,
-    /// Whether the database was new when this process started.
-    is_new_database: bool,
+    /// Whether the database knew every assignment that could live when this process started.
+    is_complete: bool,
     /// Until then, leases of earlier processes may live.
     earlier_leases_until: Option<BootTime>,
 }
@@ -111,7 +111,7 @@ impl Scheduler {
             versions: Versions::new(process),
             changes: Changes::default(),
             now: BootTime::BOOT,
-            is_new_database: false,
+            is_complete: false,
             earlier_leases_until: None,
         }
     }
@@ -125,7 +125,10 @@ impl Scheduler {
             match timer {
                 Timer::Program(program) => self.look_at_program(&mut turn, program),
                 Timer::Node(node) => self.look_at_node(&mut turn, node),
-                Timer::EarlierLeases => turn.command(Command::Store(Write::LeaseWait(self.times.longest_wait()))),
+                Timer::EarlierLeases => {
+                    let lease_wait = self.times.longest_wait();
+                    turn.command(Command::Store(Write::EarlierLeasesEnded { lease_wait }));
+                }
             }
         }
         self.place(&mut turn);

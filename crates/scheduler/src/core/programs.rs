@@ -21,17 +21,23 @@ impl Scheduler {
             self.node(turn, registration.node).register(registration);
             self.changes.nodes.insert(registration.node);
         }
+        let own_wait = self.times.longest_wait();
+        let wait = restored.earlier_wait.unwrap_or(own_wait).max(own_wait);
+        let expiry = self.times.issuer(turn.now + (wait - own_wait));
+        self.is_complete = restored.is_complete;
+        self.earlier_leases_until = Some(turn.now + wait);
+        if wait > own_wait || !self.is_complete {
+            self.timers.arm(Timer::EarlierLeases, turn.now + wait);
+        }
         for (spec, last_epoch) in restored.programs {
             let mut program = Program::new(spec, turn.now, turn.wall);
             program.last_epoch = last_epoch;
             program.at_least = last_epoch.map_or(Epoch::FIRST, Epoch::next);
+            program.held_until = self.hold(Origin::Listed);
             let id = program.spec.id;
             self.programs.insert(id, program);
             self.settle(turn, id);
         }
-        let own_wait = self.times.longest_wait();
-        let wait = restored.earlier_wait.unwrap_or(own_wait).max(own_wait);
-        let expiry = self.times.issuer(turn.now + (wait - own_wait));
         for OpenAssignment { program: id, node, epoch, at } in restored.assignments {
             let unknown =
                 || ProgramSpec::unknown(id, "what it is, is not known: the message node has to be asked first");
@@ -39,32 +45,21 @@ impl Scheduler {
                 self.programs.entry(id).or_insert_with(|| Program::new(Arc::new(unknown()), turn.now, turn.wall));
             program.last_epoch = Some(epoch);
             program.at_least = epoch.next();
-            let assignment = Assignment {
-                node,
-                epoch,
-                at,
-                expiry,
-                granted: true,
-                observed: None,
-                failing_since: None,
-                unwanted: None,
-            };
+            let assignment = Assignment::new(node, epoch, at, expiry, true);
             self.transition(turn, id, Stage::Assigned(assignment));
         }
-        self.is_new_database = restored.earlier_wait.is_none();
-        self.earlier_leases_until = Some(turn.now + wait);
-        if wait > own_wait {
-            self.timers.arm(Timer::EarlierLeases, turn.now + wait);
-        }
+    }
+
+    /// Until when a program waits that may run under a lease which the database does not know.
+    fn hold(&self, origin: Origin) -> Option<BootTime> {
+        self.earlier_leases_until.filter(|_| !self.is_complete && origin == Origin::Listed)
     }
 
     pub(super) fn desire(&mut self, turn: &mut Turn, spec: Arc<ProgramSpec>, origin: Origin) {
         let id = spec.id;
         let Some(program) = self.programs.get_mut(&id) else {
             let mut program = Program::new(spec, turn.now, turn.wall);
-            // A new database does not know what an earlier one assigned.
-            let may_run = self.is_new_database && origin == Origin::Listed;
-            program.held_until = self.earlier_leases_until.filter(|_| may_run);
+            program.held_until = self.hold(origin);
             self.programs.insert(id, program);
             self.changes.program(id, true);
             return self.settle(turn, id);
@@ -115,16 +110,7 @@ impl Scheduler {
         program.failed_writes = 0;
         program.unplaceable = None;
         let (gone, waited) = (program.gone, turn.now.since(program.waiting_since));
-        let assignment = Assignment {
-            node,
-            epoch,
-            at: turn.wall,
-            expiry,
-            granted: false,
-            observed: None,
-            failing_since: None,
-            unwanted: None,
-        };
+        let assignment = Assignment::new(node, epoch, turn.wall, expiry, false);
         let url = self.node(turn, node).public_url().to_owned();
         turn.notice(Notice::Assigned { program: id, node, epoch, url, waited: Some(waited), again });
         self.transition(turn, id, Stage::Assigned(assignment));

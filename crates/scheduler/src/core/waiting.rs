@@ -32,6 +32,7 @@ pub(super) struct Waiting {
     movers: BTreeMap<Place, Tried>,
     /// Nodes that may fit programs that they did not fit before.
     improved: BTreeSet<NodeId>,
+    /// Whether somebody waits who was not tried on every node.
     has_fresh: bool,
 }
 
@@ -76,10 +77,10 @@ impl Scheduler {
     /// Places who waits, in the order of their messages: first those that run nowhere.
     pub(super) fn place(&mut self, turn: &mut Turn) {
         let improved = std::mem::take(&mut self.waiting.improved);
-        if improved.is_empty() && !std::mem::take(&mut self.waiting.has_fresh) {
+        let has_fresh = std::mem::take(&mut self.waiting.has_fresh);
+        if improved.is_empty() && !has_fresh {
             return;
         }
-        self.waiting.has_fresh = false;
         for (place, tried) in self.waiting.unplaced.clone() {
             self.try_to_place(turn, place, tried, &improved);
         }
@@ -115,12 +116,12 @@ impl Scheduler {
     fn try_to_move(&mut self, turn: &mut Turn, place: Place, tried: Tried, improved: &BTreeSet<NodeId>) {
         let Some(program) = self.programs.get(&place.1) else { return };
         let Stage::Assigned(assignment) = &program.stage else { return };
-        let Some(cause) = assignment.unwanted else { return };
-        match self.candidate(program, tried, improved, turn.now) {
-            Some(node) => self.release(turn, place.1, cause, Some(node)),
-            None => {
-                self.waiting.movers.insert(place, Tried::OnAll);
-            }
+        let (Some(cause), here) = (assignment.unwanted, assignment.node) else { return };
+        if let Some(target) = self.candidate(program, tried, improved, turn.now) {
+            self.avoid(turn.now, place.1, here);
+            self.release(turn, place.1, cause, Some(target));
+        } else {
+            self.waiting.movers.insert(place, Tried::OnAll);
         }
     }
 

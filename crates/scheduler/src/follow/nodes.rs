@@ -1,10 +1,10 @@
 //! Who may run programs: the `corechannel` aggregate, read from time to time and when something says that it changed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::NodeId;
-use protocol::api::scheduler::NodeStatus;
 use protocol::client::{ClientError, MessageNode};
 use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel, ResourceNode};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -104,8 +104,9 @@ impl Nodes {
             // Not known is not empty.
             return Ok(());
         };
+        let listed: BTreeSet<NodeId> = list.resource_nodes.iter().map(|node| node.hash).collect();
         self.tell(Event::NodesListed(list.resource_nodes.into_iter().map(registration).collect())).await;
-        self.ask_about_missing().await?;
+        self.ask_about_missing(&listed).await?;
         let (done, wait) = oneshot::channel();
         let _ = self.engine.send(Input::Barrier(done)).await;
         let _ = wait.await;
@@ -113,11 +114,11 @@ impl Nodes {
     }
 
     /// A node that is not listed any more may have left. Only when the message that registered it is not in force it has.
-    async fn ask_about_missing(&mut self) -> Result<(), ClientError> {
+    async fn ask_about_missing(&mut self, listed: &BTreeSet<NodeId>) -> Result<(), ClientError> {
         let missing: Vec<NodeId> = {
             let snapshot = self.snapshots.borrow();
-            let missing = snapshot.nodes.values().filter(|node| node.status == NodeStatus::Removed && !node.is_gone);
-            missing.map(|node| node.offer.node).collect()
+            let missing = snapshot.nodes.iter().filter(|(id, node)| !listed.contains(id) && !node.is_gone);
+            missing.map(|(id, _)| *id).collect()
         };
         if missing.is_empty() || self.last_asked.is_some_and(|last| last.elapsed() < ASK_ABOUT_MISSING) {
             return Ok(());

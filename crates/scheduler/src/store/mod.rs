@@ -19,7 +19,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Pool, Transaction};
 
 /// The database engine.
-pub(crate) type Db = sqlx::Sqlite;
+type Db = sqlx::Sqlite;
+/// A connection to it.
+type Connection = sqlx::SqliteConnection;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use protocol::{Address, ProgramId};
 
-use super::{Store, StoreError, epoch, id, time};
+use super::{Connection, Store, StoreError, epoch, id, time};
 use crate::core::{OpenAssignment, ProgramSpec, Registration, Restored};
 
 /// How long leases that were granted can last, in nanoseconds.
 const LEASE_WAIT: &str = "lease_wait_ns";
+/// There when every assignment that can live is in the database.
+const COMPLETE: &str = "complete";
 
 type NodeRow = (String, String, String, Option<String>, String, Option<String>);
 
@@ -29,12 +31,11 @@ impl Store {
                 .await?;
         let nodes: Vec<NodeRow> =
             sqlx::query_as("SELECT node_id, name, owner, manager, address, url FROM nodes").fetch_all(&mut *tx).await?;
-        let wait: Option<(String,)> =
-            sqlx::query_as("SELECT value FROM meta WHERE name = $1").bind(LEASE_WAIT).fetch_optional(&mut *tx).await?;
-        let earlier_wait = match wait {
-            Some((text,)) => Some(Duration::from_nanos(id("a duration", &text)?)),
+        let earlier_wait = match meta(&mut tx, LEASE_WAIT).await? {
+            Some(text) => Some(Duration::from_nanos(id("a duration", &text)?)),
             None => None,
         };
+        let is_complete = meta(&mut tx, COMPLETE).await?.is_some();
         set_lease_wait(&mut tx, earlier_wait.unwrap_or(own_wait).max(own_wait)).await?;
         tx.commit().await?;
 
@@ -50,6 +51,7 @@ impl Store {
             assignments: assignments.into_iter().map(assignment).collect::<Result<_, StoreError>>()?,
             nodes: nodes.into_iter().map(registration).collect::<Result<_, StoreError>>()?,
             earlier_wait,
+            is_complete,
         })
     }
 }
@@ -72,12 +74,28 @@ fn registration((node, name, owner, manager, address, url): NodeRow) -> Result<R
     Ok(Registration { node: id("a node", &node)?, name, owner, manager, address, url })
 }
 
-pub(super) async fn set_lease_wait(tx: &mut sqlx::SqliteConnection, wait: Duration) -> Result<(), StoreError> {
+/// Leases of earlier processes have ended.
+pub(super) async fn earlier_leases_ended(tx: &mut Connection, lease_wait: Duration) -> Result<(), StoreError> {
+    set_lease_wait(tx, lease_wait).await?;
+    set_meta(tx, COMPLETE, "yes").await
+}
+
+async fn set_lease_wait(tx: &mut Connection, wait: Duration) -> Result<(), StoreError> {
+    set_meta(tx, LEASE_WAIT, &wait.as_nanos().to_string()).await
+}
+
+async fn meta(tx: &mut Connection, name: &str) -> Result<Option<String>, StoreError> {
+    let row: Option<(String,)> =
+        sqlx::query_as("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(tx).await?;
+    Ok(row.map(|(value,)| value))
+}
+
+async fn set_meta(tx: &mut Connection, name: &str, value: &str) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     )
-    .bind(LEASE_WAIT)
-    .bind(wait.as_nanos().to_string())
+    .bind(name)
+    .bind(value)
     .execute(tx)
     .await?;
     Ok(())

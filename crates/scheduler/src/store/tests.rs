@@ -129,11 +129,14 @@ async fn what_was_committed_survives_a_crash_and_what_was_not_leaves_no_trace() 
 async fn the_longest_lease_that_was_ever_granted_is_waited_for() {
     let file = File::new().await;
     let (short, long) = (Duration::from_secs(5), Duration::from_secs(30));
-    assert_eq!(file.store.restore(long).await.unwrap().earlier_wait, None, "a new database");
+    let new = file.store.restore(long).await.unwrap();
+    assert_eq!((new.earlier_wait, new.is_complete), (None, false), "a new database");
     assert_eq!(file.store.restore(short).await.unwrap().earlier_wait, Some(long));
     assert_eq!(file.store.restore(short).await.unwrap().earlier_wait, Some(long));
-    file.store.apply(&[Write::LeaseWait(short)]).await.unwrap();
-    assert_eq!(file.store.restore(long).await.unwrap().earlier_wait, Some(short));
+    assert!(!file.store.restore(short).await.unwrap().is_complete, "nobody has waited for a database before it yet");
+    file.store.apply(&[Write::EarlierLeasesEnded { lease_wait: short }]).await.unwrap();
+    let restored = file.store.restore(long).await.unwrap();
+    assert_eq!((restored.earlier_wait, restored.is_complete), (Some(short), true));
     assert_eq!(file.store.restore(short).await.unwrap().earlier_wait, Some(long));
 }
 

@@ -3,11 +3,9 @@
 use chrono::{DateTime, Utc};
 use protocol::{Epoch, NodeId, ProgramId};
 
-use super::restore::set_lease_wait;
-use super::{Store, StoreError, epoch, id, number};
+use super::restore::earlier_leases_ended;
+use super::{Connection, Store, StoreError, epoch, id, number};
 use crate::core::{Cause, Event, ProgramSpec, Proof, Registration, Write};
-
-type Connection = sqlx::SqliteConnection;
 
 impl Store {
     /// Carries out writes in one transaction and says what to answer to each.
@@ -52,8 +50,8 @@ async fn apply(tx: &mut Connection, write: &Write) -> Result<Option<Event>, Stor
             sqlx::query("DELETE FROM nodes WHERE node_id = $1").bind(node.to_string()).execute(tx).await?;
             None
         }
-        Write::LeaseWait(wait) => {
-            set_lease_wait(tx, *wait).await?;
+        Write::EarlierLeasesEnded { lease_wait } => {
+            earlier_leases_ended(tx, *lease_wait).await?;
             None
         }
     })

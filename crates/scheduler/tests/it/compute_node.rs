@@ -218,14 +218,7 @@ impl Session {
             let memory = self.memory.lock().unwrap();
             Heartbeat {
                 sequence: self.sequence,
-                capacity: Capacity {
-                    vcpus: 16,
-                    memory_mib: self.memory_mib,
-                    disk_mib: 100_000,
-                    architecture: "x86_64".into(),
-                    cpu_vendor: "GenuineIntel".into(),
-                    cpu_features: vec![],
-                },
+                capacity: capacity(self.memory_mib),
                 applied: memory.applied.clone(),
                 programs: if memory.mood.is_mute { vec![] } else { reports(&memory) },
                 draining: None,
@@ -233,6 +226,17 @@ impl Session {
         };
         self.sent.insert(self.sequence, Instant::now());
         send(&mut self.socket, &FromNode::Heartbeat(heartbeat)).await;
+    }
+}
+
+pub(crate) fn capacity(memory_mib: u64) -> Capacity {
+    Capacity {
+        vcpus: 16,
+        memory_mib,
+        disk_mib: 100_000,
+        architecture: "x86_64".into(),
+        cpu_vendor: "GenuineIntel".into(),
+        cpu_features: vec![],
     }
 }
 

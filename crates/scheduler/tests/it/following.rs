@@ -101,6 +101,22 @@ async fn a_message_node_that_breaks_off_is_followed_again_without_a_gap() {
 }
 
 #[tokio::test]
+async fn a_node_whose_registration_was_taken_back_gets_nothing_new() {
+    let (network, scheduler, nodes) = Network::with_nodes(&[2000]).await;
+    let program = network.publish(500);
+    scheduler.until_ready(program).await;
+    network.messages.take_back_registration(&nodes[0]);
+    until("the node has left", async || {
+        let node = scheduler.client.node(&nodes[0].id).await.unwrap()?;
+        (node.status == protocol::api::scheduler::NodeStatus::Removed).then_some(())
+    })
+    .await;
+    let second = network.publish(501);
+    assert!(scheduler.until_unplaced(second).await.contains("no longer in the list"));
+    assert_eq!(scheduler.until_ready(program).await, (nodes[0].id, 1), "nothing else fits, so it stays");
+}
+
+#[tokio::test]
 async fn nodes_that_vanish_from_the_list_keep_what_they_run() {
     let (network, scheduler, nodes) = Network::with_nodes(&[2000, 3000]).await;
     let program = network.publish(500);

@@ -1,10 +1,12 @@
 //! Who may connect as a node.
 
-use protocol::control::{FromNode, FromScheduler, Hello};
+use futures_util::{SinkExt, StreamExt};
+use protocol::control::{FromNode, FromScheduler, Heartbeat, Hello};
 use protocol::{Account, BootId, NodeId};
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::compute_node::{FakeNode, dial, open, receive, send};
-use crate::network::{Network, until};
+use crate::compute_node::{FakeNode, capacity, dial, open, receive, send};
+use crate::network::{LEASE, Network, until};
 
 #[tokio::test]
 async fn an_unknown_node_is_told_what_to_do() {
@@ -65,20 +67,43 @@ async fn nonsense_ends_the_connection() {
     );
 
     let (mut socket, _) = dial(&scheduler.url).await;
-    use futures_util::SinkExt;
-    socket.send(tokio_tungstenite::tungstenite::Message::Text("{}".into())).await.unwrap();
+    socket.send(Message::Text("{}".into())).await.unwrap();
     assert_eq!(receive(&mut socket).await, None);
 }
 
 #[tokio::test]
 async fn a_newer_connection_replaces_the_older() {
-    let (_network, scheduler, nodes) = Network::with_nodes(&[]).await;
-    assert!(nodes.is_empty());
+    let (network, scheduler, _) = Network::with_nodes(&[]).await;
     let node = FakeNode::new(1, 1000);
-    _network.messages.register(node.listed());
+    network.messages.register(node.listed());
     let (mut older, _, _) = open(&scheduler.url, &node.account, node.id, &node.url).await.unwrap();
     let (_newer, _, _) = open(&scheduler.url, &node.account, node.id, &node.url).await.unwrap();
     until("the older one ends", async || receive(&mut older).await.is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_node_that_sends_too_much_is_slowed_down() {
+    let (_network, scheduler, nodes) = Network::with_nodes(&[1000]).await;
+    let node = &nodes[0];
+    let (socket, _, _) = open(&scheduler.url, &node.account, node.id, &node.url).await.unwrap();
+    let began = std::time::Instant::now();
+    let (mut out, mut back) = socket.split();
+    let sending = tokio::spawn(async move {
+        for sequence in 1..=200 {
+            let heartbeat =
+                Heartbeat { sequence, capacity: capacity(1000), applied: None, programs: vec![], draining: None };
+            let text = serde_json::to_string(&FromNode::Heartbeat(heartbeat)).unwrap();
+            out.send(Message::Text(text.into())).await.unwrap();
+        }
+    });
+    until("the last one is answered", async || {
+        let frame = back.next().await.unwrap().unwrap();
+        let frame = serde_json::from_str(frame.to_text().unwrap()).unwrap();
+        matches!(frame, FromScheduler::Grant(grant) if grant.sequence == 200).then_some(())
+    })
+    .await;
+    sending.await.unwrap();
+    assert!(began.elapsed() >= LEASE.heartbeat * 10, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use crate::compute_node::FakeNode;
+
 /// Messages in a page: few, so that lists have several.
 const PAGE: usize = 2;
 
@@ -167,6 +169,15 @@ impl FakeMessageNode {
     pub(crate) fn unlist_nodes(&self) {
         self.contents(|contents| contents.nodes.clear());
         self.announce_nodes();
+    }
+
+    /// The message that registered a node is forgotten: the node is not listed any more, and the message says why.
+    pub(crate) fn take_back_registration(&self, node: &FakeNode) {
+        let text = "{}".to_owned();
+        let mut envelope = Envelope::sign_inline(&node.account, MessageType::Post, text, MessageTime::now(), None);
+        envelope.item_hash = node.id.to_string();
+        self.contents(|contents| contents.messages.push((stored(envelope), MessageStatus::Forgotten)));
+        self.unlist_nodes();
     }
 
     fn announce_nodes(&self) {

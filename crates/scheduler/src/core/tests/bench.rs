@@ -60,6 +60,7 @@ pub(super) struct Database {
     pub(super) programs: BTreeMap<ProgramId, Arc<ProgramSpec>>,
     pub(super) nodes: BTreeMap<NodeId, Registration>,
     pub(super) lease_wait: Option<Duration>,
+    pub(super) is_complete: bool,
 }
 
 impl Database {
@@ -100,8 +101,9 @@ impl Database {
                 self.nodes.remove(node);
                 None
             }
-            Write::LeaseWait(wait) => {
-                self.lease_wait = Some(*wait);
+            Write::EarlierLeasesEnded { lease_wait } => {
+                self.lease_wait = Some(*lease_wait);
+                self.is_complete = true;
                 None
             }
         }
@@ -120,6 +122,7 @@ impl Database {
             assignments: open.collect(),
             nodes: self.nodes.values().cloned().collect(),
             earlier_wait: self.lease_wait,
+            is_complete: self.is_complete,
         };
         self.lease_wait = Some(self.lease_wait.unwrap_or(own_wait).max(own_wait));
         restored
@@ -145,7 +148,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
-        let mut bench = Self::on(Database { lease_wait: Some(Duration::ZERO), ..Database::default() });
+        let mut bench = Self::on(Database { is_complete: true, ..Database::default() });
         bench.restart();
         bench
     }

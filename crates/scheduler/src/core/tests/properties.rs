@@ -28,7 +28,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => node().prop_map(Act::Stop),
         10 => Just(Act::Answer),
         1 => any::<bool>().prop_map(|takes_effect| Act::Fail { takes_effect }),
-        1 => Just(Act::Crash),
+        4 => prop::bool::weighted(0.25).prop_map(|loses_database| Act::Crash { loses_database }),
         2 => Just(Act::Repeat),
     ]
 }

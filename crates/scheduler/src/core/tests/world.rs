@@ -46,7 +46,10 @@ pub(super) enum Act {
     Fail {
         takes_effect: bool,
     },
-    Crash,
+    /// The scheduler ends, and another starts on the same database or on a new one.
+    Crash {
+        loses_database: bool,
+    },
     Repeat,
 }
 
@@ -209,7 +212,7 @@ impl World {
             scheduler: Scheduler::new(times, Policy::default(), String::new()),
             times,
             now: BootTime::from_nanos(1_000_000_000_000),
-            database: Database { lease_wait: Some(Duration::ZERO), ..Database::default() },
+            database: Database { is_complete: true, ..Database::default() },
             writes: VecDeque::new(),
             machines: (1..=NODES).map(|number| (node(number), Machine::default())).collect(),
             next_connection: 0,
@@ -226,9 +229,10 @@ impl World {
         match act {
             Act::Pass(millis) => self.pass(Duration::from_millis(millis.into())),
             Act::Desire(number) => {
-                self.desired.insert(number, true);
+                let is_new = self.desired.insert(number, true).is_none();
                 let spec = spec(number, self.memory);
-                self.event(Event::ProgramDesired { spec, origin: Origin::Published });
+                let origin = if is_new { Origin::Published } else { Origin::Listed };
+                self.event(Event::ProgramDesired { spec, origin });
             }
             Act::Forget(number) => {
                 self.desired.insert(number, false);
@@ -292,7 +296,12 @@ impl World {
                     }
                 }
             }
-            Act::Crash => self.crash(),
+            Act::Crash { loses_database } => {
+                if loses_database {
+                    self.database = Database::default();
+                }
+                self.crash();
+            }
             Act::Repeat => self.repeat(),
         }
         self.check();
