@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use axum::response::Response;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, interval, timeout};
 
-use super::Api;
+use super::error::Answer;
+use super::{Api, Upgrade, bounded};
 
 /// Events that wait for a client at most.
 pub(crate) const QUEUE: usize = 4096;
@@ -33,12 +34,12 @@ const TOO_SLOW: (u16, &str) = (close_code::AGAIN, "you read too slowly and misse
 const STOPPING: (u16, &str) = (close_code::AWAY, "the scheduler is stopping; open the stream again");
 
 /// Opens a stream.
-pub(super) async fn subscribe(State(api): State<Api>, upgrade: WebSocketUpgrade) -> Response {
-    let upgrade = upgrade.max_message_size(MAX_FRAME_BYTES).max_frame_size(MAX_FRAME_BYTES);
+pub(super) async fn subscribe(State(api): State<Api>, upgrade: Upgrade) -> Answer<Response> {
+    let upgrade = bounded(upgrade, MAX_FRAME_BYTES)?;
     let open = api.sockets.token();
     // From before the answer on, so that a client that saw the answer misses nothing.
     let events = api.events.subscribe();
-    upgrade.on_upgrade(async move |mut socket| {
+    Ok(upgrade.on_upgrade(async move |mut socket| {
         let _open = open;
         let end = match api.streams.try_acquire() {
             Ok(_permit) => {
@@ -54,10 +55,10 @@ pub(super) async fn subscribe(State(api): State<Api>, upgrade: WebSocketUpgrade)
             // An error means that the client has gone.
             let _ = timeout(SEND, socket.send(close)).await;
         }
-    })
+    }))
 }
 
-async fn stream(api: &Api, socket: &mut WebSocket, mut events: Receiver<axum::extract::ws::Utf8Bytes>) -> End {
+async fn stream(api: &Api, socket: &mut WebSocket, mut events: Receiver<Utf8Bytes>) -> End {
     let (mut ping, mut heard) = (interval(PING_EVERY), Instant::now());
     loop {
         let message = tokio::select! {

@@ -12,6 +12,7 @@ mod v1;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Utf8Bytes, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -80,14 +81,23 @@ pub(crate) fn router(api: Api) -> Router {
         .with_state(api)
 }
 
+/// A request to open a WebSocket, or what is wrong with it.
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+/// A WebSocket whose frames are bounded.
+fn bounded(upgrade: Upgrade, most: usize) -> Answer<WebSocketUpgrade> {
+    let upgrade = upgrade.map_err(|e| ApiError::bad_request(format!("this is a WebSocket: {}", e.body_text())))?;
+    Ok(upgrade.max_message_size(most).max_frame_size(most))
+}
+
 /// Opens a node's connection.
-async fn control(State(api): State<Api>, upgrade: WebSocketUpgrade) -> Response {
-    let upgrade = upgrade.max_message_size(MAX_FRAME_BYTES).max_frame_size(MAX_FRAME_BYTES);
+async fn control(State(api): State<Api>, upgrade: Upgrade) -> Answer<Response> {
+    let upgrade = bounded(upgrade, MAX_FRAME_BYTES)?;
     let open = api.sockets.token();
-    upgrade.on_upgrade(async move |socket| {
+    Ok(upgrade.on_upgrade(async move |socket| {
         let _open = open;
         api.control.serve(socket, api.shutdown.clone()).await;
-    })
+    }))
 }
 
 /// An id in a path.

@@ -13,12 +13,18 @@ const QUICKEST: Duration = Duration::from_millis(250);
 const SLOWEST: Duration = Duration::from_secs(15);
 
 /// How the message node is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Following {
     /// Whether its list of programs was read since this process started.
     pub(crate) has_listed: bool,
     /// What went wrong when it was last asked.
     pub(crate) failure: Option<String>,
+}
+
+impl Default for Following {
+    fn default() -> Self {
+        Self { has_listed: false, failure: Some("it was not asked yet".to_owned()) }
+    }
 }
 
 /// Pauses that double.

@@ -36,6 +36,10 @@ async fn unknown_and_malformed_names_are_errors_with_sentences() {
         assert!(body["message"].as_str().unwrap().contains("'xyz' is not a hash"), "{body}");
     }
     assert_eq!(scheduler.error("/nowhere").await.0, 404);
+    for socket in ["/api/v1/ws", "/api/v1/control"] {
+        let (status, body) = scheduler.error(socket).await;
+        assert_eq!((status, body["code"].as_str()), (400, Some("bad_request")), "{body}");
+    }
     assert_eq!(scheduler.error("/api/v1/vms?page=0").await.0, 400);
     let posted = http_client().post(format!("{}/api/v1/vms", scheduler.url)).send().await.unwrap();
     assert_eq!(posted.status().as_u16(), 405);
