@@ -21,6 +21,7 @@ pub mod core;
 mod epochs;
 mod gateway;
 pub mod machine;
+mod metrics;
 pub mod node;
 mod programs;
 mod registration;

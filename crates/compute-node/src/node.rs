@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use lease::{LeaseTimes, clock};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::client::MessageNode;
 use protocol::control::Capacity;
 use protocol::{Account, account::AccountError};
@@ -29,6 +28,7 @@ use crate::core::persistent::{Needs, Persistent};
 use crate::epochs::EpochStore;
 use crate::gateway::{Gateway, Routes};
 use crate::machine;
+use crate::metrics::Metrics;
 use crate::programs::catalog::{Catalog, Change};
 use crate::programs::code::CodeCache;
 use crate::programs::endpoint::Endpoints;
@@ -112,7 +112,8 @@ pub async fn run(
     let catalog = Catalog::new(message_node.clone());
     let routes = Routes::new(&config.schedulers);
     let (handle, messages) = AgentHandle::new(Arc::new(Endpoints::default()));
-    let (agent, events, sandboxes) = build_agent(&config, &catalog, &message_node, &handle).await?;
+    let metrics = Metrics::new();
+    let (agent, events, sandboxes) = build_agent(&config, &catalog, &message_node, &handle, &metrics).await?;
 
     let (node, capacity) = (Arc::new(OnceCell::new()), persistent_capacity(&config.offer));
     let api = api::router(Arc::new(ApiState {
@@ -125,10 +126,10 @@ pub async fn run(
         catalog: catalog.clone(),
         sandboxes,
         agent: handle.clone(),
-        metrics: metrics(),
+        metrics: metrics.clone(),
         started: Instant::now(),
     }));
-    let gateway = Gateway::new(catalog.clone(), routes.clone(), Some(handle.clone()), config.hold_requests);
+    let gateway = Gateway::new(catalog.clone(), routes.clone(), Some(handle.clone()), config.hold_requests, metrics);
     let services = Arc::new(Services { gateway, api, passes_control_on: false });
 
     // What serves requests ends before what runs programs.
@@ -175,11 +176,12 @@ pub async fn run_gateway(
     let address = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
     let catalog = Catalog::new(MessageNode::new(&config.message_node));
     let routes = Routes::new(&config.schedulers);
-    let metrics = metrics();
+    let metrics = Metrics::new();
+    let rendered = metrics.clone();
     let api = Router::new()
         .route("/health", axum::routing::get(async || axum::Json(serde_json::json!({ "status": "ok" }))))
-        .route("/metrics", axum::routing::get(async move || metrics.render()));
-    let gateway = Gateway::new(catalog.clone(), routes.clone(), None, config.hold_requests);
+        .route("/metrics", axum::routing::get(async move || rendered.render(&[])));
+    let gateway = Gateway::new(catalog.clone(), routes.clone(), None, config.hold_requests, metrics);
     let (changes, mut ignored) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(routes.follow(shutdown.clone()));
@@ -248,16 +250,19 @@ async fn build_agent(
     catalog: &Arc<Catalog>,
     message_node: &MessageNode,
     handle: &AgentHandle,
+    metrics: &Arc<Metrics>,
 ) -> Result<(Agent, mpsc::Receiver<(Owner, Happened)>, Arc<Sandboxes>), RunError> {
     let data = &config.data_dir;
     let (events_in, events) = mpsc::channel(EVENTS);
     // Downloaded and unpacked files share the cache's size.
     let half = config.cache_bytes / 2;
     let open = |name: &str| data.join("cache").join(name);
-    let files = Files::open(open("files"), half, message_node.clone()).map_err(in_directory(&open("files")))?;
+    let files = Files::open(open("files"), half, message_node.clone(), metrics.clone())
+        .map_err(in_directory(&open("files")))?;
     let images = Images::open(open("images")).map_err(in_directory(&open("images")))?;
     let code = Arc::new(CodeCache::open(open("code"), half).map_err(in_directory(&open("code")))?);
-    let sandboxes = Sandboxes::new(config.clone(), code.clone(), events_in).map_err(in_directory(&config.run_dir))?;
+    let sandboxes = Sandboxes::new(config.clone(), code.clone(), metrics.clone(), events_in)
+        .map_err(in_directory(&config.run_dir))?;
     let (epochs, seen) = EpochStore::open(data.join("epochs")).map_err(in_directory(&data.join("epochs")))?;
     let fetcher = Fetcher::new(catalog.clone(), message_node.clone(), files, images, code);
     let capacity = persistent_capacity(&config.offer);
@@ -342,14 +347,6 @@ fn on_demand_capacity(offer: &Offer) -> Needs {
 fn domains(config: &Config) -> Vec<String> {
     let host = |url: &str| url.parse::<http::Uri>().ok()?.host().map(str::to_owned);
     std::iter::once(&config.url).chain(&config.gateway_urls).filter_map(|url| host(url)).collect()
-}
-
-fn metrics() -> PrometheusHandle {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let handle = recorder.handle();
-    // In a process with several parts the first one's recorder serves all; that happens in tests only.
-    let _ = metrics::set_global_recorder(recorder);
-    handle
 }
 
 #[cfg(test)]

@@ -198,6 +198,20 @@ pub enum End {
 }
 
 impl End {
+    /// A word, for counters.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::LeaseEnded => "lease_ended",
+            Self::StartFailed { .. } => "start_failed",
+            Self::NeverReady => "never_ready",
+            Self::Exited { .. } => "exited",
+            Self::OutOfMemory => "out_of_memory",
+            Self::BadCode { .. } => "bad_code",
+            Self::SandboxError { .. } => "sandbox_error",
+        }
+    }
+
     /// One sentence for the program's log.
     pub fn sentence(&self) -> String {
         match self {

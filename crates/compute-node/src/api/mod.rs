@@ -11,13 +11,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
 use protocol::client::MessageNode;
 use protocol::control::Capacity;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::agent::AgentHandle;
+use crate::metrics::Metrics;
 use crate::programs::catalog::Catalog;
 use crate::programs::sandboxes::Sandboxes;
 
@@ -33,7 +33,7 @@ pub(crate) struct ApiState {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) sandboxes: Arc<Sandboxes>,
     pub(crate) agent: AgentHandle,
-    pub(crate) metrics: PrometheusHandle,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: Instant,
 }
 
@@ -71,7 +71,9 @@ async fn health(State(state): State<Arc<ApiState>>) -> Json<Value> {
 }
 
 async fn metrics(State(state): State<Arc<ApiState>>) -> String {
-    state.metrics.render()
+    let owners = state.sandboxes.owners();
+    let count = |kind| (kind, owners.iter().filter(|owner| owner.kind() == kind).count());
+    state.metrics.render(&[count("persistent"), count("on_demand")])
 }
 
 async fn unknown(uri: axum::http::Uri) -> ApiError {

@@ -38,6 +38,7 @@ use self::routes::Route;
 pub(crate) use self::routes::Routes;
 pub(crate) use self::target::{Target, target};
 use crate::agent::AgentHandle;
+use crate::metrics::Metrics;
 use crate::programs::catalog::{Catalog, Lookup, Program};
 use crate::programs::endpoint::Visit;
 use crate::programs::launch;
@@ -62,6 +63,7 @@ pub(crate) struct Gateway {
     agent: Option<AgentHandle>,
     nodes: Client<HttpsConnector<HttpConnector>, Body>,
     hold: Duration,
+    metrics: Arc<Metrics>,
 }
 
 impl Gateway {
@@ -71,6 +73,7 @@ impl Gateway {
         routes: Arc<Routes>,
         agent: Option<AgentHandle>,
         hold: Duration,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -82,16 +85,21 @@ impl Gateway {
             .pool_idle_timeout(IDLE_CONNECTION)
             .pool_timer(TokioTimer::new())
             .build(https);
-        Arc::new(Self { catalog, routes, agent, nodes, hold })
+        Arc::new(Self { catalog, routes, agent, nodes, hold, metrics })
     }
 
     /// Answers a request for a program.
     pub(crate) async fn answer(&self, target: Target, request: Request<Body>) -> Response<Body> {
+        let began = Instant::now();
         let result = match target {
             Target::Program(program, path) => self.serve(program, path, request).await,
             Target::NotAnId(text) => Err(Refusal::NotAnId(text)),
             Target::Node => unreachable!("requests for the node do not come here"),
         };
+        match &result {
+            Ok(_) => self.metrics.answered(began.elapsed()),
+            Err(refusal) => self.metrics.refused(refusal.code()),
+        }
         result.unwrap_or_else(|refusal| refusal.respond())
     }
 

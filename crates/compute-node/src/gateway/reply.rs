@@ -84,6 +84,11 @@ impl Refusal {
         }
     }
 
+    /// A word for what happened.
+    pub(crate) fn code(&self) -> &'static str {
+        self.parts().1
+    }
+
     /// The answer.
     pub(crate) fn respond(&self) -> Response<Body> {
         let (status, code, message) = self.parts();

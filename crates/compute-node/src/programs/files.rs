@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::pins::{Pin, Pins};
+use crate::metrics::Metrics;
 use crate::single_flight::SingleFlight;
 
 /// Why a file cannot be had.
@@ -61,6 +62,7 @@ pub(crate) struct Files {
     directory: PathBuf,
     max_bytes: u64,
     message_node: MessageNode,
+    metrics: Arc<Metrics>,
     downloads: SingleFlight<FileHash, Result<(), FileError>>,
     pins: Pins<FileHash>,
 }
@@ -70,7 +72,12 @@ impl Files {
     ///
     /// # Errors
     /// When the directory cannot be made or read.
-    pub(crate) fn open(directory: PathBuf, max_bytes: u64, message_node: MessageNode) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(
+        directory: PathBuf,
+        max_bytes: u64,
+        message_node: MessageNode,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Arc<Self>> {
         fs::create_dir_all(&directory)?;
         for entry in fs::read_dir(&directory)? {
             let entry = entry?;
@@ -82,6 +89,7 @@ impl Files {
             directory,
             max_bytes,
             message_node,
+            metrics,
             downloads: SingleFlight::default(),
             pins: Pins::default(),
         }))
@@ -113,6 +121,7 @@ impl Files {
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
             length += chunk.len() as u64;
+            self.metrics.downloaded_bytes.increment(chunk.len() as u64);
             if length > self.max_bytes {
                 return Err(FileError::TooLarge(hash, self.max_bytes >> 20));
             }

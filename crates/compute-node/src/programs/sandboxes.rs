@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lease::{HolderDeadline, clock};
 use protocol::ProgramId;
@@ -28,6 +28,7 @@ use super::network::Network;
 use super::slots::{Slot, Slots};
 use crate::config::Config;
 use crate::core::persistent::{Assignment, Needs};
+use crate::metrics::Metrics;
 
 /// How soon clearing away is tried again when something does not die.
 const CLEAR_AGAIN: Duration = Duration::from_secs(1);
@@ -46,6 +47,14 @@ impl Owner {
         match self {
             Self::Persistent(assignment) => assignment.program,
             Self::OnDemand(program) => program,
+        }
+    }
+
+    /// A word, for counters.
+    pub(crate) const fn kind(self) -> &'static str {
+        match self {
+            Self::Persistent(_) => "persistent",
+            Self::OnDemand(_) => "on_demand",
         }
     }
 
@@ -81,6 +90,7 @@ pub(crate) struct Sandboxes {
     slots: Arc<Slots>,
     network: Network,
     code: Arc<CodeCache>,
+    metrics: Arc<Metrics>,
     events: mpsc::Sender<(Owner, Happened)>,
     running: Mutex<HashMap<Owner, mpsc::UnboundedSender<Request>>>,
 }
@@ -93,6 +103,7 @@ impl Sandboxes {
     pub(crate) fn new(
         config: Config,
         code: Arc<CodeCache>,
+        metrics: Arc<Metrics>,
         events: mpsc::Sender<(Owner, Happened)>,
     ) -> io::Result<Arc<Self>> {
         use std::os::unix::fs::DirBuilderExt;
@@ -105,6 +116,7 @@ impl Sandboxes {
             network: Network::new(&node, made.network),
             running: Mutex::default(),
             code,
+            metrics,
             config,
             events,
         }))
@@ -167,6 +179,7 @@ impl Sandboxes {
 
     async fn gone(&self, owner: Owner, end: Option<&End>) {
         self.running.lock().expect("no code panics while it holds this lock").remove(&owner);
+        self.metrics.ended(owner.kind(), end);
         let failure = end.and_then(|end| launch::failure_of(end, self.config.ready_within));
         info!(program = %owner.program(), epoch = ?owner.epoch().map(protocol::Epoch::get), ?end, "sandbox gone");
         let _ = self.events.send((owner, Happened::Gone(failure))).await;
@@ -174,6 +187,7 @@ impl Sandboxes {
 
     /// Prepares a sandbox and claims it as soon as it is.
     async fn launch(&self, owner: Owner, fetched: &Fetched, deadline: HolderDeadline) -> Result<Sandbox, String> {
+        let started = Instant::now();
         let slot = self.slots.take().ok_or("all sandbox slots of this node are taken")?;
         let name = self.unique_name(owner);
         let directory = SandboxDirectory::new(self.config.run_dir.join(&name));
@@ -212,6 +226,7 @@ impl Sandboxes {
             supervisor,
             deadline,
             request_limit: launch::request_limit(content),
+            started: Some(started),
             claim: Some(claim),
             held: None,
             _slot: Some(slot),
@@ -290,6 +305,9 @@ impl Sandboxes {
                 }
             }
             SandboxState::Ready => {
+                if let Some(started) = sandbox.started.take() {
+                    self.metrics.ready(sandbox.owner.kind(), started.elapsed());
+                }
                 let _ = self.events.send((sandbox.owner, Happened::Ready(sandbox.endpoint()))).await;
             }
             _ => {}
@@ -362,6 +380,7 @@ impl Sandboxes {
             deadline: claim.deadline,
             // The message says how long; until it is read, the longest that is usual.
             request_limit: Duration::from_secs(60),
+            started: None,
             claim: None,
             held: Some(Held::Code(self.code.hold(&claim.code))),
             _slot: self.slots.take_by_uid(container.first_uid),
@@ -384,6 +403,8 @@ struct Sandbox {
     supervisor: Supervisor,
     deadline: HolderDeadline,
     request_limit: Duration,
+    /// When it was started, until it is ready; `None` if another agent started it.
+    started: Option<Instant>,
     /// What it is to be claimed with, once it is prepared.
     claim: Option<ClaimSpec>,
     /// What must stay while it runs.

@@ -1,0 +1,125 @@
+//! What a compute node or a gateway counts, for Prometheus.
+//!
+//! The counters belong to the node and not to the process, so that several nodes in one process do not add up.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, Key, Label, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use sandbox::spec::End;
+
+/// Bounds of the histograms, in seconds: from an answer of a program that runs to a start that takes all its time.
+const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
+
+/// The counters.
+pub(crate) struct Metrics {
+    handle: PrometheusHandle,
+    recorder: PrometheusRecorder,
+    /// Requests that a program answered, here or on another node.
+    answered: Counter,
+    /// How long it took until the head of the answer was there.
+    answer_seconds: Histogram,
+    /// Bytes that were downloaded from the message node.
+    pub(crate) downloaded_bytes: Counter,
+}
+
+impl Metrics {
+    /// New counters, all zero.
+    pub(crate) fn new() -> Arc<Self> {
+        let builder = PrometheusBuilder::new().set_buckets(&SECONDS).expect("the list of bounds is not empty");
+        let recorder = builder.build_recorder();
+        let answered = Key::from_parts(REQUESTS, vec![Label::new("outcome", "answered")]);
+        Arc::new(Self {
+            answered: recorder.register_counter(&answered, &METADATA),
+            answer_seconds: recorder.register_histogram(&Key::from_static_name("aleph_answer_seconds"), &METADATA),
+            downloaded_bytes: recorder
+                .register_counter(&Key::from_static_name("aleph_downloaded_bytes_total"), &METADATA),
+            handle: recorder.handle(),
+            recorder,
+        })
+    }
+
+    /// A program answered a request; `took` until the head of the answer.
+    pub(crate) fn answered(&self, took: Duration) {
+        self.answered.increment(1);
+        self.answer_seconds.record(took.as_secs_f64());
+    }
+
+    /// A request was not answered by a program.
+    pub(crate) fn refused(&self, code: &'static str) {
+        self.count(REQUESTS, vec![Label::new("outcome", code)]);
+    }
+
+    /// A sandbox became ready; `took` from its start.
+    pub(crate) fn ready(&self, kind: &'static str, took: Duration) {
+        let key = Key::from_parts("aleph_sandbox_ready_seconds", vec![Label::new("kind", kind)]);
+        self.recorder.register_histogram(&key, &METADATA).record(took.as_secs_f64());
+    }
+
+    /// Nothing of a sandbox runs any more. `None` when its supervisor did not say why.
+    pub(crate) fn ended(&self, kind: &'static str, end: Option<&End>) {
+        let outcome = end.map_or("unknown", End::as_str);
+        self.count("aleph_sandboxes_ended_total", vec![Label::new("kind", kind), Label::new("outcome", outcome)]);
+    }
+
+    fn count(&self, name: &'static str, labels: Vec<Label>) {
+        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA).increment(1);
+    }
+
+    /// Everything in the text format of Prometheus, with how many sandboxes of each kind there are now.
+    pub(crate) fn render(&self, sandboxes: &[(&'static str, usize)]) -> String {
+        self.handle.run_upkeep();
+        let mut text = self.handle.render();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# TYPE aleph_build_info gauge");
+        let _ = writeln!(text, "aleph_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+        if !sandboxes.is_empty() {
+            let _ = writeln!(text, "# TYPE aleph_sandboxes gauge");
+        }
+        for (kind, count) in sandboxes {
+            let _ = writeln!(text, "aleph_sandboxes{{kind=\"{kind}\"}} {count}");
+        }
+        text
+    }
+}
+
+const REQUESTS: &str = "aleph_requests_total";
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_rendered() {
+        let metrics = Metrics::new();
+        metrics.answered(Duration::from_millis(3));
+        metrics.refused("not_running");
+        metrics.refused("not_running");
+        metrics.ready("on_demand", Duration::from_millis(300));
+        metrics.ended("persistent", Some(&End::OutOfMemory));
+        metrics.ended("persistent", None);
+        let text = metrics.render(&[("persistent", 2), ("on_demand", 0)]);
+        for line in [
+            r#"aleph_requests_total{outcome="answered"} 1"#,
+            r#"aleph_requests_total{outcome="not_running"} 2"#,
+            r#"aleph_answer_seconds_bucket{le="0.0025"} 0"#,
+            r#"aleph_answer_seconds_bucket{le="0.005"} 1"#,
+            r#"aleph_sandbox_ready_seconds_count{kind="on_demand"} 1"#,
+            r#"aleph_sandboxes_ended_total{kind="persistent",outcome="out_of_memory"} 1"#,
+            r#"aleph_sandboxes_ended_total{kind="persistent",outcome="unknown"} 1"#,
+            r#"aleph_sandboxes{kind="persistent"} 2"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+    }
+}
