@@ -158,7 +158,8 @@ fn parse_name(path: &Path) -> Option<(FileHash, u64)> {
 fn place_single_file(code: &Code, file: &Path, directory: &Path) -> Result<u64, CodeError> {
     let name = match code.interface() {
         Interface::Asgi => {
-            let module = code.entrypoint.split(':').next().unwrap_or_default();
+            // An attribute alone, as the first clients wrote it, is one of `main`.
+            let module = code.entrypoint.split_once(':').map_or("main", |(module, _)| module);
             format!("{}.py", module.replace('.', "/"))
         }
         Interface::Binary => code.entrypoint.clone(),
@@ -313,6 +314,10 @@ mod tests {
         let (_folder, source) = open_bytes(&code(Encoding::Plain, "pkg.main:app"), b"app = 1");
         let CodeSource::Directory(directory) = source.unwrap() else { panic!("a directory") };
         assert!(directory.join("pkg/main.py").is_file());
+        let attribute = Code { interface: Some(Interface::Asgi), ..code(Encoding::Plain, "app") };
+        let (_folder, source) = open_bytes(&attribute, b"app = 1");
+        let CodeSource::Directory(directory) = source.unwrap() else { panic!("a directory") };
+        assert!(directory.join("main.py").is_file());
         let (_folder, source) = open_bytes(&code(Encoding::Plain, "server"), b"\x7fELF");
         let CodeSource::Directory(directory) = source.unwrap() else { panic!("a directory") };
         assert_eq!(mode(&directory.join("server")), 0o755);
