@@ -61,8 +61,16 @@ pub struct ClaimSpec {
     pub logs: LogSpec,
     /// How long it has to become ready, in milliseconds.
     pub ready_within_ms: u64,
+    /// How long one of its requests may take, in milliseconds; for an agent that finds it running.
+    #[serde(default = "usual_request_limit")]
+    pub request_limit_ms: u64,
     /// When it ends unless it is renewed.
     pub deadline: HolderDeadline,
+}
+
+/// What claims that do not say it had.
+const fn usual_request_limit() -> u64 {
+    60_000
 }
 
 /// What a sandbox may use at most.

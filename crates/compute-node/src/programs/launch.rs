@@ -53,9 +53,14 @@ pub(crate) fn claim(id: ProgramId, content: &ProgramContent, code: CodeSource, t
         configure: configure(id, content, terms.epoch),
         network: terms.network,
         logs: terms.logs,
-        ready_within_ms: u64::try_from(terms.ready_within.as_millis()).unwrap_or(u64::MAX),
+        ready_within_ms: millis(terms.ready_within),
+        request_limit_ms: millis(request_limit(content)),
         deadline: terms.deadline,
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn configure(id: ProgramId, content: &ProgramContent, epoch: Option<Epoch>) -> Configure {

@@ -105,11 +105,9 @@ impl Network {
         format!("aleph_{}", self.prefix.trim_end_matches('-'))
     }
 
-    /// Removes the firewall, when no sandbox of this node is left.
+    /// Removes the firewall, when no sandbox of this node is left. An agent before this one may have set it up.
     pub(crate) fn tear_down(&self) {
-        if self.ready.get().is_some() {
-            let _ = Command::new("nft").args(["delete", "table", "inet", &self.table()]).stderr(Stdio::null()).status();
-        }
+        let _ = Command::new("nft").args(["delete", "table", "inet", &self.table()]).stderr(Stdio::null()).status();
     }
 }
 

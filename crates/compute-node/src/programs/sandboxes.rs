@@ -378,8 +378,7 @@ impl Sandboxes {
             directory: directory.clone(),
             supervisor,
             deadline: claim.deadline,
-            // The message says how long; until it is read, the longest that is usual.
-            request_limit: Duration::from_secs(60),
+            request_limit: Duration::from_millis(claim.request_limit_ms),
             started: None,
             claim: None,
             held: Some(Held::Code(self.code.hold(&claim.code))),

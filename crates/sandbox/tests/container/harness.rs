@@ -229,6 +229,7 @@ fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>
         network: None,
         logs: LogSpec { directory: PathBuf::new(), max_bytes: 1 << 20 },
         ready_within_ms: 20_000,
+        request_limit_ms: 10_000,
         deadline: long().holder(clock::now()),
     }
 }
