@@ -257,7 +257,7 @@ async fn build_agent(
     // Downloaded and unpacked files share the cache's size.
     let half = config.cache_bytes / 2;
     let open = |name: &str| data.join("cache").join(name);
-    let files = Files::open(open("files"), half, message_node.clone(), metrics.clone())
+    let files = Files::open(open("files"), open("images"), half, message_node.clone(), metrics.clone())
         .map_err(in_directory(&open("files")))?;
     let images = Images::open(open("images")).map_err(in_directory(&open("images")))?;
     let code = Arc::new(CodeCache::open(open("code"), half).map_err(in_directory(&open("code")))?);

@@ -13,9 +13,17 @@ use protocol::client::{ClientError, MessageNode};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+use super::images;
 use super::pins::{Pin, Pins};
+use crate::machine;
 use crate::metrics::Metrics;
 use crate::single_flight::SingleFlight;
+
+/// Bytes that the cache leaves free on its disk: what must be remembered can be written, however many files are fetched.
+const KEPT_FREE: u64 = 16 << 20;
+
+/// Bytes that are written to the disk between looks at what is free.
+const STEP: u64 = 4 << 20;
 
 /// Why a file cannot be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -60,6 +68,8 @@ impl CachedFile {
 /// The cache of downloaded files.
 pub(crate) struct Files {
     directory: PathBuf,
+    /// Where files that are images are mounted.
+    images: PathBuf,
     max_bytes: u64,
     message_node: MessageNode,
     metrics: Arc<Metrics>,
@@ -74,6 +84,7 @@ impl Files {
     /// When the directory cannot be made or read.
     pub(crate) fn open(
         directory: PathBuf,
+        images: PathBuf,
         max_bytes: u64,
         message_node: MessageNode,
         metrics: Arc<Metrics>,
@@ -87,6 +98,7 @@ impl Files {
         }
         Ok(Arc::new(Self {
             directory,
+            images,
             max_bytes,
             message_node,
             metrics,
@@ -113,10 +125,14 @@ impl Files {
         let disk = |e| FileError::Disk(hash, Arc::new(e));
         let download = self.message_node.file(&hash.to_string()).await.map_err(failed)?;
         let download = download.ok_or(FileError::Missing(hash))?;
-        self.make_room(hash, download.announced_length().unwrap_or(0)).map_err(disk)?;
+        let announced = download.announced_length();
+        if announced.is_some_and(|announced| announced > self.max_bytes) {
+            return Err(FileError::TooLarge(hash, self.max_bytes >> 20));
+        }
+        self.make_room(hash, announced.unwrap_or(STEP)).map_err(disk)?;
 
         let mut file = NamedTempFile::new_in(&self.directory).map_err(disk)?;
-        let (mut digest, mut length) = (Sha256::new(), 0_u64);
+        let (mut digest, mut length, mut look_at) = (Sha256::new(), 0_u64, STEP);
         let mut bytes = std::pin::pin!(download.bytes().map_err(failed));
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
@@ -124,6 +140,12 @@ impl Files {
             self.metrics.downloaded_bytes.increment(chunk.len() as u64);
             if length > self.max_bytes {
                 return Err(FileError::TooLarge(hash, self.max_bytes >> 20));
+            }
+            if length > look_at {
+                // Others write to the disk, too.
+                let rest = announced.map_or(STEP, |announced| announced.saturating_sub(length).min(STEP));
+                self.make_room(hash, rest).map_err(disk)?;
+                look_at = length + STEP;
             }
             digest.update(&chunk);
             // A write to the page cache; the disk is waited for once, below.
@@ -133,7 +155,6 @@ impl Files {
         if actual != hash {
             return Err(FileError::WrongHash(hash, actual));
         }
-        self.make_room(hash, 0).map_err(disk)?;
         let path = self.directory.join(hash.to_string());
         let persist = move || -> io::Result<()> {
             file.as_file().sync_all()?;
@@ -143,8 +164,10 @@ impl Files {
         tokio::task::spawn_blocking(persist).await.expect("it does not panic").map_err(disk)
     }
 
-    /// Removes files that nobody uses, the longest unused first, until `more` bytes fit. What does not fit in spite of that
-    /// is noticed when it is written.
+    /// Removes files that nobody uses, the longest unused first, until `more` bytes fit into the cache and onto its disk.
+    ///
+    /// # Errors
+    /// When they do not fit onto the disk in spite of that.
     fn make_room(&self, for_file: FileHash, more: u64) -> io::Result<()> {
         let pinned: HashSet<_> = self.pins.held().into_iter().chain([for_file]).collect();
         let mut files: Vec<(SystemTime, u64, PathBuf, Option<FileHash>)> = Vec::new();
@@ -157,15 +180,28 @@ impl Files {
         let mut total: u64 = files.iter().map(|(_, length, ..)| length).sum::<u64>() + more;
         files.sort_by_key(|(modified, ..)| *modified);
         for (_, length, path, hash) in files {
-            if total <= self.max_bytes {
+            if total <= self.max_bytes && self.missing(more)? == 0 {
                 break;
             }
-            if hash.is_some_and(|hash| !pinned.contains(&hash)) {
+            if let Some(hash) = hash.filter(|hash| !pinned.contains(hash)) {
+                // Who uses a mounted image holds its file; as long as it is mounted its room is not free.
+                images::unmount(&self.images.join(hash.to_string()));
                 fs::remove_file(path)?;
                 total -= length;
             }
         }
-        Ok(())
+        match self.missing(more)? {
+            0 => Ok(()),
+            missing => {
+                let message = format!("its disk is full: {} MiB more are needed", missing.div_ceil(1 << 20));
+                Err(io::Error::new(io::ErrorKind::StorageFull, message))
+            }
+        }
+    }
+
+    /// How many bytes are missing on the disk for `more` to fit.
+    fn missing(&self, more: u64) -> io::Result<u64> {
+        Ok(more.saturating_add(KEPT_FREE).saturating_sub(machine::disk(&self.directory)?.available))
     }
 }
 
@@ -174,5 +210,48 @@ fn touch(path: &Path) {
     if let Ok(file) = fs::File::open(path) {
         // Only the order of eviction depends on it.
         let _ = file.set_modified(SystemTime::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A cache of 100 bytes with these files of 40 bytes, the first the longest unused.
+    fn cache(names: &[&str]) -> (tempfile::TempDir, Arc<Files>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (directory, images) = (folder.path().join("files"), folder.path().join("images"));
+        let message_node = MessageNode::new("http://127.0.0.1:1");
+        let files = Files::open(directory.clone(), images, 100, message_node, Metrics::new()).unwrap();
+        for (name, age) in names.iter().rev().zip(1..) {
+            let path = directory.join(FileHash::of(name.as_bytes()).to_string());
+            fs::write(&path, [0; 40]).unwrap();
+            let modified = SystemTime::now() - Duration::from_secs(age);
+            fs::File::open(&path).unwrap().set_modified(modified).unwrap();
+        }
+        (folder, files)
+    }
+
+    fn has(files: &Files, name: &str) -> bool {
+        files.directory.join(FileHash::of(name.as_bytes()).to_string()).exists()
+    }
+
+    #[test]
+    fn the_longest_unused_makes_room_and_what_is_used_stays() {
+        let (_folder, files) = cache(&["used", "old", "new"]);
+        let _pin = files.pins.pin(FileHash::of(b"used"));
+        files.make_room(FileHash::of(b"next"), 20).unwrap();
+        assert!(has(&files, "used") && !has(&files, "old") && has(&files, "new"));
+    }
+
+    #[test]
+    fn what_does_not_fit_onto_the_disk_is_not_begun() {
+        let (_folder, files) = cache(&["used", "old"]);
+        let _pin = files.pins.pin(FileHash::of(b"used"));
+        let error = files.make_room(FileHash::of(b"next"), u64::MAX / 2).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(has(&files, "used") && !has(&files, "old"));
     }
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::files::CachedFile;
 use crate::single_flight::SingleFlight;
 
-/// A mounted image. It stays mounted as long as this is held, and a little longer.
+/// A mounted image. It stays mounted as long as this is held, and until its file is evicted.
 #[derive(Debug, Clone)]
 pub(crate) struct MountedImage {
     path: PathBuf,
@@ -57,14 +57,19 @@ impl Images {
     pub(crate) fn unmount_all(&self) {
         let mounted = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for entry in mounted {
-            if let Ok(true) = is_mounted(&entry.path())
-                && let Err(error) = rustix::mount::unmount(entry.path(), rustix::mount::UnmountFlags::DETACH)
-            {
-                warn!(image = %entry.path().display(), %error, "cannot unmount");
-            }
-            let _ = fs::remove_dir(entry.path());
+            unmount(&entry.path());
         }
     }
+}
+
+/// Unmounts an image, if it is mounted there. Sandboxes that use it keep it until they end.
+pub(crate) fn unmount(at: &Path) {
+    if let Ok(true) = is_mounted(at)
+        && let Err(error) = rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH)
+    {
+        warn!(image = %at.display(), %error, "cannot unmount");
+    }
+    let _ = fs::remove_dir(at);
 }
 
 fn mount(image: &Path, at: &Path) -> io::Result<()> {
