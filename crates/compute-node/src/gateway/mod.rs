@@ -33,7 +33,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use self::forward::Limits;
-use self::reply::{GATEWAY_ANSWER, Refusal};
+use self::reply::{GATEWAY_ANSWER, NODE_FAULT, Refusal};
 use self::routes::Route;
 pub(crate) use self::routes::Routes;
 pub(crate) use self::target::{Target, target};
@@ -219,15 +219,17 @@ impl Gateway {
         // A start may come before the answer.
         let limit = launch::request_limit(&program.content);
         let limits = Limits { head: limit + self.hold, whole: Some(limit + self.hold) };
-        let mut last = Refusal::NobodyToAsk("no compute node is connected".to_owned());
+        let mut last = Err(Refusal::NobodyToAsk("no compute node is connected".to_owned()));
         for (_, url) in nodes {
             let Some(attempt) = request.next() else { break };
             match self.send_to_node(&url, program.id, &path, attempt, None, limits).await {
-                Err(refusal @ Refusal::Broken(_)) => last = refusal,
+                Err(refusal @ Refusal::Broken(_)) => last = Err(refusal),
+                // It is full, or its disk is, or it is ending: another node may do better.
+                Ok(response) if is_fault_of_node(&response) => last = Ok(response),
                 result => return result,
             }
         }
-        Err(last)
+        last
     }
 
     /// Passes an owner's request about a program (`/control/machine/…`) to the node that has it.
@@ -292,6 +294,11 @@ enum Tried {
 /// Whether a node says that it does not have the program after all.
 fn is_not_here(response: &Response<Body>) -> bool {
     response.headers().get(GATEWAY_ANSWER).is_some_and(|code| code == "not_here" || code == "broken")
+}
+
+/// Whether a node says that it is the reason why the program does not run.
+fn is_fault_of_node(response: &Response<Body>) -> bool {
+    response.headers().get(GATEWAY_ANSWER).is_some_and(|code| code == NODE_FAULT)
 }
 
 /// Answers of persistent programs may go on for ever once they began; those of copies on demand may not.

@@ -10,6 +10,9 @@ use protocol::control::Failure;
 /// Marks an answer that is the gateway's, not the program's: other gateways may try again elsewhere.
 pub(crate) const GATEWAY_ANSWER: HeaderName = HeaderName::from_static("aleph-gateway-error");
 
+/// Says so when the node, not the program, is the reason.
+pub(crate) const NODE_FAULT: &str = "node_fault";
+
 /// Seconds after which a client may try again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
@@ -65,11 +68,9 @@ impl Refusal {
             }
             Self::Failed(failure) => {
                 // What exactly happened is for its owner, in the log.
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "program_failed",
-                    format!("the program does not run: {}", failure.kind.words()),
-                )
+                let code = if failure.kind.is_fault_of_node() { NODE_FAULT } else { "program_failed" };
+                let message = format!("the program does not run: {}", failure.kind.words());
+                (StatusCode::SERVICE_UNAVAILABLE, code, message)
             }
             Self::NotHere => {
                 (StatusCode::MISDIRECTED_REQUEST, "not_here", "the program does not run on this node".to_owned())
@@ -107,6 +108,8 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
+    use protocol::control::FailureKind;
+
     use super::*;
 
     #[test]
@@ -117,6 +120,9 @@ mod tests {
         assert_eq!(response.headers()[GATEWAY_ANSWER], "not_running");
         let id = ProgramId::from_bytes([1; 32]);
         assert_eq!(Refusal::Over(id, MessageStatus::Forgotten).respond().status(), StatusCode::GONE);
+        let failed = |kind| Refusal::Failed(Failure { kind, message: String::new() }).code();
+        assert_eq!(failed(FailureKind::NodeFault), NODE_FAULT);
+        assert_eq!(failed(FailureKind::StartupError), "program_failed");
         assert_eq!(Refusal::NotHere.respond().status(), StatusCode::MISDIRECTED_REQUEST);
     }
 }
