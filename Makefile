@@ -4,7 +4,7 @@
 #   make demo     the tutorial on a real network of this machine, told with timings
 #   make test     what CI runs
 #   make lint     its quick part
-#   make bench    measurements, as JSON under target/bench/
+#   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"
 #   make build    aleph and aleph-node in target/release/
 
 SHELL := /bin/bash
@@ -79,6 +79,21 @@ $(TOOLS)/venv: | packages
 	/usr/bin/python3 -m venv $@.new
 	rm -rf $@
 	mv $@.new $@
+
+# Measurements beside what they should be compared with; all of them, or some: make bench ONLY="warm messages".
+ONLY ?=
+bench: build packages-bench examples $(TOOLS)/bench
+	$(CARGO) build --release --locked -p aleph-bench
+	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-bench $(ONLY)
+
+# What the runtime image and the sandbox have, for the host: twice, as one list names packages that the other has as well.
+$(TOOLS)/bench: runtimes/python3/requirements.txt crates/guest/python/requirements.txt | packages
+	mkdir -p $(TOOLS)
+	rm -rf $@
+	/usr/bin/python3 -m venv $@
+	for list in $^; do $@/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -r $$list || { rm -rf $@; exit 1; }; done
+	touch $@
 
 # The static binary among the examples.
 examples: target/examples/static-server/static-server

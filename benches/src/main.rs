@@ -1,0 +1,67 @@
+//! `make bench`: measures a real network of this machine beside what it should be compared with, in one run, and writes
+//! tables on standard output and JSON into `target/bench/`. It is never too slow to succeed. See `docs/benchmarks.md`.
+
+mod contestants;
+mod failover;
+mod first_request;
+mod http;
+mod machine;
+mod messages;
+mod network;
+mod nginx;
+mod report;
+mod stats;
+mod warm;
+mod wrk;
+
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+use crate::machine::Machine;
+use crate::report::Measurement;
+
+/// What there is to measure, in this order.
+const NAMES: [&str; 4] = ["first_request", "warm", "failover", "messages"];
+
+fn main() -> anyhow::Result<()> {
+    let only: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = only.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        bail!("there is no measurement '{unknown}'; choose of {}", NAMES.join(", "));
+    }
+    // While there is one thread only.
+    machine::enter_own_namespace().context("cannot make a mount namespace: this needs root")?;
+    let machine = Machine::look()?;
+    println!("{machine}\n");
+    for name in NAMES {
+        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        let began = Instant::now();
+        eprintln!("bench: {name}");
+        let measurement = measure(name).with_context(|| format!("cannot measure {name}"))?;
+        measurement.print();
+        let file = measurement.write(name, &machine)?;
+        eprintln!("bench: {name} took {:.0} s, written to {}", began.elapsed().as_secs_f64(), file.display());
+    }
+    Ok(())
+}
+
+/// Measures on a runtime of its own, which has ended when this returns.
+fn measure(name: &str) -> anyhow::Result<Measurement> {
+    let (key, value) = first_request::ENVIRONMENT;
+    if name == "first_request" {
+        // SAFETY: this process has one thread between measurements.
+        unsafe { std::env::set_var(key, value) };
+    } else {
+        // SAFETY: as above.
+        unsafe { std::env::remove_var(key) };
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match name {
+        "first_request" => runtime.block_on(first_request::run()),
+        "warm" => runtime.block_on(warm::run()),
+        "failover" => runtime.block_on(failover::run()),
+        _ => runtime.block_on(messages::run()),
+    }
+}

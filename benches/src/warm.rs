@@ -1,0 +1,199 @@
+//! Requests to a program that runs: through our gateways, and through nginx in front of the very same sandbox.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aleph_tests::{Aleph, Network, eventually};
+use anyhow::Context;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::contestants::{App, end};
+use crate::http::first_200;
+use crate::network::{free_ports, gateway_port, node_port, up};
+use crate::nginx::Nginx;
+use crate::report::{Measurement, Table};
+use crate::stats::{Samples, ratio, seconds};
+use crate::wrk::{Load, wrk};
+
+/// Connections, and for how many seconds each is measured in each round.
+const LOADS: [(u32, u64); 2] = [(32, 10), (1, 5)];
+
+/// How often everything is measured, one after the other.
+const ROUNDS: u32 = 3;
+
+/// How often a measurement is tried that something spoilt.
+const TRIES: u32 = 3;
+
+/// One way to the program.
+struct Row {
+    name: &'static str,
+    url: String,
+    /// The row that does the same with nginx.
+    compare: Option<usize>,
+    times: Vec<Times>,
+}
+
+/// What one number of connections gave, round by round.
+#[derive(Default, Clone)]
+struct Times {
+    per_second: Samples,
+    p50: Samples,
+    p99: Samples,
+    /// Why measurements do not count.
+    spoilt: Vec<String>,
+}
+
+/// The program's sandbox, by a name for its socket that stays when the sandbox is replaced: the compute node learns of a new
+/// one by itself, nginx does not.
+struct Sandbox<'a> {
+    network: &'a Network,
+    program: String,
+    folder: TempDir,
+}
+
+pub(crate) async fn run() -> anyhow::Result<Measurement> {
+    let network = up(1, &[]).await;
+    eprintln!("bench: warm: upload");
+    let (folder, entrypoint, options) = App::Static.upload();
+    let options = [options, &["--persistent"]].concat();
+    let program = Aleph::of(&network).upload(&folder, entrypoint, &options).await;
+    first_200(Instant::now(), gateway_port(&network), &format!("/vm/{program}/")).await?;
+    let sandbox =
+        Sandbox { network: &network, program: program.clone(), folder: TempDir::with_prefix("aleph-bench-")? };
+    sandbox.link().await?;
+    let near = Nginx::start(&format!("unix:{}", sandbox.name().display())).await?;
+    let far = Nginx::start(&format!("127.0.0.1:{}", near.port)).await?;
+    let host_port = free_ports(1);
+    let on_host = App::Static.start_on_host(host_port)?;
+
+    let url = |port: u16| format!("http://127.0.0.1:{port}/vm/{program}/");
+    let row = |name, url, compare| Row { name, url, compare, times: vec![Times::default(); LOADS.len()] };
+    let mut rows = [
+        row("same binary on the host, TCP, no proxy", url(host_port), None),
+        row("nginx → sandbox", url(near.port), None),
+        row("our compute node → sandbox", url(node_port(&network)), Some(1)),
+        row("nginx → nginx → sandbox", url(far.port), None),
+        row("our gateway → our compute node → sandbox", url(gateway_port(&network)), Some(3)),
+    ];
+    for port in [host_port, near.port, far.port] {
+        first_200(Instant::now(), port, &format!("/vm/{program}/")).await?;
+    }
+    measure(&mut rows, &sandbox).await?;
+    end(on_host).await?;
+    far.stop().await?;
+    near.stop().await?;
+    Ok(report(&rows))
+}
+
+impl Sandbox<'_> {
+    /// The name that stays.
+    fn name(&self) -> PathBuf {
+        self.folder.path().join("http.sock")
+    }
+
+    /// Gives the name to the socket of the sandbox that runs now. Says which that is.
+    async fn link(&self) -> anyhow::Result<PathBuf> {
+        let socket = eventually("the sandbox has a socket", async || {
+            let sandboxes = fs::read_dir(self.network.compute_nodes[0].run_dir()).into_iter().flatten().flatten();
+            let prefix = &self.program[..12];
+            let sandboxes = sandboxes.filter(|sandbox| sandbox.file_name().to_string_lossy().starts_with(prefix));
+            sandboxes.map(|sandbox| sandbox.path().join("http.sock")).find(|socket| socket.exists())
+        })
+        .await;
+        let new = self.folder.path().join("new");
+        symlink(&socket, &new)?;
+        fs::rename(new, self.name())?;
+        // It may have just been started.
+        first_200(Instant::now(), node_port(self.network), &format!("/vm/{}/", self.program)).await?;
+        Ok(socket)
+    }
+}
+
+async fn measure(rows: &mut [Row], sandbox: &Sandbox<'_>) -> anyhow::Result<()> {
+    let count = rows.len();
+    for round in 0..ROUNDS {
+        for (load, (connections, duration)) in LOADS.into_iter().enumerate() {
+            for turn in 0..count {
+                // Everybody has another one before it in each round.
+                let row = &mut rows[(turn + round as usize * 2) % count];
+                eprintln!("bench: warm: round {} of {ROUNDS}: {connections} connections: {}", round + 1, row.name);
+                for _ in 0..TRIES {
+                    let socket = sandbox.link().await?;
+                    let measured = wrk(&row.url, connections, Duration::from_secs(duration)).await;
+                    let measured = measured.with_context(|| format!("cannot measure '{}'", row.name))?;
+                    if row.times[load].count(measured, &socket) {
+                        break;
+                    }
+                    eprintln!("bench: warm: {}", row.times[load].spoilt.last().map_or("", String::as_str));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Times {
+    /// Counts a measurement, unless it is not one of this program: errors are quick to answer.
+    fn count(&mut self, measured: Load, socket: &Path) -> bool {
+        let why = match measured.errors {
+            _ if !socket.exists() => Some("the sandbox was replaced meanwhile".to_owned()),
+            0 => None,
+            errors => Some(format!("{errors} answers were errors, at {:.0} a second", measured.per_second)),
+        };
+        if let Some(why) = why {
+            self.spoilt.push(why);
+            return false;
+        }
+        self.per_second.add(measured.per_second);
+        self.p50.add(measured.p50);
+        self.p99.add(measured.p99);
+        true
+    }
+}
+
+fn report(rows: &[Row]) -> Measurement {
+    let mut measurement = Measurement {
+        settings: json!({ "loads": LOADS, "rounds": ROUNDS, "wrk_threads": "one for one connection, otherwise two" }),
+        results: Vec::new(),
+        tables: Vec::new(),
+        notes: vec![
+            "Medians of rounds. ÷ nginx: against the row above, which has as many hops. Spoilt: not counted, because answers \
+             were errors or the sandbox was replaced meanwhile; tried again."
+                .to_owned(),
+        ],
+    };
+    for (load, (connections, duration)) in LOADS.into_iter().enumerate() {
+        let columns = ["way", "requests/s", "÷ nginx", "p50", "÷ nginx", "p99", "÷ nginx", "n", "spoilt"];
+        let title = format!("Warm requests: {connections} kept connections, {ROUNDS} × {duration} s");
+        let mut table = Table::new(title, &columns);
+        for row in rows {
+            let times = &row.times[load];
+            let (rate, p50, p99) = (times.per_second.median(), times.p50.median(), times.p99.median());
+            let against = |this: f64, of: fn(&Times) -> f64| {
+                row.compare.map_or_else(|| "-".to_owned(), |other| ratio(this, of(&rows[other].times[load])))
+            };
+            table.row(vec![
+                row.name.to_owned(),
+                if rate.is_nan() { "-".to_owned() } else { format!("{rate:.0}") },
+                against(rate, |times| times.per_second.median()),
+                seconds(p50),
+                against(p50, |times| times.p50.median()),
+                seconds(p99),
+                against(p99, |times| times.p99.median()),
+                times.per_second.len().to_string(),
+                times.spoilt.len().to_string(),
+            ]);
+            measurement.results.push(json!({
+                "way": row.name, "connections": connections, "spoilt": times.spoilt,
+                "requests_per_second": times.per_second.to_json(),
+                "p50_seconds": times.p50.to_json(), "p99_seconds": times.p99.to_json(),
+            }));
+        }
+        measurement.tables.push(table);
+    }
+    measurement
+}
