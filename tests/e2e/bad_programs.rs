@@ -1,6 +1,6 @@
 //! Programs that do not work: their owner learns why, nobody else notices.
 
-use aleph_tests::{eventually, folder_with, reqwest_client};
+use aleph_tests::{Publisher, eventually, folder_with, reqwest_client};
 use serde_json::Value;
 
 use crate::shared::{aleph, network};
@@ -128,9 +128,12 @@ async fn forks_and_writes_without_end_hurt_only_the_program_itself() {
     {
         let folder = folder_with("main.py", &(bomb.to_owned() + WELL));
         let bomb = aleph.upload(folder.path(), "main:app", &["--memory", memory]).await;
-        // It may answer or not; that is its own affair.
-        let _ = reqwest_client().get(network.program_url(&bomb)).send().await;
-        eventually("it reached its limit", async || aleph.logs(&bomb).await.contains(complaint).then_some(())).await;
+        eventually("it reached its limit", async || {
+            // It may answer or not; that is its own affair. Unused it would go before its time.
+            let _ = reqwest_client().get(network.program_url(&bomb)).send().await;
+            aleph.logs(&bomb).await.contains(complaint).then_some(())
+        })
+        .await;
         for _ in 0..20 {
             let answer = reqwest_client().get(network.program_url(&well)).send().await.unwrap();
             assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "well"));
@@ -143,34 +146,11 @@ async fn forks_and_writes_without_end_hurt_only_the_program_itself() {
 
 #[tokio::test]
 async fn a_runtime_that_is_no_image_is_refused_by_name() {
-    let (network, aleph) = (network().await, aleph().await);
-    let text = "this is a text, not a file system".as_bytes();
-    let runtime = publish(network, &aleph, text).await;
+    let runtime = Publisher::of(network().await).file("this is a text, not a file system").await;
     let (program, found) = failing("main.py", WELL, "main:app", &["--runtime", &runtime]).await;
     assert_eq!(found["failure"]["kind"], "bad_runtime");
     assert!(found["failure"]["message"].as_str().unwrap().contains("squashfs"), "{found}");
     clear(&program).await;
-}
-
-/// Publishes bytes as a file of the account; says the STORE message.
-async fn publish(network: &aleph_tests::Network, aleph: &aleph_tests::Aleph, bytes: &'static [u8]) -> String {
-    use protocol::message::{Envelope, ItemType, MessageTime, MessageType, StoreContent};
-    let account = protocol::Account::from_file(&aleph.home().join("private-keys/ethereum.key")).unwrap();
-    let content = StoreContent {
-        address: account.address().clone(),
-        time: MessageTime::now(),
-        item_type: ItemType::Storage,
-        item_hash: protocol::FileHash::of(bytes).to_string(),
-        reference: None,
-        payment: None,
-        metadata: None,
-    };
-    let content = serde_json::to_string(&content).unwrap();
-    let envelope = Envelope::sign_inline(&account, MessageType::Store, content, MessageTime::now(), None);
-    let node = protocol::client::MessageNode::new(&network.message_node_url);
-    let stream = futures_util::stream::iter([Ok(bytes::Bytes::from_static(bytes))]);
-    node.add_file(&envelope, true, bytes.len() as u64, stream).await.unwrap();
-    envelope.item_hash
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ const WHO: &str = "import json, os\n\
     \x20   await send({'type': 'http.response.body', 'body': body})\n";
 
 async fn network_with_program() -> (Network, Aleph, String) {
-    let network = Network::up(UpOptions { nodes: 3, arguments: Vec::new() }).await;
+    let network = Network::up(UpOptions::default()).await;
     let aleph = Aleph::of(&network);
     let folder = folder_with("main.py", WHO);
     let program = aleph.upload(folder.path(), "main:app", &["--persistent"]).await;

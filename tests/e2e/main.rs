@@ -1,10 +1,16 @@
 //! Tests on real processes. One binary, so that tests that need no network of their own share one.
 
+mod adoption;
 mod bad_programs;
 mod failover;
+mod full_disk;
+mod isolation;
 mod on_demand;
 mod oracles;
+mod plain_code;
 mod programs;
 mod shared;
 mod tutorial;
 mod up;
+mod waiting;
+mod wrong_bytes;

@@ -1,7 +1,10 @@
 //! Programs that start with a request and go when they are idle.
 
+use std::time::Duration;
+
 use aleph_tests::{eventually, folder_with, reqwest_client};
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 
 use crate::shared::{aleph, network};
 
@@ -62,6 +65,77 @@ async fn a_request_has_its_time_and_no_more() {
     assert!(answer.bytes().await.is_err(), "50 s of answer do not fit into 2 s");
     // Others were not disturbed.
     assert_eq!(reqwest_client().get(&url).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_program_that_starts_slowly_delays_no_other() {
+    let (network, aleph) = (network().await, aleph().await);
+    let slow = SLOW_START.replace("time.sleep(0.5)", "time.sleep(7)");
+    let slow = aleph.upload(folder_with("main.py", &slow).path(), "main:app", &["--timeout-seconds", "30"]).await;
+    let quick =
+        aleph.upload(folder_with("main.py", &SLOW_START.replace("time.sleep(0.5)", "")).path(), "main:app", &[]).await;
+    // Of the same node, so that nothing but the node could be in the way.
+    let node = &network.compute_nodes[0].url;
+    let get = async |program: &str| {
+        let answer = reqwest_client().get(format!("{node}/vm/{program}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    };
+    let (slow_first, quick_first) = (std::cell::Cell::new(false), std::cell::Cell::new(false));
+    let one = async {
+        get(&slow).await;
+        slow_first.set(!quick_first.get());
+    };
+    let other = async {
+        eventually("the slow one is starting", async || (!network.nodes_with(&slow).await.is_empty()).then_some(()))
+            .await;
+        get(&quick).await;
+        quick_first.set(true);
+    };
+    tokio::join!(one, other);
+    assert!(!slow_first.get(), "the quick one answered while the slow one was starting");
+}
+
+/// Sends back what it gets, as it gets it.
+const ECHO: &str = r#"
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        message = await receive()
+        more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": message.get("body", b""), "more_body": more})
+        if not more:
+            return
+"#;
+
+#[tokio::test]
+async fn large_bodies_stream_both_ways_at_once() {
+    const PIECE: usize = 1 << 20;
+    let (network, aleph) = (network().await, aleph().await);
+    let folder = folder_with("main.py", ECHO);
+    let options = ["--memory", "128", "--timeout-seconds", "120"];
+    let program = aleph.upload(folder.path(), "main:app", &options).await;
+    let (pieces, body) = tokio::sync::mpsc::channel::<Result<bytes::Bytes, std::io::Error>>(1);
+    let body = stream::unfold(body, async |mut body| body.recv().await.map(|piece| (piece, body)));
+    let request = reqwest_client().post(network.program_url(&program)).body(reqwest::Body::wrap_stream(body.boxed()));
+    let exchange = async {
+        // The answer begins before the request is over.
+        let mut answer = request.send().await.unwrap().bytes_stream();
+        for number in 0..64_u8 {
+            // Each piece is sent only after the one before came back: whoever kept anything back would wait for ever.
+            pieces.send(Ok(vec![number; PIECE].into())).await.unwrap();
+            let mut back = 0;
+            while back < PIECE {
+                let bytes = answer.next().await.unwrap().unwrap();
+                assert!(bytes.iter().all(|byte| *byte == number));
+                back += bytes.len();
+            }
+            assert_eq!(back, PIECE);
+        }
+        drop(pieces);
+        assert!(answer.next().await.is_none(), "the answer ends with the request");
+    };
+    tokio::time::timeout(Duration::from_secs(100), exchange).await.expect("nothing is kept back");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use aleph_tests::{Aleph, Network, UpOptions, repository, reqwest_client};
 /// An account that holds exactly what the tutorial asks for.
 #[tokio::test]
 async fn the_tutorial_works_as_written() {
-    let options = UpOptions { nodes: 2, arguments: vec!["--balance".into(), "2000".into()] };
+    let options = UpOptions::new(2, &["--balance", "2000"]);
     let network = Network::up(options).await;
     let aleph = Aleph::of(&network);
     let balance = aleph.json(&["account", "balance"]).await;

@@ -12,7 +12,7 @@ async fn complaint(root: &std::path::Path, port: u16, options: &UpOptions) -> St
 
 #[tokio::test]
 async fn two_networks_in_one_folder_or_on_one_port_are_refused() {
-    let options = UpOptions { nodes: 1, arguments: Vec::new() };
+    let options = UpOptions::new(1, &[]);
     let network = Network::up(options.clone()).await;
     let text = complaint(network.root(), free_ports(4), &options).await;
     assert!(text.contains("another `aleph-node up`") && text.contains("--data-dir"), "{text}");
@@ -24,10 +24,10 @@ async fn two_networks_in_one_folder_or_on_one_port_are_refused() {
 #[tokio::test]
 async fn nonsense_is_refused_before_anything_is_started() {
     let folder = tempfile::tempdir().unwrap();
-    let options = UpOptions { nodes: 1, arguments: vec!["--lease".into(), "1s".into()] };
+    let options = UpOptions::new(1, &["--lease", "1s"]);
     let text = complaint(folder.path(), free_ports(4), &options).await;
     assert!(text.contains("two heartbeats"), "{text}");
-    let options = UpOptions { nodes: 3, arguments: Vec::new() };
+    let options = UpOptions::new(3, &[]);
     let text = complaint(folder.path(), 65_534, &options).await;
     assert!(text.contains("65535"), "{text}");
 }

@@ -4,11 +4,17 @@
 //! images.
 
 mod client;
+mod namespace;
 mod network;
+mod publisher;
+mod role;
 mod wait;
 
 pub use client::{Aleph, Finished};
+pub use namespace::Namespace;
 pub use network::{ComputeNode, Network, UpOptions, free_ports, reqwest_client, signal};
+pub use publisher::Publisher;
+pub use role::{Role, arguments_of};
 pub use wait::{eventually, within};
 
 use std::path::{Path, PathBuf};

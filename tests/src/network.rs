@@ -22,11 +22,21 @@ pub struct UpOptions {
     pub nodes: u16,
     /// More arguments of `aleph-node up`.
     pub arguments: Vec<String>,
+    /// A shell script that is run before, with the network's folder in `$ROOT`. What it mounts only the network sees, and
+    /// vanishes with it.
+    pub prepare: Option<String>,
+}
+
+impl UpOptions {
+    /// This many compute nodes, and these arguments.
+    pub fn new(nodes: u16, arguments: &[&str]) -> Self {
+        Self { nodes, arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(), prepare: None }
+    }
 }
 
 impl Default for UpOptions {
     fn default() -> Self {
-        Self { nodes: 3, arguments: Vec::new() }
+        Self::new(3, &[])
     }
 }
 
@@ -130,7 +140,15 @@ impl Network {
 
     /// The command that starts a network in this folder.
     pub fn command(root: &Path, port: u16, options: &UpOptions) -> Command {
-        let mut command = Command::new(binary("aleph-node"));
+        let mut command = match &options.prepare {
+            None => Command::new(binary("aleph-node")),
+            Some(script) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-ec", &format!("{script}\nexec \"$@\""), "sh"]);
+                command.arg(binary("aleph-node")).env("ROOT", root);
+                command
+            }
+        };
         command
             .args(["up", "--json", "--nodes", &options.nodes.to_string(), "--port", &port.to_string(), "--data-dir"])
             .arg(root)

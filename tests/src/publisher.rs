@@ -1,0 +1,101 @@
+//! Messages that the client does not make: files and programs as other clients of the network publish them.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use protocol::message::{Envelope, ItemType, MessageTime, MessageType, StoreContent};
+use protocol::network::{SETTINGS_ADDRESS, VM_IMAGES_KEY, VmImages};
+use serde_json::{Value, json};
+
+use crate::Network;
+
+/// An account that publishes messages itself.
+pub struct Publisher {
+    account: protocol::Account,
+    node: protocol::client::MessageNode,
+}
+
+impl Publisher {
+    /// The network's first account.
+    ///
+    /// # Panics
+    /// When its key cannot be read.
+    pub fn of(network: &Network) -> Self {
+        let account = protocol::Account::from_file(&network.account_key).expect("the account's key is a key");
+        Self { account, node: protocol::client::MessageNode::new(&network.message_node_url) }
+    }
+
+    /// Publishes bytes as a file of the account. Says the STORE message.
+    ///
+    /// # Panics
+    /// When they are refused.
+    pub async fn file(&self, bytes: impl Into<Bytes>) -> String {
+        let bytes = bytes.into();
+        let content = StoreContent {
+            address: self.account.address().clone(),
+            time: MessageTime::now(),
+            item_type: ItemType::Storage,
+            item_hash: protocol::FileHash::of(&bytes).to_string(),
+            reference: None,
+            payment: None,
+            metadata: None,
+        };
+        let content = serde_json::to_string(&content).expect("a content is JSON");
+        let envelope = Envelope::sign_inline(&self.account, MessageType::Store, content, MessageTime::now(), None);
+        let length = bytes.len() as u64;
+        let stream = futures_util::stream::iter([Ok(bytes)]);
+        self.node.add_file(&envelope, true, length, stream).await.expect("the file is accepted");
+        envelope.item_hash
+    }
+
+    /// Publishes a program. `changes` are merged into a program on demand that runs this code in this runtime: objects
+    /// field by field, everything else as it is. Says its id.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn program(&self, code: &str, runtime: &str, changes: Value) -> String {
+        let mut content = json!({
+            "address": self.account.address(), "time": MessageTime::now(), "allow_amend": true,
+            "type": "vm-function", "environment": {}, "volumes": [],
+            "resources": { "memory": 128, "vcpus": 1, "seconds": 30 },
+            "code": { "encoding": "plain", "entrypoint": "main:app", "ref": code },
+            "runtime": { "ref": runtime, "use_latest": true, "comment": "" }, "on": { "http": true },
+        });
+        merge(&mut content, changes);
+        let (content, time) = (content.to_string(), MessageTime::now());
+        let envelope = Envelope::sign_inline(&self.account, MessageType::Program, content, time, None);
+        let status = self.node.submit(&envelope, true).await.expect("the message node answers");
+        assert_eq!(status.as_str(), "processed");
+        envelope.item_hash
+    }
+}
+
+fn merge(into: &mut Value, changes: Value) {
+    match (into, changes) {
+        (Value::Object(into), Value::Object(changes)) => {
+            for (name, value) in changes {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (into, value) => *into = value,
+    }
+}
+
+impl Network {
+    /// The STORE message of a runtime image of the network.
+    ///
+    /// # Panics
+    /// When there is no such image.
+    pub async fn runtime(&self, name: &str) -> String {
+        let node = protocol::client::MessageNode::new(&self.message_node_url);
+        let images: Option<VmImages> = node.aggregate(SETTINGS_ADDRESS, VM_IMAGES_KEY).await.expect("it answers");
+        let image = images.and_then(|mut images| images.runtimes.remove(name));
+        image.unwrap_or_else(|| panic!("no runtime {name}")).hash
+    }
+
+    /// Where the message node keeps the bytes of a file.
+    pub fn stored_file(&self, bytes: &[u8]) -> PathBuf {
+        let hash = protocol::FileHash::of(bytes).to_string();
+        self.root().join("message-node/files").join(&hash[..2]).join(hash)
+    }
+}
