@@ -3,3 +3,4 @@
 pub mod backoff;
 pub mod on_demand;
 pub mod persistent;
+pub mod routes;

@@ -1,17 +1,18 @@
 //! Where persistent programs run: asked of the scheduler once, then kept true by its event stream. What carries a lower
 //! epoch than the highest seen is not believed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use protocol::api::scheduler::{ProgramState, SchedulerEvent, VmRecord};
+use protocol::api::scheduler::{SchedulerEvent, VmRecord};
 use protocol::client::{ClientError, Scheduler};
 use protocol::{Epoch, ProgramId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::core::routes::KnownRoutes;
+pub(crate) use crate::core::routes::Route;
 use crate::single_flight::SingleFlight;
 
 /// A route is asked for again after this long even if no event told of a change, while the stream works.
@@ -20,32 +21,16 @@ const FRESH: Duration = Duration::from_secs(30);
 /// The same while the stream is interrupted.
 const FRESH_WITHOUT_STREAM: Duration = Duration::from_millis(500);
 
-/// How many routes are kept at most.
-const MAX_ROUTES: usize = 100_000;
-
 /// How long to wait before the stream is opened again.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// Where a program runs and what it does there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Route {
-    pub(crate) epoch: Epoch,
-    /// The base URL of its node; `None` while it has none.
-    pub(crate) node_url: Option<String>,
-    pub(crate) state: ProgramState,
-    /// Why it is not ready, for people.
-    pub(crate) reason: Option<String>,
-}
-
-impl Route {
-    fn of(record: VmRecord) -> Self {
-        let failure = record.failure.map(|failure| failure.kind.words().to_owned());
-        Self {
-            epoch: record.epoch.unwrap_or(Epoch::new(0)),
-            node_url: record.node_url,
-            state: record.state,
-            reason: failure.or(record.reason),
-        }
+fn route_of(record: VmRecord) -> Route {
+    let failure = record.failure.map(|failure| failure.kind.words().to_owned());
+    Route {
+        epoch: record.epoch.unwrap_or(Epoch::new(0)),
+        node_url: record.node_url,
+        state: record.state,
+        reason: failure.or(record.reason),
     }
 }
 
@@ -54,7 +39,7 @@ type Asked = Result<Option<Route>, Arc<ClientError>>;
 /// The routes that this gateway knows.
 pub(crate) struct Routes {
     schedulers: Vec<Scheduler>,
-    known: Mutex<HashMap<ProgramId, (Route, Instant)>>,
+    known: Mutex<KnownRoutes<Instant>>,
     lookups: SingleFlight<ProgramId, Asked>,
     changed: Notify,
     streaming: std::sync::atomic::AtomicBool,
@@ -92,10 +77,7 @@ impl Routes {
 
     /// Forgets a route that proved wrong, so that it is asked for again.
     pub(crate) fn doubt(&self, program: ProgramId, route: &Route) {
-        let mut known = self.known.lock().expect("no code panics while it holds this lock");
-        if known.get(&program).is_some_and(|(current, _)| current == route) {
-            known.remove(&program);
-        }
+        self.locked().doubt(program, route);
     }
 
     /// Waits until some route changes, or for a while.
@@ -106,7 +88,11 @@ impl Routes {
     }
 
     fn known(&self, program: ProgramId) -> Option<(Route, Instant)> {
-        self.known.lock().expect("no code panics while it holds this lock").get(&program).cloned()
+        self.locked().get(program)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, KnownRoutes<Instant>> {
+        self.known.lock().expect("no code panics while it holds this lock")
     }
 
     /// The nodes that could run a copy on demand, by their URLs.
@@ -130,9 +116,9 @@ impl Routes {
         for scheduler in &self.schedulers {
             match scheduler.vm(&program).await {
                 Ok(record) => {
-                    let route = record.map(Route::of);
+                    let route = record.map(route_of);
                     if let Some(route) = &route {
-                        self.learn(program, route.clone());
+                        self.locked().learn(program, route.clone(), Instant::now());
                     }
                     // What is known may be newer than the answer.
                     return Ok(self.known(program).map(|(route, _)| route).or(route));
@@ -143,44 +129,9 @@ impl Routes {
         last.map_or(Ok(None), Err)
     }
 
-    /// Takes over a route, unless it is of a lower epoch than the known one.
-    fn learn(&self, program: ProgramId, route: Route) {
-        let mut known = self.known.lock().expect("no code panics while it holds this lock");
-        if known.len() >= MAX_ROUTES {
-            known.clear();
-        }
-        if known.get(&program).is_none_or(|(current, _)| current.epoch <= route.epoch) {
-            known.insert(program, (route, Instant::now()));
-        }
-    }
-
     fn apply(&self, event: SchedulerEvent) {
-        use SchedulerEvent::{VmScheduled, VmState, VmUnschedulable, VmUnscheduled};
-        match event {
-            VmScheduled { vm_hash, epoch, node_url, .. } => {
-                let state = ProgramState::Assigned;
-                self.learn(vm_hash, Route { epoch, node_url: Some(node_url), state, reason: None });
-            }
-            VmState { vm_hash, epoch, state } => {
-                let known = self.known(vm_hash).filter(|(route, _)| route.epoch == epoch);
-                match known {
-                    // Why it fails is asked for when somebody wants to know.
-                    Some(_) if state == ProgramState::Failing => self.forget(vm_hash),
-                    Some((route, _)) => self.learn(vm_hash, Route { state, reason: None, ..route }),
-                    None => {}
-                }
-            }
-            VmUnscheduled { vm_hash, epoch, reason, .. } => {
-                let (node_url, state) = (None, ProgramState::Unplaced);
-                self.learn(vm_hash, Route { epoch, node_url, state, reason: Some(reason) });
-            }
-            VmUnschedulable { vm_hash, .. } => self.forget(vm_hash),
-        }
+        self.locked().apply(event, Instant::now());
         self.changed.notify_waiters();
-    }
-
-    fn forget(&self, program: ProgramId) {
-        self.known.lock().expect("no code panics while it holds this lock").remove(&program);
     }
 
     /// Follows the schedulers' events until `shutdown`.
@@ -201,7 +152,7 @@ impl Routes {
     async fn follow_once(&self, scheduler: &Scheduler) -> Result<(), ClientError> {
         let mut events = scheduler.events().await?;
         // What changed while nobody listened is asked for when it is needed.
-        self.known.lock().expect("no code panics while it holds this lock").clear();
+        self.locked().clear();
         self.streaming.store(true, std::sync::atomic::Ordering::Relaxed);
         info!(scheduler = scheduler.url(), "following the scheduler");
         while let Some(event) = events.next().await? {
@@ -214,6 +165,7 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use protocol::NodeId;
+    use protocol::api::scheduler::ProgramState;
 
     use super::*;
 
