@@ -4,6 +4,7 @@
 #   make demo     the tutorial on a real network of this machine, told with timings
 #   make test     what CI runs
 #   make lint     its quick part
+#   make simulate the pure cores in worlds with faults: SEEDS=10000 of them, or the whole story of one with SEED=7
 #   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"
 #   make build    aleph and aleph-node in target/release/
 
@@ -24,7 +25,7 @@ DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-to
 	/usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light
 
-.PHONY: demo test lint bench build packages packages-bench runtimes guest examples clean
+.PHONY: demo test simulate lint bench build packages packages-bench runtimes guest examples clean
 
 build: packages guest runtimes
 	$(CARGO) build --release --locked -p aleph-cli -p aleph-node -p aleph-sandbox
@@ -44,6 +45,12 @@ $(TOOLS)/oracles: tests/oracles/requirements.txt | packages
 	/usr/bin/python3 -m venv $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check -r $< || { rm -rf $@; exit 1; }
 	touch $@
+
+# Deterministic: the same seed tells the same story everywhere.
+SEEDS ?= 10000
+simulate:
+	$(CARGO) run --release --locked --quiet -p aleph-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
+		$(if $(TRAP),--trap $(TRAP))
 
 lint:
 	$(CARGO) fmt --all --check

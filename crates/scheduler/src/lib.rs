@@ -27,4 +27,5 @@ mod store;
 
 pub use config::{Config, DEFAULT_RESYNC};
 pub use error::RunError;
+pub use notices::scheduler_event;
 pub use server::run;

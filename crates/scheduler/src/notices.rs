@@ -35,7 +35,7 @@ pub(crate) fn log(notice: &Notice) {
 }
 
 /// The event of the API, for notices that have one.
-pub(crate) fn scheduler_event(notice: &Notice) -> Option<SchedulerEvent> {
+pub fn scheduler_event(notice: &Notice) -> Option<SchedulerEvent> {
     Some(match notice {
         Notice::Assigned { program, node, epoch, url, .. } => {
             SchedulerEvent::VmScheduled { vm_hash: *program, node_hash: *node, epoch: *epoch, node_url: url.clone() }

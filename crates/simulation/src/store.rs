@@ -1,0 +1,228 @@
+//! The database that all schedulers share, by the rules of the SQL store: writes of one transaction take effect together or
+//! not at all, epochs only count up, one assignment of a program is open at most. It fails as databases fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::DateTime;
+use protocol::{Epoch, NodeId, ProgramId};
+use scheduler::core::{Event, OpenAssignment, ProgramSpec, Registration, Restored, Write};
+
+use crate::chance::Chance;
+use crate::time::Moment;
+
+/// Copies that are kept at most.
+const MAX_COPIES: usize = 4;
+
+/// What is in the database.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Database {
+    epochs: BTreeMap<ProgramId, Epoch>,
+    open: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    programs: BTreeMap<ProgramId, Arc<ProgramSpec>>,
+    nodes: BTreeMap<NodeId, Registration>,
+    lease_wait: Option<Duration>,
+    is_complete: bool,
+}
+
+impl Database {
+    /// Carries out one write and says what to answer. `clock_epoch` is the mistake of taking epochs from a clock.
+    fn apply(&mut self, write: &Write, clock_epoch: Option<Epoch>) -> Option<Event> {
+        match write {
+            Write::Remember(spec) => {
+                self.remember(spec);
+                None
+            }
+            Write::Assign { spec, node, at_least, .. } => {
+                self.remember(spec);
+                let (node, epoch) = self.assign(spec.id, *node, *at_least, clock_epoch);
+                Some(Event::Stored { program: spec.id, node, epoch })
+            }
+            Write::Close { program, epoch, .. } => {
+                if self.open.get(program).is_some_and(|(_, open)| open == epoch) {
+                    self.open.remove(program);
+                }
+                Some(Event::Closed { program: *program, epoch: *epoch })
+            }
+            Write::Forget { program, .. } => {
+                self.open.remove(program);
+                self.programs.remove(program);
+                Some(Event::Forgotten { program: *program })
+            }
+            Write::Node(registration) => {
+                self.nodes.insert(registration.node, registration.clone());
+                None
+            }
+            Write::ForgetNode(node) => {
+                self.nodes.remove(node);
+                None
+            }
+            Write::EarlierLeasesEnded { lease_wait } => {
+                (self.lease_wait, self.is_complete) = (Some(*lease_wait), true);
+                None
+            }
+        }
+    }
+
+    fn remember(&mut self, spec: &Arc<ProgramSpec>) {
+        if !spec.is_unknown() {
+            self.programs.insert(spec.id, spec.clone());
+        }
+    }
+
+    fn assign(
+        &mut self,
+        program: ProgramId,
+        node: NodeId,
+        at_least: Epoch,
+        clock_epoch: Option<Epoch>,
+    ) -> (NodeId, Epoch) {
+        let counted = self.epochs.get(&program).map_or(Epoch::FIRST, |epoch| epoch.next()).max(at_least);
+        let next = clock_epoch.unwrap_or(counted);
+        let epochs = &mut self.epochs;
+        *self.open.entry(program).or_insert_with(|| {
+            epochs.insert(program, next);
+            (node, next)
+        })
+    }
+
+    /// What a scheduler reads when it starts, in the transaction that notes how long its leases last.
+    pub(crate) fn restore(&mut self, own_wait: Duration) -> Restored {
+        let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
+        let open = self.open.iter().map(|(program, (node, epoch))| OpenAssignment {
+            program: *program,
+            node: *node,
+            epoch: *epoch,
+            at: DateTime::UNIX_EPOCH,
+        });
+        let restored = Restored {
+            programs: programs.collect(),
+            assignments: open.collect(),
+            nodes: self.nodes.values().cloned().collect(),
+            earlier_wait: self.lease_wait,
+            is_complete: self.is_complete,
+        };
+        self.lease_wait = Some(self.lease_wait.unwrap_or(own_wait).max(own_wait));
+        restored
+    }
+
+    /// The assignments that are open.
+    pub(crate) fn open(&self) -> impl Iterator<Item = (ProgramId, NodeId, Epoch)> + '_ {
+        self.open.iter().map(|(program, (node, epoch))| (*program, *node, *epoch))
+    }
+
+    /// What an open assignment takes of its node.
+    pub(crate) fn spec(&self, program: ProgramId) -> Option<&Arc<ProgramSpec>> {
+        self.programs.get(&program)
+    }
+
+    /// The mistake of taking leases for ended: closes everything that is open.
+    pub(crate) fn close_all(&mut self) {
+        self.open.clear();
+    }
+}
+
+/// How a transaction goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Committed,
+    /// It failed, and nothing of it took effect.
+    Refused,
+    /// Its answer was lost: it took effect, but whoever asked cannot know.
+    Unknown,
+}
+
+/// How the database is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Health {
+    Well,
+    /// It takes this much longer.
+    Slow(Duration),
+    /// It refuses every write.
+    Refuses,
+    /// A replica takes over: writes fail, and some have taken effect all the same.
+    FailsOver,
+}
+
+/// The database, its copies and its troubles.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) database: Database,
+    copies: Vec<Database>,
+    pub(crate) health: Health,
+    pub(crate) well_at: Moment,
+    chance: Chance,
+}
+
+impl Store {
+    pub(crate) fn new(chance: Chance) -> Self {
+        let database = Database { is_complete: true, ..Database::default() };
+        Self { database, copies: Vec::new(), health: Health::Well, well_at: Moment::ZERO, chance }
+    }
+
+    /// How long the next transaction takes.
+    pub(crate) fn latency(&mut self) -> Duration {
+        let usual = self.chance.millis(1, 20);
+        match self.health {
+            Health::Slow(more) => usual + self.chance.mostly_short(more),
+            Health::FailsOver => usual + self.chance.millis(0, 500),
+            Health::Well | Health::Refuses => usual,
+        }
+    }
+
+    /// Carries out a transaction.
+    pub(crate) fn transact(&mut self, writes: &[Write], clock_epoch: Option<Epoch>) -> (Outcome, Vec<Event>) {
+        let outcome = match self.health {
+            Health::Well | Health::Slow(_) => Outcome::Committed,
+            Health::Refuses => Outcome::Refused,
+            Health::FailsOver if self.chance.percent(40) => Outcome::Unknown,
+            Health::FailsOver => Outcome::Refused,
+        };
+        let failed = || writes.iter().filter_map(Write::answers_to).map(|program| Event::StoreFailed { program });
+        match outcome {
+            Outcome::Committed => (outcome, self.commit(writes, clock_epoch)),
+            Outcome::Refused => (outcome, failed().collect()),
+            Outcome::Unknown => {
+                self.commit(writes, clock_epoch);
+                (outcome, failed().collect())
+            }
+        }
+    }
+
+    /// What becomes of a transaction whose asker dies.
+    pub(crate) fn abandon(&mut self, writes: &[Write], clock_epoch: Option<Epoch>) {
+        if self.health != Health::Refuses && self.chance.percent(50) {
+            self.commit(writes, clock_epoch);
+        }
+    }
+
+    fn commit(&mut self, writes: &[Write], clock_epoch: Option<Epoch>) -> Vec<Event> {
+        writes.iter().filter_map(|write| self.database.apply(write, clock_epoch)).collect()
+    }
+
+    /// Somebody makes a copy.
+    pub(crate) fn copy(&mut self) {
+        if self.copies.len() == MAX_COPIES {
+            self.copies.remove(0);
+        }
+        self.copies.push(self.database.clone());
+    }
+
+    /// Somebody puts an older copy in place. Returns whether there was one.
+    pub(crate) fn put_back(&mut self) -> bool {
+        if self.copies.is_empty() {
+            return false;
+        }
+        let index = usize::try_from(self.chance.between(0, self.copies.len() as u64 - 1)).unwrap_or(0);
+        self.database = self.copies[index].clone();
+        self.copies.truncate(index + 1);
+        true
+    }
+
+    /// The database is lost, its copies as well.
+    pub(crate) fn lose(&mut self) {
+        self.database = Database::default();
+        self.copies.clear();
+    }
+}

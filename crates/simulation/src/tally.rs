@@ -1,0 +1,101 @@
+//! What is counted, of one world or of many.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// Counts.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Things that happened.
+    pub steps: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// How assignments ended.
+    pub ends: BTreeMap<&'static str, u64>,
+    /// Programs that were published, taken back, and given new code.
+    pub programs: u64,
+    pub(crate) taken_back: u64,
+    pub(crate) updates: u64,
+    /// Assignments, and those of programs that had one before.
+    pub assignments: u64,
+    /// Programs that were assigned again.
+    pub again: u64,
+    /// Messages that were lost with their connection, and news that came twice.
+    pub(crate) messages_lost: u64,
+    pub(crate) sent_again: u64,
+    pub(crate) failed_transactions: u64,
+    pub(crate) failed_sandboxes: u64,
+    pub(crate) crashes: u64,
+    pub(crate) fuses: u64,
+    pub(crate) skips: u64,
+    /// How long programs that had answered did not answer, while they were desired.
+    pub gaps: Vec<Duration>,
+    /// How long it took until all was well after all had healed; of many worlds, the longest.
+    pub settled_after: Duration,
+}
+
+impl Tally {
+    /// Adds the counts of another world.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in [(&mut self.faults, &other.faults), (&mut self.ends, &other.ends)] {
+            for (kind, count) in theirs {
+                *mine.entry(kind).or_default() += count;
+            }
+        }
+        self.steps += other.steps;
+        self.programs += other.programs;
+        self.taken_back += other.taken_back;
+        self.updates += other.updates;
+        self.assignments += other.assignments;
+        self.again += other.again;
+        self.messages_lost += other.messages_lost;
+        self.sent_again += other.sent_again;
+        self.failed_transactions += other.failed_transactions;
+        self.failed_sandboxes += other.failed_sandboxes;
+        self.crashes += other.crashes;
+        self.fuses += other.fuses;
+        self.skips += other.skips;
+        self.gaps.extend(&other.gaps);
+        self.settled_after = self.settled_after.max(other.settled_after);
+    }
+
+    fn gap(&self, share: usize) -> Duration {
+        let mut sorted = self.gaps.clone();
+        sorted.sort_unstable();
+        let last = sorted.len().saturating_sub(1);
+        sorted.get(last * share / 100).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secs = |duration: Duration| duration.as_secs_f64();
+        writeln!(f, "steps                {}", self.steps)?;
+        writeln!(f, "faults               {}", self.faults.values().sum::<u64>())?;
+        for (kind, count) in &self.faults {
+            writeln!(f, "  {kind:<36} {count}")?;
+        }
+        writeln!(f, "messages lost        {}, news sent again {}", self.messages_lost, self.sent_again)?;
+        writeln!(f, "failed transactions  {}", self.failed_transactions)?;
+        writeln!(f, "failed sandboxes     {}, crashes {}", self.failed_sandboxes, self.crashes)?;
+        writeln!(f, "fuses burned         {}", self.fuses)?;
+        writeln!(f, "epochs skipped ahead {}", self.skips)?;
+        writeln!(
+            f,
+            "programs             {}, taken back {}, new code {}",
+            self.programs, self.taken_back, self.updates
+        )?;
+        writeln!(f, "assignments          {}, moves {}", self.assignments, self.again)?;
+        for (proof, count) in &self.ends {
+            writeln!(f, "  ended: {proof:<29} {count}")?;
+        }
+        let (median, high, longest) = (secs(self.gap(50)), secs(self.gap(99)), secs(self.gap(100)));
+        writeln!(
+            f,
+            "gaps of programs     {}: median {median:.2} s, 99 % {high:.2} s, longest {longest:.2} s",
+            self.gaps.len()
+        )?;
+        write!(f, "all well again after {:.2} s at most", secs(self.settled_after))
+    }
+}

@@ -1,0 +1,369 @@
+//! What goes wrong. Each world draws which kinds of faults it has and how often they strike: worlds with few kinds go deep,
+//! worlds with many go wide.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::chance::Chance;
+use crate::options::Options;
+use crate::store::Health;
+use crate::time::Moment;
+use crate::trap::Trap;
+
+use super::message_node::Act;
+use super::sandbox::Request;
+use super::{AgentRun, Happening, MachineId, Place, SchedulerId, World, say};
+
+/// How long programs have when their node is stopped in order.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// A kind of fault.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Fault { $($(#[$doc])* $name,)* }
+
+        impl Fault {
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+faults! {
+    SlowPath = "messages delayed",
+    BreakWire = "connection broken, messages lost",
+    CutBoth = "partition",
+    CutUp = "one-way partition, to the scheduler",
+    CutDown = "one-way partition, to the node",
+    CutAll = "all nodes vanish",
+    KillAgent = "agent killed",
+    PauseAgent = "agent paused",
+    StopAgent = "agent stopped in order",
+    KillSupervisor = "supervisor killed",
+    PauseSupervisor = "supervisor paused",
+    CrashMachine = "machine crashed",
+    CrashAll = "all machines crashed",
+    LoseMachine = "machine lost with everything",
+    SuspendMachine = "machine suspended",
+    JumpWall = "wall clock jumped",
+    FillDisk = "disk full",
+    FailSandboxes = "sandboxes cannot be made",
+    FailFetches = "fetches fail",
+    KillScheduler = "scheduler killed",
+    PauseScheduler = "scheduler paused",
+    MoveScheduler = "scheduler's machine rebooted",
+    StoreRefuses = "store refuses",
+    StoreSlow = "store slow",
+    StoreFailsOver = "store fails over",
+    StoreOldCopy = "store restored from an older copy",
+    StoreLost = "store lost",
+    SilenceMessageNode = "message node silent",
+    EmptyMessageNode = "message node lists nothing",
+    Flood = "flood of programs",
+    Withdraw = "node withdrawn",
+}
+
+/// What this world is like.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) machines: u8,
+    pub(crate) programs: u64,
+    /// How many of a hundred programs have bad habits.
+    pub(crate) trouble: u32,
+    kinds: Vec<Fault>,
+    /// The longest time between two faults, in milliseconds.
+    pause: u64,
+    /// How many of a hundred strikes are acts of users.
+    acts: u32,
+    pub(crate) chaos: Duration,
+    pub(crate) chaos_ends: Moment,
+    /// The nodes that are not part of the network now.
+    pub(crate) withdrawn: BTreeSet<MachineId>,
+}
+
+impl Plan {
+    pub(crate) fn draw(chance: &mut Chance, options: &Options) -> Self {
+        let share = chance.one_of(&[10, 25, 60, 100]).unwrap_or(50);
+        let drawn = Fault::ALL.iter().copied().filter(|fault| {
+            let is_chosen = chance.percent(share);
+            // A database that forgets is rare, and hides what else goes wrong.
+            let is_rare = matches!(fault, Fault::StoreOldCopy | Fault::StoreLost) && !chance.percent(30);
+            is_chosen && !is_rare
+        });
+        let drawn: Vec<_> = drawn.collect();
+        let named = |names: &[&str]| Fault::ALL.iter().copied().filter(|f| names.contains(&f.name())).collect();
+        let kinds = options.faults.map_or(drawn, named);
+        let pauses: &[u64] = if options.faults.is_some() { &[400, 1500] } else { &[400, 1500, 5000] };
+        Self {
+            kinds,
+            machines: u8::try_from(chance.between(2, 6)).unwrap_or(3),
+            programs: chance.between(1, 12),
+            trouble: chance.one_of(&[0, 20, 60]).unwrap_or(0),
+            pause: chance.one_of(pauses).unwrap_or(1500),
+            acts: chance.one_of(&[5, 20, 50]).unwrap_or(20),
+            chaos: chance.millis(10_000, 45_000),
+            chaos_ends: Moment::ZERO,
+            withdrawn: BTreeSet::new(),
+        }
+    }
+}
+
+/// The names of all kinds.
+pub(crate) fn fault_names() -> impl Iterator<Item = &'static str> {
+    Fault::ALL.iter().map(|fault| fault.name())
+}
+
+impl World {
+    /// A fault strikes, or a user acts; the next one follows.
+    pub(super) fn strikes(&mut self) {
+        if !self.is_chaotic {
+            return;
+        }
+        if self.chance.percent(self.plan.acts) {
+            let acts = [Act::Publish, Act::Publish, Act::Forget, Act::Unpay, Act::Update];
+            let act = self.chance.one_of(&acts).unwrap_or(Act::Publish);
+            self.act(act);
+        } else if let Some(fault) = self.chance.one_of(&self.plan.kinds) {
+            *self.tally.faults.entry(fault.name()).or_default() += 1;
+            say!(self, "FAULT {}", fault.name());
+            self.strike(fault);
+        }
+        if self.chance.percent(15) {
+            self.store.copy();
+        }
+        let pause = self.chance.millis(1, self.plan.pause);
+        self.after(pause, Happening::Strikes);
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        match fault {
+            Fault::SlowPath | Fault::BreakWire | Fault::CutBoth | Fault::CutUp | Fault::CutDown | Fault::CutAll => {
+                self.strike_network(fault)
+            }
+            Fault::KillAgent
+            | Fault::PauseAgent
+            | Fault::StopAgent
+            | Fault::KillSupervisor
+            | Fault::PauseSupervisor
+            | Fault::CrashMachine
+            | Fault::CrashAll
+            | Fault::LoseMachine
+            | Fault::SuspendMachine
+            | Fault::FillDisk
+            | Fault::FailSandboxes
+            | Fault::FailFetches => self.strike_machine(fault),
+            Fault::KillScheduler | Fault::PauseScheduler | Fault::MoveScheduler | Fault::JumpWall => {
+                self.strike_scheduler(fault);
+            }
+            Fault::StoreRefuses | Fault::StoreSlow | Fault::StoreFailsOver | Fault::StoreOldCopy | Fault::StoreLost => {
+                self.strike_store(fault)
+            }
+            Fault::SilenceMessageNode | Fault::EmptyMessageNode | Fault::Flood | Fault::Withdraw => {
+                self.strike_users(fault);
+            }
+        }
+    }
+
+    /// A time within the chaos: often short, sometimes longer than a lease.
+    fn a_while(&mut self) -> Moment {
+        let most = self.chance.one_of(&[1, 7, 20]).unwrap_or(7);
+        let wait = self.chance.millis(20, most * 1000);
+        (self.now + wait).min(self.plan.chaos_ends)
+    }
+
+    fn some_machine(&mut self) -> Option<MachineId> {
+        let on: Vec<_> = self.machines.iter().filter(|machine| machine.is_on).map(|machine| machine.id).collect();
+        self.chance.one_of(&on)
+    }
+
+    fn some_scheduler(&mut self) -> SchedulerId {
+        let ids = self.scheduler_ids();
+        self.chance.one_of(&ids).unwrap_or(SchedulerId(0))
+    }
+
+    fn strike_network(&mut self, fault: Fault) {
+        let until = self.a_while();
+        let Some(machine) = self.some_machine() else { return };
+        if fault == Fault::BreakWire {
+            let wires: Vec<_> = self.wires.iter().filter(|(_, w)| w.machine == machine).map(|(id, _)| *id).collect();
+            if let Some(wire) = self.chance.one_of(&wires) {
+                self.break_wire(wire);
+            }
+            return;
+        }
+        let slow_by = self.chance.millis(50, 6000);
+        for ((id, _), path) in &mut self.paths {
+            if fault != Fault::CutAll && *id != machine {
+                continue;
+            }
+            match fault {
+                Fault::SlowPath => (path.slow_until, path.slow_by) = (until, slow_by),
+                Fault::CutUp => path.up_cut_until = until,
+                Fault::CutDown => path.down_cut_until = until,
+                _ => (path.up_cut_until, path.down_cut_until) = (until, until),
+            }
+        }
+        say!(self, "  {machine} until {until}");
+    }
+
+    fn strike_machine(&mut self, fault: Fault) {
+        let until = self.a_while();
+        let Some(id) = self.some_machine() else { return };
+        say!(self, "  {id} until {until}");
+        let run = AgentRun(id, self.machine(id).run);
+        match fault {
+            Fault::KillAgent => {
+                self.agent_dies(run);
+                self.start_agent_in(id, until.since(self.now));
+            }
+            Fault::PauseAgent => {
+                if let Some(agent) = &mut self.machine_mut(id).agent {
+                    agent.paused_until = agent.paused_until.max(until);
+                }
+            }
+            Fault::StopAgent => self.stop_agent(run, until),
+            Fault::KillSupervisor | Fault::PauseSupervisor => self.strike_supervisor(id, until, fault),
+            Fault::CrashMachine => self.crash(id, until, false),
+            Fault::CrashAll => {
+                for id in self.machine_ids() {
+                    let until = self.a_while();
+                    self.crash(id, until, false);
+                }
+            }
+            Fault::LoseMachine => self.lose(id, until),
+            Fault::SuspendMachine => self.machine_sleeps(id, until.since(self.now)),
+            Fault::FillDisk => self.machine_mut(id).disk_full_until = until,
+            Fault::FailSandboxes => self.machine_mut(id).faulty_until = until,
+            _ => self.machine_mut(id).fetch_fails_until = until,
+        }
+    }
+
+    fn crash(&mut self, id: MachineId, until: Moment, with_disk: bool) {
+        if self.machine(id).is_on {
+            self.machine_stops(id, with_disk);
+            self.at(until, Happening::MachineBoots(id));
+        }
+    }
+
+    /// For good, unless too few would be left; then an empty one takes its place.
+    fn lose(&mut self, id: MachineId, until: Moment) {
+        let on = self.machines.iter().filter(|machine| machine.is_on).count();
+        if on > 2 && self.chance.percent(40) {
+            self.machine_stops(id, true);
+        } else {
+            self.crash(id, until, true);
+        }
+    }
+
+    fn strike_supervisor(&mut self, id: MachineId, until: Moment, fault: Fault) {
+        let with = self.machine(id).sandboxes.iter().filter(|(_, sandbox)| sandbox.supervisor.is_some());
+        let sandboxes: Vec<_> = with.map(|(sandbox, _)| *sandbox).collect();
+        let Some(sandbox) = self.chance.one_of(&sandboxes) else { return };
+        let place = Place(id, sandbox);
+        if fault == Fault::KillSupervisor {
+            self.kill_supervisor(place);
+        } else if let Some(supervisor) = self.sandbox_mut(place).and_then(|sandbox| sandbox.supervisor.as_mut()) {
+            supervisor.paused_until = supervisor.paused_until.max(until);
+        }
+    }
+
+    /// The operator stops a node: it stops everything, and its process ends then.
+    fn stop_agent(&mut self, run: AgentRun, until: Moment) {
+        let Some(agent) = self.agent(run) else { return };
+        let sandboxes: Vec<_> = agent.tasks.values().filter_map(|task| task.sandbox).collect();
+        for sandbox in sandboxes {
+            self.send_request(Place(run.0, sandbox), Request::Stop(STOP_GRACE));
+        }
+        self.agent_dies(run);
+        self.start_agent_in(run.0, until.since(self.now));
+    }
+
+    fn strike_scheduler(&mut self, fault: Fault) {
+        let until = self.a_while();
+        let id = self.some_scheduler();
+        let jump = self.chance.signed(-100_000_000_000, 100_000_000_000);
+        let now = self.now;
+        match fault {
+            Fault::PauseScheduler => {
+                let host = self.host_mut(id);
+                host.paused_until = host.paused_until.max(until);
+                say!(self, "  {id} until {until}");
+            }
+            Fault::JumpWall => match self.some_machine() {
+                Some(machine) if self.chance.percent(70) => {
+                    say!(self, "  {machine} by {} ms", jump / 1_000_000);
+                    self.machine_mut(machine).clock.jump_wall(jump);
+                }
+                _ => self.host_mut(id).clock.jump_wall(jump),
+            },
+            _ => {
+                self.scheduler_dies(id);
+                if fault == Fault::MoveScheduler {
+                    self.host_mut(id).clock.reboot(now);
+                }
+                self.start_scheduler_in(id, until.since(now));
+            }
+        }
+    }
+
+    fn strike_store(&mut self, fault: Fault) {
+        let until = self.a_while();
+        match fault {
+            Fault::StoreOldCopy | Fault::StoreLost => {
+                // Nobody exchanges the database below a scheduler that runs. A copy does not know what was assigned after it
+                // was made: whoever restores one waits until the leases of that time have ended.
+                let is_hasty = fault == Fault::StoreLost || self.has_trap(Trap::HastyRestore);
+                for id in self.scheduler_ids() {
+                    let leases = if is_hasty { Duration::ZERO } else { self.longest_lease(id) };
+                    self.scheduler_dies(id);
+                    self.start_scheduler_in(id, until.since(self.now).max(leases));
+                }
+                let is_other = fault == Fault::StoreOldCopy && self.store.put_back();
+                if fault == Fault::StoreLost {
+                    self.store.lose();
+                }
+                self.checker.counts_again |= is_other || fault == Fault::StoreLost;
+            }
+            _ => {
+                let slow = self.chance.millis(100, 3000);
+                self.store.health = match fault {
+                    Fault::StoreRefuses => Health::Refuses,
+                    Fault::StoreSlow => Health::Slow(slow),
+                    _ => Health::FailsOver,
+                };
+                self.store.well_at = until;
+            }
+        }
+    }
+
+    fn strike_users(&mut self, fault: Fault) {
+        let until = self.a_while();
+        match fault {
+            Fault::SilenceMessageNode => self.message_node.silent_until = until,
+            Fault::EmptyMessageNode => self.message_node.empty_until = until,
+            Fault::Flood => {
+                for _ in 0..self.chance.between(5, 25) {
+                    self.act(Act::Publish);
+                }
+            }
+            _ => {
+                let Some(id) = self.some_machine() else { return };
+                // At least two remain.
+                if !self.plan.withdrawn.remove(&id) && self.machines.len() > self.plan.withdrawn.len() + 2 {
+                    self.plan.withdrawn.insert(id);
+                }
+            }
+        }
+    }
+
+    /// Whether the store's trouble is over.
+    pub(super) fn store_recovers(&mut self) {
+        if self.store.well_at <= self.now {
+            self.store.health = Health::Well;
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The world: what there is in it, what happens to it, and how one step follows another.
+//!
+//! ```text
+//!   message node ──news──▶ scheduler ◀──transactions──▶ store
+//!        │                  ▲  │ └────events────▶ gateways
+//!        │ code          wires (delay, break, stall one way or both)
+//!        ▼                  │  ▼
+//!      machine: agent ◀─unix sockets─▶ supervisors ──▶ sandboxes
+//!                                          └ fuse, in the kernel
+//! ```
+//! Schedulers, agents and supervisors are the product's own cores; everything else is a shell or a model, which decides
+//! nothing. Every process has an incarnation: what was meant for an earlier one is lost with it.
+
+mod agent;
+mod faults;
+mod follower;
+mod gateway;
+mod machine;
+mod message_node;
+mod phases;
+mod sandbox;
+mod scheduler;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ::sandbox::spec::SandboxState;
+use ::scheduler::core::ConnectionId;
+use compute_node::core::persistent::Assignment;
+use guest::FromGuest;
+use lease::LeaseTimes;
+use protocol::control::Failure;
+use protocol::{NodeId, ProgramId};
+
+use crate::agenda::{Agenda, Urgency};
+use crate::chance::Chance;
+use crate::check::{Checker, Invariant};
+use crate::options::Options;
+use crate::store::Store;
+use crate::tally::Tally;
+use crate::time::Moment;
+use crate::trace::Trace;
+use crate::trap::Trap;
+
+use faults::Plan;
+use gateway::{Gateway, RouteNews};
+use machine::Machine;
+use message_node::{Act, MessageNode};
+use sandbox::Request;
+use wire::{Path, Wire};
+
+pub(crate) use faults::fault_names;
+pub(crate) use phases::run;
+use scheduler::SchedulerHost;
+
+/// A machine, and the compute node on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct MachineId(pub(crate) u8);
+
+/// A scheduler's place in the network. There is one so far; the store, the wires and the gateways know several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SchedulerId(pub(crate) u8);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GatewayId(pub(crate) u8);
+
+/// A sandbox's directory on its machine; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SandboxId(pub(crate) u64);
+
+/// Which run of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Run(pub(crate) u32);
+
+/// An agent's run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AgentRun(pub(crate) MachineId, pub(crate) Run);
+
+/// A scheduler's run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SchedulerRun(pub(crate) SchedulerId, pub(crate) Run);
+
+/// A sandbox on its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place(pub(crate) MachineId, pub(crate) SandboxId);
+
+/// What can happen.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// Something arrives at the scheduler's, or at the node's end of a wire.
+    ArrivesUp(ConnectionId),
+    ArrivesDown(ConnectionId),
+    /// The scheduler looks whether a connection is silent.
+    LookAtSilence(ConnectionId),
+    SchedulerStarts(SchedulerId, Run),
+    SchedulerWakes(SchedulerRun),
+    Written(SchedulerRun),
+    /// The scheduler reads the message node's lists, and hears of a program.
+    ListsPrograms(SchedulerRun),
+    ListsNodes(SchedulerRun),
+    Hears(SchedulerRun, ProgramId),
+    AgentStarts(AgentRun),
+    AgentWakes(AgentRun),
+    AgentDials(AgentRun),
+    /// The agent gives up waiting for a welcome.
+    HandshakeEnds(AgentRun, ConnectionId),
+    Beats(AgentRun, ConnectionId),
+    Fetched(AgentRun, Assignment, Result<(), Failure>),
+    CodeChanged(AgentRun, ProgramId),
+    /// The agent enforces a deadline: a trap.
+    AgentEnforces(AgentRun, Assignment),
+    SupervisorStarts(AgentRun, Assignment, SandboxId),
+    /// The agent's words reach a supervisor, and the other way round.
+    Asked(Place, Request),
+    Reported(AgentRun, SandboxId, SandboxState),
+    /// The supervisor's end of the socket closed; the sandbox is cleared away.
+    Closed(AgentRun, SandboxId),
+    Cleared(AgentRun, SandboxId),
+    Prepared(Place, bool),
+    SupervisorWakes(Place),
+    /// What the program does, and what the init says about it.
+    Becomes(Place, Life),
+    GuestSays(Place, FromGuest),
+    /// The kernel's timer, and the death of a sandbox's processes.
+    FuseBurns(Place),
+    Dies(Place),
+    /// An end that a machine comes back from.
+    MachineBoots(MachineId),
+    /// Somebody does something, and something goes wrong.
+    Act(Act),
+    Strikes,
+    GatewayAsks(GatewayId),
+    GatewayHears(GatewayId, u32, RouteNews),
+    GatewayFollows(GatewayId),
+}
+
+/// What a program does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Ready,
+    Crashes,
+    Exits,
+}
+
+/// See the module.
+pub(crate) struct World {
+    pub(crate) now: Moment,
+    agenda: Agenda<Happening>,
+    pub(crate) times: LeaseTimes,
+    pub(crate) trap: Option<Trap>,
+    chance: Chance,
+    schedulers: Vec<SchedulerHost>,
+    pub(crate) store: Store,
+    machines: Vec<Machine>,
+    wires: BTreeMap<ConnectionId, Wire>,
+    paths: BTreeMap<(MachineId, SchedulerId), Path>,
+    message_node: MessageNode,
+    gateways: Vec<Gateway>,
+    pub(crate) checker: Checker,
+    pub(crate) tally: Tally,
+    pub(crate) trace: Trace,
+    plan: Plan,
+    next_number: u64,
+    /// Whether faults may strike and users act.
+    is_chaotic: bool,
+    /// The one invariant that is looked at.
+    pub(crate) watches: Option<Invariant>,
+    /// Programs whose code was changed: they are stopped and started again.
+    recoded: BTreeSet<ProgramId>,
+}
+
+/// Writes a line of the trace, when somebody wants it.
+macro_rules! say {
+    ($world:expr, $($arg:tt)*) => {
+        if $world.trace.is_on() {
+            let line = format!($($arg)*);
+            $world.trace.push($world.now, line);
+        }
+    };
+}
+pub(crate) use say;
+
+impl World {
+    fn new(seed: u64, options: &Options) -> Self {
+        let mut chance = Chance::new(seed);
+        let plan = Plan::draw(&mut chance, options);
+        let store = Store::new(chance.fork());
+        let mut world = Self {
+            now: Moment::ZERO,
+            agenda: Agenda::new(),
+            times: LeaseTimes::default(),
+            trap: options.trap,
+            schedulers: Vec::new(),
+            store,
+            machines: Vec::new(),
+            wires: BTreeMap::new(),
+            paths: BTreeMap::new(),
+            message_node: MessageNode::default(),
+            gateways: Vec::new(),
+            checker: Checker::default(),
+            tally: Tally::default(),
+            trace: Trace::new(options.trace),
+            plan,
+            next_number: 0,
+            is_chaotic: false,
+            watches: options.watches,
+            recoded: BTreeSet::new(),
+            chance,
+        };
+        world.populate();
+        world
+    }
+
+    /// One thing happens. Returns whether there was any before the end.
+    fn step(&mut self, end: Moment) -> bool {
+        if self.agenda.next_at().is_none_or(|at| at > end) {
+            self.now = end;
+            return false;
+        }
+        let (at, happening) = self.agenda.next().expect("there was one a moment ago");
+        self.now = at;
+        self.tally.steps += 1;
+        self.happen(happening);
+        self.check_copies();
+        true
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::ArrivesUp(wire) => self.arrives_up(wire),
+            Happening::ArrivesDown(wire) => self.arrives_down(wire),
+            Happening::LookAtSilence(wire) => self.look_at_silence(wire),
+            Happening::SchedulerStarts(scheduler, run) => self.scheduler_starts(scheduler, run),
+            Happening::SchedulerWakes(run) => self.scheduler_wakes(run),
+            Happening::Written(run) => self.written(run),
+            Happening::ListsPrograms(run) => self.lists_programs(run),
+            Happening::ListsNodes(run) => self.lists_nodes(run),
+            Happening::Hears(run, program) => self.hears(run, program),
+            Happening::AgentStarts(run) => self.agent_starts(run),
+            Happening::AgentWakes(run) => self.agent_wakes(run),
+            Happening::AgentDials(run) => self.agent_dials(run),
+            Happening::HandshakeEnds(run, wire) => self.handshake_ends(run, wire),
+            Happening::Beats(run, wire) => self.beats(run, wire),
+            Happening::Fetched(run, assignment, result) => self.fetched(run, assignment, result),
+            Happening::CodeChanged(run, program) => self.code_changed(run, program),
+            Happening::AgentEnforces(run, assignment) => self.agent_enforces(run, assignment),
+            Happening::SupervisorStarts(run, assignment, sandbox) => self.supervisor_starts(run, assignment, sandbox),
+            Happening::Asked(place, request) => self.asked(place, request),
+            Happening::Reported(run, sandbox, state) => self.reported(run, sandbox, state),
+            Happening::Closed(run, sandbox) => self.closed(run, sandbox),
+            Happening::Cleared(run, sandbox) => self.cleared(run, sandbox),
+            Happening::Prepared(place, well) => self.prepared(place, well),
+            Happening::SupervisorWakes(place) => self.supervisor_wakes(place),
+            Happening::Becomes(place, life) => self.becomes(place, life),
+            Happening::GuestSays(place, message) => self.guest_says(place, message),
+            Happening::FuseBurns(place) => self.fuse_burns(place),
+            Happening::Dies(place) => self.dies(place),
+            Happening::MachineBoots(machine) => self.machine_boots(machine),
+            Happening::Act(act) => self.act(act),
+            Happening::Strikes => self.strikes(),
+            Happening::GatewayAsks(gateway) => self.gateway_asks(gateway),
+            Happening::GatewayHears(gateway, stream, news) => self.gateway_hears(gateway, stream, news),
+            Happening::GatewayFollows(gateway) => self.gateway_follows(gateway),
+        }
+    }
+
+    fn after(&mut self, wait: Duration, happening: Happening) {
+        self.at(self.now + wait, happening);
+    }
+
+    fn at(&mut self, at: Moment, happening: Happening) {
+        self.agenda.put(at.max(self.now), Urgency::Usual, happening);
+    }
+
+    /// The kernel does something at that moment, before any process runs.
+    fn kernel_at(&mut self, at: Moment, happening: Happening) {
+        self.agenda.put(at.max(self.now), Urgency::Kernel, happening);
+    }
+
+    fn fresh_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn has_trap(&self, trap: Trap) -> bool {
+        self.trap == Some(trap)
+    }
+
+    fn machine(&self, id: MachineId) -> &Machine {
+        &self.machines[usize::from(id.0)]
+    }
+
+    fn machine_mut(&mut self, id: MachineId) -> &mut Machine {
+        &mut self.machines[usize::from(id.0)]
+    }
+
+    fn machine_ids(&self) -> Vec<MachineId> {
+        self.machines.iter().map(|machine| machine.id).collect()
+    }
+
+    fn host(&self, id: SchedulerId) -> &SchedulerHost {
+        &self.schedulers[usize::from(id.0)]
+    }
+
+    fn host_mut(&mut self, id: SchedulerId) -> &mut SchedulerHost {
+        &mut self.schedulers[usize::from(id.0)]
+    }
+
+    fn scheduler_ids(&self) -> Vec<SchedulerId> {
+        self.schedulers.iter().map(|host| host.id).collect()
+    }
+}
+
+/// The program's name in traces.
+pub(crate) fn name(program: ProgramId) -> String {
+    format!("p{}", program.as_bytes()[0])
+}
+
+/// The machine of a node.
+pub(crate) fn machine_of(node: NodeId) -> MachineId {
+    MachineId(node.as_bytes()[0] - 1)
+}
+
+impl std::fmt::Display for MachineId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "m{}", self.0)
+    }
+}
+
+impl std::fmt::Display for SchedulerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "s{}", self.0)
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.0, self.1.0)
+    }
+}

@@ -1,0 +1,266 @@
+//! The story of a world: it begins calmly, then faults strike, then all heals. What is desired has to run again then; a
+//! scheduler that restarts has to disturb nothing; and a machine that is lost has to cost no more than lease, margin and start.
+
+use std::time::Duration;
+
+use protocol::control::Capacity;
+use protocol::{NodeId, ProgramId};
+use scheduler::core::placement::{Offer, explain};
+
+use crate::check::Invariant;
+use crate::options::Options;
+use crate::report::Report;
+use crate::time::Clock;
+
+use super::gateway::Gateway;
+use super::machine::Machine;
+use super::message_node::Act;
+use super::scheduler::SchedulerHost;
+use super::wire::Path;
+use super::{GatewayId, Happening, MachineId, SchedulerId, SchedulerRun, World, machine_of, name, say};
+
+/// Clocks run this much too fast or too slow at most, in parts per million: two of them differ by less than leases allow.
+const MAX_RATE: i64 = 9_900;
+/// By then all runs again for which nothing counts up a pause: a list that was missed is read again after a minute, and then
+/// come the longest pauses of retries and a lease.
+const PROMPT: Duration = Duration::from_secs(75);
+/// By then all runs again: the longest time that a node is left alone, and a restart's longest pause.
+const PATIENT: Duration = Duration::from_secs(420);
+/// What the way from the end of a lease to a program that answers takes at most in a calm world: two transactions or four,
+/// a heartbeat, fetching, making and starting.
+const START: Duration = Duration::from_millis(1700);
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Tells the story of a seed.
+pub(crate) fn run(seed: u64, options: &Options) -> Report {
+    let mut world = World::new(seed, options);
+    world.live();
+    let violation = world.checker.violation.take();
+    world.tally.gaps = std::mem::take(&mut world.checker.gaps);
+    Report { seed, violation, ended: world.now, tally: world.tally, trace: world.trace.into_lines() }
+}
+
+impl World {
+    pub(super) fn populate(&mut self) {
+        let rate = |world: &mut Self| i32::try_from(world.chance.signed(-MAX_RATE, MAX_RATE)).unwrap_or(0);
+        for number in 0..1 {
+            let (rate, at_boot) = (rate(self), self.chance.millis(1000, 1_000_000));
+            let clock = Clock::new(self.now, at_boot, rate);
+            self.schedulers.push(SchedulerHost::new(SchedulerId(number), clock));
+        }
+        for number in 0..self.plan.machines {
+            let memory_mib = self.chance.one_of(&[512, 1024, 2048, 4096]).unwrap_or(1024);
+            let capacity = Capacity {
+                vcpus: 32,
+                memory_mib,
+                disk_mib: 1 << 20,
+                architecture: "x86_64".into(),
+                cpu_vendor: String::new(),
+                cpu_features: Vec::new(),
+            };
+            let (rate, at_boot) = (rate(self), self.chance.millis(1000, 1_000_000));
+            let id = MachineId(number);
+            self.machines.push(Machine::new(id, capacity, Clock::new(self.now, at_boot, rate)));
+            for scheduler in self.scheduler_ids() {
+                self.paths.insert((id, scheduler), Path::default());
+            }
+        }
+        for number in 0..2 {
+            self.gateways.push(Gateway::new(GatewayId(number)));
+        }
+    }
+
+    fn live(&mut self) {
+        self.begin();
+        let (calm, chaos) = (self.chance.millis(2000, 8000), self.plan.chaos);
+        self.pass(calm);
+        self.is_chaotic = true;
+        self.plan.chaos_ends = self.now + chaos;
+        self.after(Duration::ZERO, Happening::Strikes);
+        self.pass(chaos);
+        self.is_chaotic = false;
+        self.heal();
+        self.settle();
+        self.pass(Duration::from_secs(8));
+        self.restart_disturbs_nothing();
+        self.loss_is_made_good();
+    }
+
+    fn begin(&mut self) {
+        for id in self.scheduler_ids() {
+            self.start_scheduler_in(id, Duration::from_millis(10));
+        }
+        for id in self.machine_ids() {
+            let wait = self.chance.millis(50, 500);
+            self.start_agent_in(id, wait);
+        }
+        for number in 0..self.gateways.len() {
+            let id = GatewayId(u8::try_from(number).unwrap_or(0));
+            self.after(Duration::from_millis(20), Happening::GatewayFollows(id));
+            self.after(Duration::from_millis(500), Happening::GatewayAsks(id));
+        }
+        for _ in 0..self.plan.programs {
+            self.act(Act::Publish);
+        }
+    }
+
+    /// Lets time pass, until something is wrong.
+    fn pass(&mut self, how_long: Duration) {
+        let end = self.now + how_long;
+        while self.checker.violation.is_none() && self.step(end) {
+            self.store_recovers();
+        }
+    }
+
+    /// No fault lasts longer than the chaos; what is left are habits.
+    fn heal(&mut self) {
+        say!(self, "ALL HEALS");
+        self.store.well_at = self.now;
+        self.store_recovers();
+        self.message_node.all_become_good();
+    }
+
+    fn settle(&mut self) {
+        let healed = self.now;
+        let mut was_prompt = false;
+        while self.checker.violation.is_none() {
+            let Some(what) = self.unsettled(true) else { break };
+            if self.now.since(healed) > PATIENT {
+                self.violated(Invariant::Liveness, format!("{PATIENT:?} after all healed, {what}"));
+            } else if self.now.since(healed) > PROMPT && !was_prompt {
+                was_prompt = true;
+                if let Some(what) = self.unsettled(false) {
+                    self.violated(Invariant::Liveness, format!("{PROMPT:?} after all healed, {what}"));
+                }
+            }
+            self.pass(LOOK);
+        }
+        self.tally.settled_after = self.now.since(healed);
+        say!(self, "ALL IS WELL");
+    }
+
+    /// What is not yet as it should be. What failed or was refused before counts only for those who are patient.
+    fn unsettled(&self, counts_failed: bool) -> Option<String> {
+        self.message_node.all().find_map(|program| {
+            let is_in_force = self.message_node.is_in_force(program);
+            if !is_in_force {
+                let is_known = self.views().any(|process| process.program_view(program).is_some());
+                let what = format!("{} is not desired and still there", name(program));
+                return (is_known || self.checker.runs_somewhere(program)).then_some(what);
+            }
+            let is_excused = !counts_failed && self.has_failed(program);
+            let is_well = self.checker.is_answering(program) || is_excused || self.fits_nowhere(program);
+            (!is_well).then(|| format!("{} does not run: {}", name(program), self.why(program)))
+        })
+    }
+
+    fn views(&self) -> impl Iterator<Item = &scheduler::core::Scheduler> {
+        self.schedulers.iter().filter_map(|host| host.process.as_ref()).map(|process| &process.core)
+    }
+
+    /// Whether some node is left alone for it, or it failed: then the next try has its time.
+    fn has_failed(&self, program: ProgramId) -> bool {
+        let views = self.views().filter_map(|core| core.program_view(program));
+        let mut failed = views.map(|view| !view.avoids.is_empty() || view.place.is_some_and(|p| p.failure.is_some()));
+        failed.any(|failed| failed)
+    }
+
+    /// Whether it is assigned nowhere, and no node that takes programs has room for it.
+    fn fits_nowhere(&self, program: ProgramId) -> bool {
+        self.room_for(program).is_none()
+    }
+
+    /// A node that has it or has room for it.
+    fn room_for(&self, program: ProgramId) -> Option<MachineId> {
+        let spec = self.message_node.spec(program)?;
+        let database = &self.store.database;
+        let assigned = database.open().find(|(assigned, ..)| *assigned == program);
+        let has_room = |id: MachineId| {
+            let node = self.machine(id).node;
+            let on_it = database.open().filter(|(_, on, _)| *on == node).map(|(assigned, ..)| assigned);
+            let taken: u64 = on_it.filter_map(|on| database.spec(on)).map(|spec| spec.needs.memory_mib).sum();
+            taken + spec.needs.memory_mib <= self.memory_of(id)
+        };
+        assigned.map(|(_, node, _)| machine_of(node)).or_else(|| self.eligible().find(|id| has_room(*id)))
+    }
+
+    /// What the scheduler says about a program.
+    fn why(&self, program: ProgramId) -> String {
+        let Some(core) = self.views().next() else { return "no scheduler runs".to_owned() };
+        let Some(view) = core.program_view(program) else { return "no scheduler knows it".to_owned() };
+        let offers: Vec<_> =
+            self.machines.iter().filter_map(|m| core.node_view(m.node)).map(|view| view.offer).collect();
+        let explained = explain(&view.spec, offers.iter(), |node| view.avoids.contains(&node));
+        let place = view.place.map(|place| machine_of(place.node));
+        format!("{:?} on {place:?}, {}", view.state, view.note.unwrap_or(explained))
+    }
+
+    fn eligible(&self) -> impl Iterator<Item = MachineId> + '_ {
+        let on = self.machines.iter().filter(|machine| machine.is_on).map(|machine| machine.id);
+        on.filter(|id| !self.plan.withdrawn.contains(id))
+    }
+
+    /// A calm world's scheduler restarts: nothing moves, ends or stops answering.
+    fn restart_disturbs_nothing(&mut self) {
+        // A node that left the network is not let in again, so that what it still runs ends with its lease.
+        let stays = |program| self.checker.machine_of(program).is_some_and(|id| !self.plan.withdrawn.contains(&id));
+        let staying: Vec<_> = self.message_node.in_force().filter(|program| stays(*program)).collect();
+        let before: Vec<_> = staying.iter().map(|program| self.checker.starts(*program)).collect();
+        for id in self.scheduler_ids() {
+            self.scheduler_dies(id);
+            let wait = self.chance.millis(100, 1000);
+            self.start_scheduler_in(id, wait);
+        }
+        self.pass(Duration::from_secs(12));
+        for (program, starts) in staying.into_iter().zip(before) {
+            if !self.checker.is_answering(program) || self.checker.starts(program) != starts {
+                self.violated(Invariant::Evidence, format!("{} stopped because a scheduler restarted", name(program)));
+            }
+        }
+    }
+
+    /// In a calm world a machine is lost: everything on it that fits elsewhere runs again within lease, margin and start.
+    fn loss_is_made_good(&mut self) {
+        let count =
+            |id: MachineId| self.message_node.in_force().filter(|p| self.checker.machine_of(*p) == Some(id)).count();
+        let fullest = self.eligible().max_by_key(|id| count(*id));
+        let Some(lost) = fullest.filter(|_| self.eligible().count() > 1 && self.checker.violation.is_none()) else {
+            return;
+        };
+        let on_it = self.message_node.in_force().filter(|program| self.checker.machine_of(*program) == Some(lost));
+        let programs: Vec<_> = on_it.filter(|program| !self.has_failed(*program)).collect();
+        let since = self.now;
+        let longest = self.scheduler_ids().into_iter().map(|id| self.longest_lease(id)).max().unwrap_or_default();
+        self.machine_stops(lost, true);
+        let end = since + longest + START;
+        while self.checker.violation.is_none() && self.now < end {
+            self.pass(end.since(self.now).min(LOOK));
+        }
+        for program in programs {
+            let Some(there) = self.room_for(program) else { continue };
+            if !self.checker.is_answering(program) && !self.has_failed(program) {
+                let bound = end.since(since);
+                let why = self.why(program);
+                let what = format!("{} does not run on {there} {bound:?} after a loss: {why}", name(program));
+                self.violated(Invariant::Liveness, what);
+            }
+        }
+    }
+
+    // What the checker looks at.
+
+    pub(crate) fn offer(&self, run: SchedulerRun, node: NodeId) -> Option<Offer> {
+        self.process(run)?.core.node_view(node).map(|view| view.offer)
+    }
+
+    pub(crate) fn memory_of(&self, id: MachineId) -> u64 {
+        self.machine(id).capacity.memory_mib
+    }
+
+    /// What the sandboxes on a machine take, those that are being made included.
+    pub(crate) fn memory_taken(&self, id: MachineId) -> u64 {
+        let sandboxes = self.machine(id).sandboxes.values();
+        sandboxes.filter(|sandbox| sandbox.is_there()).map(|sandbox| sandbox.needs.memory_mib).sum()
+    }
+}

@@ -1,0 +1,381 @@
+//! A scheduler's process: the shell around the core, with its connections and its queue of writes.
+//!
+//! There is one so far. Several would share the store, each with its own host here: nodes take them in turn, gateways follow
+//! one of them, and a run of a process is named by both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lease::IssuerExpiry;
+use protocol::control::{Directive, FromScheduler, Heartbeat, ProgramReport, ReportedState};
+use protocol::{Epoch, NodeId, ProgramId};
+use scheduler::core::{Cause, Command, ConnectionId, Event, Notice, Policy, Scheduler, Write};
+
+use crate::check::Invariant;
+use crate::store::Outcome;
+use crate::time::{Clock, Moment};
+use crate::trap::Trap;
+
+use super::wire::{Down, Up};
+use super::{Happening, MachineId, Run, SchedulerId, SchedulerRun, World, machine_of, name, say};
+
+/// As in the product: changes in one transaction at most, and the least time that a connection may be silent.
+const MAX_BATCH: usize = 256;
+const LEAST_SILENCE: Duration = Duration::from_secs(10);
+
+/// Where a scheduler runs.
+#[derive(Debug)]
+pub(crate) struct SchedulerHost {
+    pub(crate) id: SchedulerId,
+    pub(crate) clock: Clock,
+    pub(crate) run: Run,
+    pub(crate) process: Option<Process>,
+    pub(crate) paused_until: Moment,
+}
+
+/// A scheduler that runs.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(super) core: Scheduler,
+    armed: Option<Moment>,
+    /// The connections that greeted, and the newest of each node.
+    connections: BTreeMap<ConnectionId, NodeId>,
+    newest: BTreeMap<NodeId, ConnectionId>,
+    queue: Vec<Write>,
+    /// The transaction that is under way.
+    batch: Vec<Write>,
+    /// The programs that its follower knows as desired.
+    pub(super) known: BTreeSet<ProgramId>,
+    pub(super) has_stream: bool,
+    /// What a trap takes for the state of programs.
+    last_words: BTreeMap<ProgramId, ReportedState>,
+    pub(super) pause: Duration,
+}
+
+impl SchedulerHost {
+    pub(crate) fn new(id: SchedulerId, clock: Clock) -> Self {
+        Self { id, clock, run: Run(0), process: None, paused_until: Moment::ZERO }
+    }
+}
+
+impl World {
+    pub(super) fn process(&self, SchedulerRun(id, run): SchedulerRun) -> Option<&Process> {
+        let host = self.host(id);
+        host.process.as_ref().filter(|_| host.run == run)
+    }
+
+    pub(super) fn process_mut(&mut self, SchedulerRun(id, run): SchedulerRun) -> Option<&mut Process> {
+        let host = self.host_mut(id);
+        if host.run == run { host.process.as_mut() } else { None }
+    }
+
+    /// Puts off what a scheduler cannot do now. Returns whether it did.
+    pub(super) fn scheduler_puts_off(&mut self, run: SchedulerRun, happening: impl FnOnce() -> Happening) -> bool {
+        let host = self.host(run.0);
+        let until = host.paused_until;
+        let puts_off = until > self.now && host.run == run.1;
+        if puts_off {
+            self.at(until, happening());
+        }
+        puts_off
+    }
+
+    pub(super) fn start_scheduler_in(&mut self, id: SchedulerId, wait: Duration) {
+        let host = self.host_mut(id);
+        host.run = Run(host.run.0 + 1);
+        let run = host.run;
+        self.after(wait, Happening::SchedulerStarts(id, run));
+    }
+
+    pub(super) fn scheduler_starts(&mut self, id: SchedulerId, number: Run) {
+        if self.host(id).run != number || self.host(id).process.is_some() {
+            return;
+        }
+        let run = SchedulerRun(id, number);
+        if self.has_trap(Trap::NoWaitAfterRestart) {
+            self.store.database.close_all();
+        }
+        let restored = self.store.database.restore(self.times.longest_wait());
+        let known: BTreeSet<_> = (restored.programs.iter().map(|(spec, _)| spec.id))
+            .chain(restored.assignments.iter().map(|assignment| assignment.program))
+            .collect();
+        say!(self, "{id} starts (run {}), with {} assignments", number.0, restored.assignments.len());
+        let core = Scheduler::new(self.times, Policy::default(), format!("{id} run {}", number.0));
+        self.host_mut(id).process = Some(Process {
+            core,
+            armed: None,
+            connections: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            queue: Vec::new(),
+            batch: Vec::new(),
+            known,
+            has_stream: false,
+            last_words: BTreeMap::new(),
+            pause: Duration::ZERO,
+        });
+        self.tell_scheduler(run, Event::Restored(Box::new(restored)));
+        let (nodes, programs) = (self.chance.millis(2, 200), self.chance.millis(2, 200));
+        self.after(nodes, Happening::ListsNodes(run));
+        self.after(programs, Happening::ListsPrograms(run));
+    }
+
+    /// The process ends at once. What it was writing may or may not take effect.
+    pub(super) fn scheduler_dies(&mut self, id: SchedulerId) {
+        let epoch = self.clock_epoch(id);
+        let host = self.host_mut(id);
+        host.paused_until = Moment::ZERO;
+        let Some(process) = host.process.take() else { return };
+        say!(self, "{id} ends");
+        if !process.batch.is_empty() {
+            self.store.abandon(&process.batch, epoch);
+        }
+        let open: Vec<_> = self.wires.iter().filter(|(_, wire)| wire.scheduler == id).map(|(wire, _)| *wire).collect();
+        for wire in open {
+            self.close_at_scheduler(wire);
+        }
+        self.scheduler_is_lost_to_gateways(id);
+    }
+
+    pub(super) fn tell_scheduler(&mut self, run: SchedulerRun, event: Event) {
+        let host = self.host(run.0);
+        let (now, wall) = (host.clock.boot_time(self.now), host.clock.wall(self.now));
+        let Some(process) = self.process_mut(run) else { return };
+        let commands = process.core.handle(now, wall, event);
+        let changes = process.core.take_changes();
+        for command in commands {
+            match command {
+                Command::Store(write) => self.queue_write(run, write),
+                Command::Send { connection, frame } => self.scheduler_sends(run, connection, frame),
+                Command::Notice(notice) => self.notice(run, &notice),
+            }
+        }
+        for node in changes.nodes {
+            self.check_offer(run, node);
+        }
+        self.arm_scheduler(run);
+    }
+
+    fn arm_scheduler(&mut self, run: SchedulerRun) {
+        let Some(at) = self.process(run).and_then(|process| process.core.next_wakeup()) else { return };
+        let at = self.host(run.0).clock.moment_of(at).max(self.now);
+        let Some(process) = self.process_mut(run) else { return };
+        if process.armed.is_none_or(|armed| at < armed) {
+            process.armed = Some(at);
+            self.at(at, Happening::SchedulerWakes(run));
+        }
+    }
+
+    pub(super) fn scheduler_wakes(&mut self, run: SchedulerRun) {
+        if self.scheduler_puts_off(run, || Happening::SchedulerWakes(run)) {
+            return;
+        }
+        if let Some(process) = self.process_mut(run) {
+            process.armed = None;
+            self.tell_scheduler(run, Event::Tick);
+        }
+    }
+
+    // Writes.
+
+    fn queue_write(&mut self, run: SchedulerRun, write: Write) {
+        let Some(process) = self.process_mut(run) else { return };
+        process.queue.push(write);
+        self.begin_transaction(run);
+    }
+
+    fn begin_transaction(&mut self, run: SchedulerRun) {
+        let is_due = |process: &&mut Process| process.batch.is_empty() && !process.queue.is_empty();
+        let Some(process) = self.process_mut(run).filter(is_due) else { return };
+        let most = process.queue.len().min(MAX_BATCH);
+        process.batch = process.queue.drain(..most).collect();
+        let takes = self.store.latency();
+        self.after(takes, Happening::Written(run));
+    }
+
+    /// The transaction ends. The database answers whether or not the process runs; the process hears of it when it does.
+    pub(super) fn written(&mut self, run: SchedulerRun) {
+        if self.scheduler_puts_off(run, || Happening::Written(run)) {
+            return;
+        }
+        let epoch = self.clock_epoch(run.0);
+        let Some(process) = self.process_mut(run) else { return };
+        let batch = std::mem::take(&mut process.batch);
+        let (outcome, events) = self.store.transact(&batch, epoch);
+        if outcome != Outcome::Committed {
+            self.tally.failed_transactions += 1;
+            say!(self, "{} the store fails: {outcome:?}, {} writes", run.0, batch.len());
+        }
+        self.check_assignments();
+        for event in events {
+            if let Event::Stored { program, node, epoch } = &event {
+                self.tally.assignments += 1;
+                say!(self, "{} stored: {} on {} under epoch {epoch}", run.0, name(*program), machine_of(*node));
+            }
+            self.tell_scheduler(run, event);
+        }
+        self.begin_transaction(run);
+    }
+
+    /// A trap: epochs by the clock on the scheduler's wall, in seconds.
+    fn clock_epoch(&self, id: SchedulerId) -> Option<Epoch> {
+        let wall = self.host(id).clock.wall_nanos(self.now) / 1_000_000_000;
+        self.has_trap(Trap::EpochFromClock).then(|| Epoch::new(u64::try_from(wall).unwrap_or(1)))
+    }
+
+    // Connections.
+
+    pub(super) fn scheduler_receives(&mut self, run: SchedulerRun, wire: ConnectionId, what: Up) {
+        let Some(machine) = self.wires.get(&wire).map(|wire| wire.machine) else { return };
+        let node = self.machine(machine).node;
+        match what {
+            Up::Hello => self.greets(run, wire, machine),
+            Up::Beat(heartbeat) => {
+                if self.process(run).is_some_and(|process| process.connections.contains_key(&wire)) {
+                    if let Some(wire) = self.wires.get_mut(&wire) {
+                        wire.heard = self.now;
+                    }
+                    let heartbeat = self.as_understood(run, node, heartbeat);
+                    self.tell_scheduler(run, Event::Heartbeat { node, connection: wire, heartbeat });
+                }
+            }
+            Up::End => self.connection_ends(run, wire),
+        }
+    }
+
+    fn greets(&mut self, run: SchedulerRun, wire: ConnectionId, machine: MachineId) {
+        let node = self.machine(machine).node;
+        let knows =
+            self.process(run).and_then(|process| process.core.node_view(node)).is_some_and(|view| !view.is_gone);
+        if !knows {
+            // Turned away: it does not stand in the list of nodes that this scheduler has.
+            return self.close_at_scheduler(wire);
+        }
+        let Some(process) = self.process_mut(run) else { return };
+        process.connections.insert(wire, node);
+        let older = process.newest.insert(node, wire);
+        self.send_down(wire, Down::Welcome);
+        if let Some(older) = older {
+            self.drop_connection(run, older);
+        }
+        let url = format!("http://node-{}", machine.0);
+        say!(self, "{} {machine} connected", run.0);
+        let software = String::new();
+        self.tell_scheduler(run, Event::NodeConnected { node, connection: wire, url, software });
+        let silence = self.silence();
+        self.after(silence, Happening::LookAtSilence(wire));
+    }
+
+    fn silence(&self) -> Duration {
+        (self.times.longest_wait() * 2).max(LEAST_SILENCE)
+    }
+
+    pub(super) fn look_at_silence(&mut self, id: ConnectionId) {
+        let Some(wire) = self.wires.get(&id).filter(|wire| wire.scheduler_is_open) else { return };
+        let run = SchedulerRun(wire.scheduler, wire.process);
+        let end = wire.heard + self.silence();
+        if self.scheduler_puts_off(run, || Happening::LookAtSilence(id)) {
+            return;
+        }
+        if end <= self.now {
+            self.drop_connection(run, id);
+            self.connection_ends(run, id);
+        } else {
+            self.at(end, Happening::LookAtSilence(id));
+        }
+    }
+
+    fn drop_connection(&mut self, run: SchedulerRun, wire: ConnectionId) {
+        self.close_at_scheduler(wire);
+        let node = self.process_mut(run).and_then(|process| process.connections.remove(&wire));
+        if let Some(node) = node {
+            self.tell_scheduler(run, Event::NodeDisconnected { node, connection: wire });
+        }
+    }
+
+    fn connection_ends(&mut self, run: SchedulerRun, wire: ConnectionId) {
+        self.drop_connection(run, wire);
+        if let Some(process) = self.process_mut(run) {
+            process.newest.retain(|_, newest| *newest != wire);
+        }
+    }
+
+    fn scheduler_sends(&mut self, run: SchedulerRun, wire: ConnectionId, frame: FromScheduler) {
+        if let FromScheduler::Grant(grant) = &frame {
+            self.note_grant(run, wire);
+            for entry in grant.entries.iter().flatten() {
+                if entry.directive == Directive::Release {
+                    self.checker.release(entry.program, entry.epoch);
+                }
+            }
+        }
+        if self.process(run).is_some_and(|process| process.connections.contains_key(&wire)) {
+            self.send_down(wire, Down::Frame(frame));
+        }
+    }
+
+    /// What a grant renews, as far as the checker has to know: at most everything that is assigned to the node.
+    fn note_grant(&mut self, run: SchedulerRun, wire: ConnectionId) {
+        let Some(node) = self.process(run).and_then(|process| process.connections.get(&wire)).copied() else { return };
+        let expires = self.now + self.longest_lease(run.0);
+        for (program, on, epoch) in self.store.database.open() {
+            if on == node {
+                self.checker.grant(program, epoch, expires);
+            }
+        }
+    }
+
+    /// What a shell with a mistake makes of a heartbeat.
+    fn as_understood(&mut self, run: SchedulerRun, node: NodeId, mut heartbeat: Heartbeat) -> Heartbeat {
+        for report in &mut heartbeat.programs {
+            match self.trap {
+                Some(Trap::ReleaseBeforeGone) if report.state == ReportedState::Stopping => {
+                    report.state = ReportedState::Released;
+                }
+                Some(Trap::LateReportWins) => self.last_word_counts(run, node, report),
+                _ => {}
+            }
+        }
+        heartbeat
+    }
+
+    /// A trap: of each program only the last report is kept, whatever its epoch.
+    fn last_word_counts(&mut self, run: SchedulerRun, node: NodeId, report: &mut ProgramReport) {
+        let Some(process) = self.process_mut(run) else { return };
+        let Some(view) = process.core.program_view(report.program) else { return };
+        if view.epoch.is_some_and(|newest| report.epoch < newest) {
+            process.last_words.insert(report.program, report.state.clone());
+        } else if view.place.is_some_and(|place| place.node == node)
+            && let Some(state) = process.last_words.remove(&report.program)
+        {
+            report.state = state;
+        }
+    }
+
+    fn notice(&mut self, run: SchedulerRun, notice: &Notice) {
+        match notice {
+            Notice::Assigned { waited: Some(_), again, .. } => self.tally.again += u64::from(*again),
+            Notice::Ended { program, node, epoch, cause, proof } => {
+                let (id, machine) = (run.0, machine_of(*node));
+                say!(self, "{id} ended: {} on {machine} of epoch {epoch}: {cause}, {}", name(*program), proof.as_str());
+                *self.tally.ends.entry(proof.as_str()).or_default() += 1;
+                if matches!(cause, Cause::Gone(_)) && !self.message_node.was_taken_back(*program) {
+                    let what = format!("{} is ended as gone, and nobody said so", name(*program));
+                    self.violated(Invariant::Evidence, what);
+                }
+            }
+            Notice::EpochBehind { program, node, highest } => {
+                say!(self, "{} {} has seen epoch {highest} of {}", run.0, machine_of(*node), name(*program));
+                self.tally.skips += 1;
+            }
+            _ => {}
+        }
+        self.tell_gateways(run, notice);
+    }
+
+    /// When leases that were answered a moment ago end, as the scheduler's clock sees it.
+    pub(super) fn longest_lease(&self, id: SchedulerId) -> Duration {
+        let now = self.host(id).clock.boot_time(self.now);
+        let expiry: IssuerExpiry = self.times.issuer(now);
+        self.host(id).clock.moment_of(expiry.at()).since(self.now)
+    }
+}

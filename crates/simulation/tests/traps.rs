@@ -1,0 +1,93 @@
+//! The checker can fail: each planted mistake is caught within a bounded number of seeds, and the same seeds hold without it.
+
+use aleph_simulation::{Invariant, Options, Trap, run};
+
+const PARTITIONS: &[&str] = &["partition", "one-way partition, to the node", "one-way partition, to the scheduler"];
+
+/// Plants the mistake in seeds 0, 1, … until the invariant breaks; then the same worlds without it must hold.
+fn is_caught(trap: Trap, watched: Invariant, faults: &'static [&'static str], within: u64) {
+    let fair = Options { faults: Some(faults), ..Options::default() };
+    let planted = Options { trap: Some(trap), watches: Some(watched), ..fair };
+    let caught =
+        (0..within).map(|seed| run(seed, &planted)).find_map(|report| report.violation.map(|v| (report.seed, v)));
+    let Some((seed, violation)) = caught else { panic!("{trap} breaks {watched} in none of {within} seeds") };
+    println!("{trap}: seed {seed}: {violation}");
+    for same in 0..=seed {
+        let report = run(same, &fair);
+        assert_eq!(report.violation, None, "seed {same} without the trap");
+    }
+}
+
+/// It ends too early, so nothing runs twice: what breaks is the order of the deadlines, and with it the program's grace.
+#[test]
+fn the_hard_deadline_taken_from_the_soft_constant() {
+    is_caught(Trap::SoftConstantAsHard, Invariant::Deadlines, PARTITIONS, 10);
+}
+
+/// The time that a start takes hides the overlap: what breaks is that the holder's lease ends first.
+#[test]
+fn the_issuers_constant_at_the_holder() {
+    is_caught(Trap::IssuerConstantAtHolder, Invariant::Deadlines, PARTITIONS, 50);
+}
+
+#[test]
+fn leases_measured_with_the_wall_clock() {
+    let faults = &["wall clock jumped", "partition", "agent killed"];
+    is_caught(Trap::WallClockLease, Invariant::OneCopy, faults, 300);
+}
+
+#[test]
+fn counting_from_the_arrival_of_the_answer() {
+    let faults = &["messages delayed", "one-way partition, to the node", "one-way partition, to the scheduler"];
+    is_caught(Trap::CountFromArrival, Invariant::OneCopy, faults, 300);
+}
+
+/// Short of that, the rule is broken in almost every world.
+#[test]
+fn counting_from_the_arrival_of_the_answer_ends_after_the_issuers_lease() {
+    is_caught(Trap::CountFromArrival, Invariant::Deadlines, &["messages delayed"], 20);
+}
+
+#[test]
+fn a_deadline_that_only_the_agent_enforces() {
+    is_caught(Trap::DeadlineInAgentOnly, Invariant::OneCopy, &["agent killed", "agent paused"], 50);
+}
+
+#[test]
+fn epochs_from_a_clock() {
+    let faults = &["wall clock jumped", "machine crashed", "partition"];
+    is_caught(Trap::EpochFromClock, Invariant::Epochs, faults, 100);
+}
+
+#[test]
+fn a_late_report_of_an_older_epoch() {
+    let faults = &["messages delayed", "partition", "all nodes vanish"];
+    is_caught(Trap::LateReportWins, Invariant::OneCopy, faults, 1000);
+}
+
+#[test]
+fn a_scheduler_that_does_not_wait() {
+    is_caught(Trap::NoWaitAfterRestart, Invariant::OneCopy, &["scheduler killed"], 10);
+}
+
+#[test]
+fn an_empty_answer_that_stops_everything() {
+    let faults = &["message node lists nothing", "scheduler killed"];
+    is_caught(Trap::EmptyMeansStop, Invariant::Evidence, faults, 50);
+}
+
+#[test]
+fn a_release_acted_on_before_the_sandbox_is_gone() {
+    let faults = &["node withdrawn", "sandboxes cannot be made"];
+    is_caught(Trap::ReleaseBeforeGone, Invariant::OneCopy, faults, 100);
+}
+
+#[test]
+fn an_older_copy_of_the_database_in_haste() {
+    is_caught(Trap::HastyRestore, Invariant::OneCopy, &["store restored from an older copy", "agent killed"], 100);
+}
+
+#[test]
+fn routes_that_ignore_epochs() {
+    is_caught(Trap::RouteIgnoresEpoch, Invariant::Routes, &["partition", "machine crashed"], 50);
+}
