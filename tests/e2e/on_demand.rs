@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aleph_tests::{eventually, folder_with, reqwest_client};
+use aleph_tests::{Aleph, Network, UpOptions, eventually, folder_with, reqwest_client};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
@@ -69,12 +69,13 @@ async fn a_request_has_its_time_and_no_more() {
 
 #[tokio::test]
 async fn a_program_that_starts_slowly_delays_no_other() {
-    let (network, aleph) = (network().await, aleph().await);
+    // One node, so that nothing but the node could be in the way, and nobody else takes its room.
+    let network = Network::up(UpOptions::new(1, &[])).await;
+    let aleph = Aleph::of(&network);
     let slow = SLOW_START.replace("time.sleep(0.5)", "time.sleep(7)");
     let slow = aleph.upload(folder_with("main.py", &slow).path(), "main:app", &["--timeout-seconds", "30"]).await;
     let quick =
         aleph.upload(folder_with("main.py", &SLOW_START.replace("time.sleep(0.5)", "")).path(), "main:app", &[]).await;
-    // Of the same node, so that nothing but the node could be in the way.
     let node = &network.compute_nodes[0].url;
     let get = async |program: &str| {
         let answer = reqwest_client().get(format!("{node}/vm/{program}")).send().await.unwrap();
