@@ -1,4 +1,5 @@
-//! The routes that a gateway knows: what it is told carries an epoch, and a lower one than the known is not believed.
+//! The routes that a gateway knows: what it is told carries an epoch, and a lower one than the highest is not believed. A
+//! route that is forgotten leaves its epoch behind: an answer that comes late may be older than what was forgotten.
 
 use std::collections::HashMap;
 
@@ -23,7 +24,14 @@ pub struct Route {
 
 /// The routes, each with the time `T` at which it was learned.
 #[derive(Debug)]
-pub struct KnownRoutes<T>(HashMap<ProgramId, (Route, T)>);
+pub struct KnownRoutes<T>(HashMap<ProgramId, Known<T>>);
+
+#[derive(Debug)]
+struct Known<T> {
+    route: Route,
+    /// `None` when it is forgotten, and only its epoch counts.
+    learned: Option<T>,
+}
 
 impl<T> Default for KnownRoutes<T> {
     fn default() -> Self {
@@ -34,16 +42,17 @@ impl<T> Default for KnownRoutes<T> {
 impl<T: Copy> KnownRoutes<T> {
     /// The route of a program, and when it was learned.
     pub fn get(&self, program: ProgramId) -> Option<(Route, T)> {
-        self.0.get(&program).cloned()
+        let known = self.0.get(&program)?;
+        Some((known.route.clone(), known.learned?))
     }
 
-    /// Takes over a route, unless it is of a lower epoch than the known one.
+    /// Takes over a route, unless it is of a lower epoch than the highest that was known.
     pub fn learn(&mut self, program: ProgramId, route: Route, now: T) {
         if self.0.len() >= MAX_ROUTES {
             self.0.clear();
         }
-        if self.0.get(&program).is_none_or(|(current, _)| current.epoch <= route.epoch) {
-            self.0.insert(program, (route, now));
+        if self.0.get(&program).is_none_or(|known| known.route.epoch <= route.epoch) {
+            self.0.insert(program, Known { route, learned: Some(now) });
         }
     }
 
@@ -74,18 +83,48 @@ impl<T: Copy> KnownRoutes<T> {
 
     /// Forgets a route that proved wrong, unless another has taken its place.
     pub fn doubt(&mut self, program: ProgramId, route: &Route) {
-        if self.0.get(&program).is_some_and(|(current, _)| current == route) {
-            self.0.remove(&program);
+        if self.0.get(&program).is_some_and(|known| known.route == *route) {
+            self.forget(program);
         }
     }
 
-    /// Forgets a route.
+    /// Forgets a route, but not its epoch.
     pub fn forget(&mut self, program: ProgramId) {
-        self.0.remove(&program);
+        if let Some(known) = self.0.get_mut(&program) {
+            known.learned = None;
+        }
     }
 
-    /// Forgets all routes.
+    /// Forgets all routes and their epochs: another scheduler, or another run of one, may count anew.
     pub fn clear(&mut self) {
         self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(epoch: u64) -> Route {
+        Route { epoch: Epoch::new(epoch), node_url: None, state: ProgramState::Ready, reason: None }
+    }
+
+    #[test]
+    fn an_answer_that_is_older_than_a_forgotten_route_is_not_believed() {
+        let program = ProgramId::from_bytes([1; 32]);
+        let mut routes = KnownRoutes::default();
+        routes.learn(program, route(2), 1);
+        routes.apply(SchedulerEvent::VmUnschedulable { vm_hash: program, reason: String::new() }, 2);
+        assert_eq!(routes.get(program), None);
+        routes.learn(program, route(1), 3);
+        assert_eq!(routes.get(program), None, "the answer to a question from before");
+        routes.learn(program, route(2), 4);
+        assert_eq!(routes.get(program), Some((route(2), 4)));
+        routes.doubt(program, &route(2));
+        routes.learn(program, route(1), 5);
+        assert_eq!(routes.get(program), None);
+        routes.clear();
+        routes.learn(program, route(1), 6);
+        assert_eq!(routes.get(program), Some((route(1), 6)));
     }
 }

@@ -116,12 +116,11 @@ impl Routes {
         for scheduler in &self.schedulers {
             match scheduler.vm(&program).await {
                 Ok(record) => {
-                    let route = record.map(route_of);
-                    if let Some(route) = &route {
-                        self.locked().learn(program, route.clone(), Instant::now());
+                    if let Some(record) = record {
+                        self.locked().learn(program, route_of(record), Instant::now());
                     }
-                    // What is known may be newer than the answer.
-                    return Ok(self.known(program).map(|(route, _)| route).or(route));
+                    // What is known may be newer than the answer; an answer that is older than what was known is none.
+                    return Ok(self.known(program).map(|(route, _)| route));
                 }
                 Err(error) => last = Some(Arc::new(error)),
             }
