@@ -31,6 +31,10 @@ pub struct Tally {
     pub(crate) skips: u64,
     /// How long programs that had answered did not answer, while they were desired.
     pub gaps: Vec<Duration>,
+    /// Machines that were lost in a calm world, and the gaps of the programs on them that fitted elsewhere.
+    pub losses: u64,
+    /// See above.
+    pub recoveries: Vec<Duration>,
     /// How long it took until all was well after all had healed; of many worlds, the longest.
     pub settled_after: Duration,
 }
@@ -57,20 +61,33 @@ impl Tally {
         self.fuses += other.fuses;
         self.skips += other.skips;
         self.gaps.extend(&other.gaps);
+        self.losses += other.losses;
+        self.recoveries.extend(&other.recoveries);
         self.settled_after = self.settled_after.max(other.settled_after);
     }
+}
 
-    fn gap(&self, share: usize) -> Duration {
-        let mut sorted = self.gaps.clone();
+/// The median, the 99th percentile and the longest, in seconds.
+struct Spread([f64; 3]);
+
+impl Spread {
+    fn of(times: &[Duration]) -> Self {
+        let mut sorted = times.to_vec();
         sorted.sort_unstable();
         let last = sorted.len().saturating_sub(1);
-        sorted.get(last * share / 100).copied().unwrap_or_default()
+        Self([50, 99, 100].map(|share| sorted.get(last * share / 100).map_or(0.0, Duration::as_secs_f64)))
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self([median, high, longest]) = self;
+        write!(f, "median {median:.2} s, 99 % {high:.2} s, longest {longest:.2} s")
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secs = |duration: Duration| duration.as_secs_f64();
         writeln!(f, "steps                {}", self.steps)?;
         writeln!(f, "faults               {}", self.faults.values().sum::<u64>())?;
         for (kind, count) in &self.faults {
@@ -90,12 +107,9 @@ impl fmt::Display for Tally {
         for (proof, count) in &self.ends {
             writeln!(f, "  ended: {proof:<29} {count}")?;
         }
-        let (median, high, longest) = (secs(self.gap(50)), secs(self.gap(99)), secs(self.gap(100)));
-        writeln!(
-            f,
-            "gaps of programs     {}: median {median:.2} s, 99 % {high:.2} s, longest {longest:.2} s",
-            self.gaps.len()
-        )?;
-        write!(f, "all well again after {:.2} s at most", secs(self.settled_after))
+        writeln!(f, "gaps of programs     {}: {}", self.gaps.len(), Spread::of(&self.gaps))?;
+        let lost = format!("{} machines lost in calm", self.losses);
+        writeln!(f, "  of {lost}: {}: {}", self.recoveries.len(), Spread::of(&self.recoveries))?;
+        write!(f, "all well again after {:.2} s at most", self.settled_after.as_secs_f64())
     }
 }

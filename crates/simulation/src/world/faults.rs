@@ -142,7 +142,7 @@ impl World {
     fn strike(&mut self, fault: Fault) {
         match fault {
             Fault::SlowPath | Fault::BreakWire | Fault::CutBoth | Fault::CutUp | Fault::CutDown | Fault::CutAll => {
-                self.strike_network(fault)
+                self.strike_network(fault);
             }
             Fault::KillAgent
             | Fault::PauseAgent
@@ -160,7 +160,7 @@ impl World {
                 self.strike_scheduler(fault);
             }
             Fault::StoreRefuses | Fault::StoreSlow | Fault::StoreFailsOver | Fault::StoreOldCopy | Fault::StoreLost => {
-                self.strike_store(fault)
+                self.strike_store(fault);
             }
             Fault::SilenceMessageNode | Fault::EmptyMessageNode | Fault::Flood | Fault::Withdraw => {
                 self.strike_users(fault);

@@ -1,6 +1,7 @@
 //! Gateways: the shell around [`KnownRoutes`]. A gateway follows one scheduler's events and asks it now and then; stream and
 //! answers overtake each other.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use compute_node::core::routes::{KnownRoutes, Route};
@@ -23,6 +24,8 @@ const RECONNECT: Duration = Duration::from_millis(500);
 pub(crate) struct Gateway {
     id: GatewayId,
     routes: KnownRoutes<Moment>,
+    /// The highest epoch of each program that this stream's routes had.
+    highest: BTreeMap<ProgramId, Epoch>,
     /// The scheduler that it follows; and which of its streams this is.
     follows: Option<SchedulerId>,
     stream: u32,
@@ -41,7 +44,7 @@ pub(crate) enum RouteNews {
 impl Gateway {
     pub(crate) fn new(id: GatewayId) -> Self {
         let routes = KnownRoutes::default();
-        Self { id, routes, follows: None, stream: 0, next_scheduler: 0, last: Moment::ZERO }
+        Self { id, routes, highest: BTreeMap::new(), follows: None, stream: 0, next_scheduler: 0, last: Moment::ZERO }
     }
 }
 
@@ -64,6 +67,7 @@ impl World {
         gateway.stream += 1;
         // What changed while nobody listened is asked for when it is needed.
         gateway.routes.clear();
+        gateway.highest.clear();
     }
 
     pub(super) fn scheduler_is_lost_to_gateways(&mut self, scheduler: SchedulerId) {
@@ -124,22 +128,20 @@ impl World {
                 | SchedulerEvent::VmUnschedulable { vm_hash, .. },
             ) => *vm_hash,
         };
-        let before = gateway.routes.get(program);
         match news {
             RouteNews::Event(event) => gateway.routes.apply(event, now),
             RouteNews::Answer(program, route) => {
                 if believes_all {
-                    gateway.routes.forget(program);
+                    gateway.routes.clear();
                 }
                 gateway.routes.learn(program, route, now);
             }
         }
-        let after = gateway.routes.get(program);
-        if let (Some((before, _)), Some((after, _))) = (before, after)
-            && after.epoch < before.epoch
-        {
-            let what =
-                format!("gateway {} takes epoch {} of {} for {}", id.0, after.epoch, name(program), before.epoch);
+        let Some((route, _)) = gateway.routes.get(program) else { return };
+        let highest = gateway.highest.entry(program).or_insert(route.epoch);
+        let before = std::mem::replace(highest, route.epoch.max(*highest));
+        if route.epoch < before {
+            let what = format!("gateway {} takes epoch {} of {} after {before}", id.0, route.epoch, name(program));
             self.violated(Invariant::Routes, what);
         }
     }

@@ -232,11 +232,14 @@ impl World {
         let programs: Vec<_> = on_it.filter(|program| !self.has_failed(*program)).collect();
         let since = self.now;
         let longest = self.scheduler_ids().into_iter().map(|id| self.longest_lease(id)).max().unwrap_or_default();
+        let gaps = self.checker.gaps.len();
+        self.tally.losses += 1;
         self.machine_stops(lost, true);
         let end = since + longest + START;
         while self.checker.violation.is_none() && self.now < end {
             self.pass(end.since(self.now).min(LOOK));
         }
+        self.tally.recoveries.extend(&self.checker.gaps[gaps..]);
         for program in programs {
             let Some(there) = self.room_for(program) else { continue };
             if !self.checker.is_answering(program) && !self.has_failed(program) {
