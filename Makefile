@@ -22,7 +22,7 @@ PIP := $(TOOLS)/venv/bin/python -m pip --disable-pip-version-check
 DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-tools /usr/bin/mmdebstrap=mmdebstrap \
 	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc \
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq \
-	/usr/lib/python3.11/ensurepip/__init__.py=python3-venv
+	/usr/lib/postgresql=postgresql /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light
 
 .PHONY: demo test simulate lint bench build packages packages-bench runtimes guest examples clean

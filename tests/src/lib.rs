@@ -6,6 +6,7 @@
 mod client;
 mod namespace;
 mod network;
+mod postgres;
 mod publisher;
 mod role;
 mod wait;
@@ -13,6 +14,7 @@ mod wait;
 pub use client::{Aleph, Finished};
 pub use namespace::Namespace;
 pub use network::{ComputeNode, Network, UpOptions, free_ports, reqwest_client, signal};
+pub use postgres::Postgres;
 pub use publisher::Publisher;
 pub use role::{Role, arguments_of};
 pub use wait::{eventually, within};

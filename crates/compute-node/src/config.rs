@@ -28,7 +28,7 @@ pub struct Config {
     /// Base URLs of gateways that pass owners' requests on to this node.
     pub gateway_urls: Vec<String>,
     /// The only scheduler account that it obeys; any when absent.
-    pub scheduler_address: Option<Address>,
+    pub scheduler_addresses: Vec<Address>,
     /// Its id, when it is registered already; it registers itself otherwise.
     pub node_id: Option<NodeId>,
     /// How its sandboxes are made.

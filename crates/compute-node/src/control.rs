@@ -24,7 +24,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// The shortest and the longest pause between two tries.
 const QUICKEST: Duration = Duration::from_millis(100);
-const SLOWEST: Duration = Duration::from_secs(2);
+const SLOWEST: Duration = Duration::from_millis(500);
 
 /// A connection that brings no answer for this many heartbeats is given up.
 const UNANSWERED: u32 = 5;
@@ -40,7 +40,7 @@ enum ControlError {
     #[error("the scheduler speaks version {0} of the control protocol, this node version {CONTROL_VERSION}")]
     Version(u32),
     #[error("the scheduler's account is {actual}, this node obeys {expected} only")]
-    WrongScheduler { actual: Address, expected: Address },
+    WrongScheduler { actual: Address, expected: String },
     #[error("the scheduler did not prove its key: {0}")]
     Unproven(String),
     #[error("the scheduler does not accept this node: {0}")]
@@ -60,7 +60,7 @@ pub(crate) struct Identity {
     pub(crate) boot: BootId,
     pub(crate) url: String,
     pub(crate) capacity: Capacity,
-    pub(crate) scheduler_address: Option<Address>,
+    pub(crate) scheduler_addresses: Vec<Address>,
     pub(crate) lease: LeaseConfig,
 }
 
@@ -73,6 +73,7 @@ pub(crate) async fn run(
     agent: AgentHandle,
     shutdown: CancellationToken,
 ) {
+    // A scheduler that takes over must find this node before its lease is over.
     let (mut pause, mut next) = (QUICKEST, 0);
     while !shutdown.is_cancelled() {
         let url = &schedulers[next % schedulers.len()];
@@ -164,10 +165,10 @@ fn answer(identity: &Identity, challenge: &Challenge) -> Result<Hello, ControlEr
     if challenge.version != CONTROL_VERSION {
         return Err(ControlError::Version(challenge.version));
     }
-    if let Some(expected) = &identity.scheduler_address
-        && challenge.scheduler != *expected
-    {
-        return Err(ControlError::WrongScheduler { actual: challenge.scheduler.clone(), expected: expected.clone() });
+    let obeyed = &identity.scheduler_addresses;
+    if !obeyed.is_empty() && !obeyed.contains(&challenge.scheduler) {
+        let expected = obeyed.iter().map(Address::as_str).collect::<Vec<_>>().join(", ");
+        return Err(ControlError::WrongScheduler { actual: challenge.scheduler.clone(), expected });
     }
     let software = format!("aleph-node/{}", env!("CARGO_PKG_VERSION"));
     Ok(Hello::answer(

@@ -301,7 +301,7 @@ async fn connect(
         boot,
         url: config.url,
         capacity,
-        scheduler_address: config.scheduler_address,
+        scheduler_addresses: config.scheduler_addresses,
         lease: config.lease,
     });
     info!(node = %id, "this node");

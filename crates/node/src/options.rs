@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use lease::LeaseConfig;
 use protocol::{Address, NodeId};
+use url::Url;
 
 /// Runs programs on a network of independent compute nodes.
 #[derive(Debug, Parser)]
@@ -115,6 +116,15 @@ pub(crate) struct SchedulerOptions {
     #[arg(long, default_value = "/var/lib/aleph-node/scheduler", env = "ALEPH_NODE_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
 
+    /// A PostgreSQL database that several schedulers share, postgres://user:password@host/database; if not given, a SQLite
+    /// file in the data directory, for this scheduler alone
+    #[arg(long, env = "ALEPH_NODE_STORE", value_parser = store)]
+    pub(crate) store: Option<Url>,
+
+    /// Its own base URL, where the other schedulers of the same database reach it; where it listens if not given
+    #[arg(long, env = "ALEPH_NODE_URL")]
+    pub(crate) url: Option<String>,
+
     /// Base URL of the message node that it follows
     #[arg(long, default_value = "http://127.0.0.1:4024", env = "ALEPH_NODE_MESSAGE_NODE")]
     pub(crate) message_node: String,
@@ -181,9 +191,9 @@ pub(crate) struct ComputeNodeOptions {
     )]
     pub(crate) schedulers: Vec<String>,
 
-    /// The only scheduler account that this node obeys
-    #[arg(long, env = "ALEPH_NODE_SCHEDULER_ADDRESS")]
-    pub(crate) scheduler_address: Option<Address>,
+    /// The scheduler accounts that this node obeys; any if not given
+    #[arg(long = "scheduler-address", value_delimiter = ',', env = "ALEPH_NODE_SCHEDULER_ADDRESS")]
+    pub(crate) scheduler_addresses: Vec<Address>,
 
     /// Base URLs of gateways that pass owners' requests on to this node
     #[arg(long = "gateway", value_delimiter = ',', env = "ALEPH_NODE_GATEWAYS")]
@@ -279,6 +289,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write for example 500ms, 5s or 2m"))
 }
 
+fn store(text: &str) -> Result<Url, String> {
+    let expected = "expected postgres://user:password@host:port/database";
+    let url: Url = text.parse().map_err(|e| format!("{e}; {expected}"))?;
+    if matches!(url.scheme(), "postgres" | "postgresql") { Ok(url) } else { Err(expected.to_owned()) }
+}
+
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().map_err(|_| "expected a number from 0 to 1".to_owned())?;
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("expected a number from 0 to 1".to_owned()) }
@@ -298,6 +314,7 @@ mod tests {
     #[test]
     fn wrong_values_say_what_is_expected() {
         assert!(duration("5 parsecs").unwrap_err().contains("500ms"));
+        assert!(store("mysql://x").unwrap_err().contains("postgres://"));
         assert!(share("1.5").unwrap_err().contains("0 to 1"));
     }
 }

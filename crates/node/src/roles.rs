@@ -68,6 +68,11 @@ fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
 fn scheduler_config(options: SchedulerOptions) -> scheduler::Config {
     scheduler::Config {
         listen: options.listen,
+        database: match options.store {
+            Some(url) => scheduler::Database::Postgres(url),
+            None => scheduler::Database::Sqlite(options.data_dir.join("scheduler.sqlite")),
+        },
+        url: options.url,
         data_dir: options.data_dir,
         message_node: options.message_node,
         gateway_url: options.gateway,
@@ -101,7 +106,7 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
         message_node: options.message_node,
         schedulers: options.schedulers,
         gateway_urls: options.gateways,
-        scheduler_address: options.scheduler_address,
+        scheduler_addresses: options.scheduler_addresses,
         node_id: options.node_id,
         sandboxes: SandboxConfig {
             oci_runtime: options.oci_runtime,

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use lease::LeaseConfig;
 
+pub use crate::store::Database;
+
 /// How often everything is listed when nothing else asks for it.
 pub const DEFAULT_RESYNC: Duration = Duration::from_secs(60);
 
@@ -14,8 +16,12 @@ pub const DEFAULT_RESYNC: Duration = Duration::from_secs(60);
 pub struct Config {
     /// Where it listens. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where `scheduler.sqlite` and `scheduler.key` are; made when it does not exist.
+    /// Where `scheduler.key` is; made when it does not exist.
     pub data_dir: PathBuf,
+    /// Its database.
+    pub database: Database,
+    /// Its own base URL, where other schedulers of the same database pass requests on to; where it listens if not given.
+    pub url: Option<String>,
     /// Base URL of the message node that it follows. It may be down.
     pub message_node: String,
     /// Base URL of the network's gateway, where programs have their stable URLs ([`protocol::network::program_url`]).

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use lease::LeaseConfigError;
 use protocol::account::AccountError;
 
+use crate::store::{Database, StoreError};
+
 /// Why [`crate::run`] ended or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -36,10 +38,10 @@ pub enum RunError {
     #[error("cannot use the scheduler's key: {0}")]
     Key(#[from] AccountError),
     /// The database cannot be opened, read or brought to the current schema.
-    #[error("cannot use the database {path}: {cause}")]
+    #[error("cannot use the database {database}: {cause}")]
     Database {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the server without its password.
+        database: String,
         /// What the database said.
         cause: String,
     },
@@ -54,4 +56,19 @@ pub enum RunError {
     /// A part of the scheduler ended that must not.
     #[error("{0} ended unexpectedly; see the log")]
     Ended(&'static str),
+}
+
+impl RunError {
+    pub(crate) fn database(database: &Database, error: &StoreError) -> Self {
+        let name = match database {
+            Database::Sqlite(path) => path.display().to_string(),
+            Database::Postgres(url) => {
+                let mut url = url.clone();
+                // Nothing is lost when a URL cannot have a password.
+                let _ = url.set_password(None);
+                url.to_string()
+            }
+        };
+        Self::Database { database: name, cause: error.to_string() }
+    }
 }

@@ -19,13 +19,16 @@ pub mod core;
 mod engine;
 mod error;
 mod follow;
+mod follower;
+mod lead;
+mod leadership;
 mod metrics;
 mod notices;
 mod server;
 mod snapshot;
 mod store;
 
-pub use config::{Config, DEFAULT_RESYNC};
+pub use config::{Config, DEFAULT_RESYNC, Database};
 pub use error::RunError;
 pub use notices::scheduler_event;
 pub use server::run;

@@ -72,6 +72,12 @@ impl Metrics {
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
+    /// What is counted while another scheduler leads.
+    pub(crate) fn render_follower(&self) -> String {
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+
     /// Everything in the text format of Prometheus, with what the snapshot shows.
     pub(crate) fn render(&self, snapshot: &Snapshot, message_node_answers: bool) -> String {
         self.handle.run_upkeep();

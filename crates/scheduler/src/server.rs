@@ -1,6 +1,5 @@
-//! Starts everything, serves connections and stops in order.
+//! Starts a scheduler, serves connections and stops in order. Whether it leads or follows: `lead`, `follower`.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
@@ -8,33 +7,34 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use lease::LeaseTimes;
 use protocol::Account;
-use protocol::client::MessageNode;
-use protocol::control::random_nonce;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use url::Url;
 
-use crate::api::{self, Api};
-use crate::config::Config;
-use crate::control::Control;
-use crate::core::{Policy, Scheduler};
-use crate::engine::{Engine, INBOX};
+use crate::config::{Config, Database};
+use crate::core::leadership::leadership_times;
 use crate::error::RunError;
-use crate::follow::Following;
-use crate::follow::nodes::Nodes;
-use crate::follow::programs::Programs;
+use crate::follower;
+use crate::lead::Term;
+use crate::leadership;
 use crate::metrics::Metrics;
-use crate::snapshot::Snapshot;
-use crate::store::{Store, writer};
+use crate::store::Store;
 
+/// How soon a database that cannot be reached is tried again.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// Connections at the same time at most; others wait in the backlog of the operating system.
 const MAX_CONNECTIONS: usize = 16_384;
 /// How long a client may take to send the head of a request.
@@ -44,8 +44,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests under way may take when the scheduler stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// What every part of a scheduler knows, whether it leads or follows.
+pub(crate) struct Seat {
+    pub(crate) config: Config,
+    pub(crate) times: LeaseTimes,
+    pub(crate) account: Arc<Account>,
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Answers requests; it is another one after a change of leaders.
+    pub(crate) front: watch::Sender<Router>,
+    /// What is wrong with the database, if something is.
+    pub(crate) database: watch::Sender<Option<String>>,
+}
+
 /// Runs a scheduler until `shutdown`, then writes what is left to write. What it assigned runs on until the leases end, and
-/// a scheduler that starts before that renews them.
+/// a scheduler that starts or takes over before that renews them.
 ///
 /// `ready` is called with the address that is listened on as soon as requests are answered.
 ///
@@ -57,77 +70,113 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let times = LeaseTimes::new(config.lease)?;
+    let leadership = leadership_times(config.lease)?;
     check_url("message node's URL", &config.message_node)?;
-    if let Some(gateway) = &config.gateway_url {
-        check_url("gateway's URL", gateway)?;
+    for (what, url) in [("gateway's URL", &config.gateway_url), ("scheduler's own URL", &config.url)] {
+        url.as_deref().map_or(Ok(()), |url| check_url(what, url))?;
     }
     let _lock = lock(&config.data_dir)?;
-    let account = Account::from_file_or_generate(&config.data_dir.join("scheduler.key"))?;
-    let path = config.data_dir.join("scheduler.sqlite");
-    let database =
-        |cause: crate::store::StoreError| RunError::Database { path: path.clone(), cause: cause.to_string() };
-    let store = Store::open(&path).await.map_err(database)?;
-    let restored = store.restore(times.longest_wait()).await.map_err(database)?;
+    let account = Arc::new(Account::from_file_or_generate(&config.data_dir.join("scheduler.key"))?);
+    let Some(store) = open(&config.database, &shutdown).await? else { return Ok(()) };
     let bind = |source| RunError::Bind { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
-    tracing::info!(%address, scheduler = %account.address(), data_dir = %config.data_dir.display(),
-        programs = restored.programs.len(), assignments = restored.assignments.len(), "the scheduler is ready");
+    let url = config.url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let (front, metrics) = (watch::Sender::new(Router::new()), Arc::new(Metrics::new()));
+    let seat = Seat { times, account, store, metrics, front, database: watch::Sender::new(None), config };
+    tracing::info!(%address, scheduler = %seat.account.address(), "the scheduler is ready");
 
-    let metrics = Arc::new(Metrics::new());
-    let (inbox, events_in) = mpsc::channel(INBOX);
-    let (writes, writes_in) = mpsc::unbounded_channel();
-    let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
-    let (following, following_in) = watch::channel(Following::default());
-    let (health, database_health) = watch::channel(None);
-    let events = broadcast::Sender::new(api::QUEUE);
-    let client = MessageNode::new(config.message_node.as_str());
-    let (nodes, node_list) = Nodes::new(client.clone(), inbox.clone(), snapshots.clone());
-    let known: BTreeSet<_> = (restored.programs.iter().map(|(spec, _)| spec.id))
-        .chain(restored.assignments.iter().map(|assignment| assignment.program))
-        .collect();
-    let programs = Programs::new(client, inbox.clone(), known, following, node_list.clone(), config.resync);
-    let core = Scheduler::new(times, Policy::default(), random_nonce());
-    let engine = Engine::new(core, events_in, writes, snapshot, events.clone(), metrics.clone());
-    let control = Control::new(account, times, inbox.clone(), snapshots.clone(), node_list, metrics.clone());
-    let stop = shutdown.child_token();
-    let api = Api {
-        snapshots,
-        events,
-        following: following_in,
-        database: database_health,
-        store: store.clone(),
-        control: Arc::new(control),
-        gateway: config.gateway_url.as_deref().map(Into::into),
-        metrics: metrics.clone(),
-        streams: Arc::new(Semaphore::new(api::MAX_STREAMS)),
-        sockets: TaskTracker::new(),
-        shutdown: stop.clone(),
+    let (stop, connections) = (shutdown.child_token(), TaskTracker::new());
+    let mut accepting = JoinSet::new();
+    accepting.spawn(accept(listener, seat.front.subscribe(), connections.clone(), stop.clone()));
+    let mut ready = Some(|| ready(address));
+    let result = match seat.config.database {
+        Database::Sqlite(_) => lead_alone(&seat, &url, &mut ready, &shutdown).await,
+        Database::Postgres(_) => take_turns(&seat, leadership, &url, &mut ready, &shutdown).await,
     };
-
-    let writer = tokio::spawn(writer::run(store.clone(), writes_in, inbox, health, metrics));
-    let (sockets, connections) = (api.sockets.clone(), TaskTracker::new());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(engine.run(restored, stop.clone()));
-    tasks.spawn(programs.run(stop.clone()));
-    tasks.spawn(nodes.run(stop.clone()));
-    tasks.spawn(accept(listener, api::router(api), connections.clone(), stop.clone()));
-    ready(address);
-
-    // Every task runs until it is told to stop: one that ends before has failed, and the log says how.
-    let _ = tasks.join_next().await;
-    let failed = !shutdown.is_cancelled();
     stop.cancel();
-    drain(&connections, &sockets).await;
-    while tasks.join_next().await.is_some() {}
-    // The engine has gone, and with it the queue: what is in it is written now.
-    let written = writer.await.is_ok();
-    store.close().await;
-    if failed || !written {
-        return Err(RunError::Ended("a task of the scheduler"));
-    }
+    drain(&connections).await;
+    accepting.join_next().await;
+    seat.store.close().await;
+    result?;
     tracing::info!("the scheduler stopped; what it assigned runs on until its leases end");
     Ok(())
+}
+
+/// Opens the database. One that cannot be reached is tried again until `shutdown`; then there is none.
+async fn open(database: &Database, shutdown: &CancellationToken) -> Result<Option<Store>, RunError> {
+    loop {
+        let Some(opened) = shutdown.run_until_cancelled(Store::open(database)).await else { return Ok(None) };
+        match opened {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) if error.is_out_of_reach() && matches!(database, Database::Postgres(_)) => {
+                tracing::warn!(%error, "the database cannot be reached; it is tried again");
+                shutdown.run_until_cancelled(tokio::time::sleep(OPEN_AGAIN)).await;
+            }
+            Err(error) => return Err(RunError::database(database, &error)),
+        }
+    }
+}
+
+/// The lock of the data directory says that nobody else uses the file.
+async fn lead_alone(
+    seat: &Seat,
+    url: &str,
+    ready: &mut Option<impl FnOnce()>,
+    shutdown: &CancellationToken,
+) -> Result<(), RunError> {
+    let led = seat.store.claim_alone(url).await.map_err(|e| RunError::database(&seat.config.database, &e))?;
+    let mut term = Term::new(seat, led, shutdown).await?;
+    announce(ready);
+    term.run().await
+}
+
+/// Follows while another scheduler leads, leads when none does.
+async fn take_turns(
+    seat: &Seat,
+    times: LeaseTimes,
+    url: &str,
+    ready: &mut Option<impl FnOnce()>,
+    shutdown: &CancellationToken,
+) -> Result<(), RunError> {
+    loop {
+        let led_by = watch::Sender::new(None);
+        drop(seat.front.send_replace(follower::router(seat, led_by.subscribe())));
+        announce(ready);
+        let acquired = leadership::acquire(&seat.store, times, url, &led_by, &seat.database);
+        let Some((led, claimed)) = shutdown.run_until_cancelled(acquired).await else { return Ok(()) };
+        tracing::info!("this scheduler leads now");
+        let deposed = shutdown.child_token();
+        let mut term = match Term::new(seat, led.clone(), &deposed).await {
+            Ok(term) => term,
+            Err(error) => {
+                tracing::error!(%error, "this scheduler cannot lead");
+                continue;
+            }
+        };
+        let (engine, leads) = (term.engine(), term.leads());
+        let keep = async {
+            leadership::keep(&led, times, claimed, engine, &leads).await;
+            deposed.cancel();
+        };
+        let (result, ()) = tokio::join!(term.run(), keep_until(keep, &deposed));
+        if shutdown.is_cancelled() || result.is_err() {
+            // It grants nothing any more: another may lead at once.
+            let _ = led.resign().await;
+            return result;
+        }
+        tracing::warn!("another scheduler leads now");
+    }
+}
+
+async fn keep_until(keep: impl Future<Output = ()>, end: &CancellationToken) {
+    end.run_until_cancelled(keep).await;
+}
+
+fn announce(ready: &mut Option<impl FnOnce()>) {
+    if let Some(ready) = ready.take() {
+        ready();
+    }
 }
 
 fn check_url(what: &'static str, url: &str) -> Result<(), RunError> {
@@ -150,7 +199,12 @@ fn lock(data_dir: &Path) -> Result<File, RunError> {
 }
 
 /// Accepts connections until the shutdown.
-async fn accept(listener: TcpListener, router: axum::Router, connections: TaskTracker, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    front: watch::Receiver<Router>,
+    connections: TaskTracker,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let next = async {
@@ -166,21 +220,25 @@ async fn accept(listener: TcpListener, router: axum::Router, connections: TaskTr
                 continue;
             }
         };
-        let (router, stop) = (router.clone(), stop.clone());
+        let (front, stop) = (front.clone(), stop.clone());
         connections.spawn(async move {
-            serve(stream, router, stop).await;
+            serve(stream, front, stop).await;
             drop(slot);
         });
     }
 }
 
-async fn serve(stream: TcpStream, router: axum::Router, stop: CancellationToken) {
+async fn serve(stream: TcpStream, front: watch::Receiver<Router>, stop: CancellationToken) {
     // Grants must not wait for more; an error is no reason not to answer.
     let _ = stream.set_nodelay(true);
+    let answer = service_fn(|request: Request<Incoming>| {
+        let router = front.borrow().clone();
+        router.oneshot(request.map(Body::new))
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), answer)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     // Errors are those of clients that break off.
@@ -191,12 +249,10 @@ async fn serve(stream: TcpStream, router: axum::Router, stop: CancellationToken)
     let _ = connection.await;
 }
 
-/// Lets requests under way and open sockets end.
-async fn drain(connections: &TaskTracker, sockets: &TaskTracker) {
-    connections.close();
-    sockets.close();
-    let ended = async { tokio::join!(connections.wait(), sockets.wait()) };
-    if tokio::time::timeout(DRAIN, ended).await.is_err() {
+/// Lets what is under way end.
+pub(crate) async fn drain(tasks: &TaskTracker) {
+    tasks.close();
+    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
         tracing::warn!("some connections did not end in time and are cut");
     }
 }

@@ -11,7 +11,6 @@
 //! ```
 //! A persistent program never runs on demand as well: exactly one copy is the promise.
 
-mod forward;
 mod reply;
 mod routes;
 mod target;
@@ -20,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use forward::Limits;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
@@ -32,7 +32,6 @@ use protocol::{Epoch, NodeId, ProgramId};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use self::forward::Limits;
 use self::reply::{GATEWAY_ANSWER, NODE_FAULT, Refusal};
 use self::routes::Route;
 pub(crate) use self::routes::Routes;
@@ -249,7 +248,7 @@ impl Gateway {
             let base = base_uri(&url)?;
             let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
             let limits = Limits { head: self.hold, whole: None };
-            forward::forward(&self.nodes, request, &base, path, limits, ()).await
+            Ok(forward::forward(&self.nodes, request, &base, path, limits, ()).await?)
         };
         result.await.unwrap_or_else(|refusal: Refusal| refusal.respond())
     }
@@ -271,7 +270,7 @@ impl Gateway {
         if let Some(epoch) = epoch {
             headers.insert(EPOCH, HeaderValue::from(epoch.get()));
         }
-        forward::forward(&self.nodes, request, &base, path, limits, ()).await
+        Ok(forward::forward(&self.nodes, request, &base, path, limits, ()).await?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The gateway's own answers, told apart from the programs' by a header.
 
 use axum::body::Body;
+use forward::ForwardError;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use protocol::ProgramId;
@@ -41,6 +42,15 @@ pub(crate) enum Refusal {
     TooSlow(u64),
     /// The connection to it broke.
     Broken(String),
+}
+
+impl From<ForwardError> for Refusal {
+    fn from(error: ForwardError) -> Self {
+        match error {
+            ForwardError::TooSlow(limit) => Self::TooSlow(limit.as_secs()),
+            ForwardError::Broken(why) => Self::Broken(why),
+        }
+    }
 }
 
 impl Refusal {

@@ -339,7 +339,7 @@ pub enum SchedulerEvent {
 /// `GET /health`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`, or `starting` until the message node's list was read once.
+    /// `ok`, `starting` until the message node's list was read once, or `follower` while another scheduler leads.
     pub status: String,
     /// The scheduler's account, which signs on its behalf.
     pub address: Address,
@@ -352,6 +352,9 @@ pub struct Health {
     /// Whether the scheduler's database takes writes: `ok`, or what it said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
+    /// The scheduler that leads, when it is another one and known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
 }
 
 /// `GET /api/v1/stats`.

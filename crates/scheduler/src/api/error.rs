@@ -32,6 +32,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// 503.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+
     /// The answer to unknown paths.
     pub(super) async fn no_such_route(uri: Uri) -> Self {
         Self::not_found(format!("there is nothing at {}", uri.path()))
@@ -48,8 +53,7 @@ impl From<StoreError> for ApiError {
     /// 503; the cause goes to the log.
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "a request failed");
-        let message = "the scheduler's database cannot be read; try again later";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+        Self::unavailable("the scheduler's database cannot be read; try again later")
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) async fn health(State(api): State<Api>) -> Json<Health> {
         nodes_healthy: count(healthy),
         programs: count(snapshot.programs.values().filter(|p| p.status != VmStatus::Orphaned).count()),
         database: Some(database.unwrap_or_else(|| "ok".to_owned())),
+        leader: None,
     })
 }
 

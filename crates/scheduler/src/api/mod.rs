@@ -1,7 +1,7 @@
 //! The read API: `/api/v0` and `/api/v1` in the shapes that Aleph clients know, the event stream, health and metrics. The
 //! nodes' control protocol has its door here as well.
 
-mod error;
+pub(crate) mod error;
 mod events;
 mod lists;
 mod meta;
@@ -92,6 +92,9 @@ fn bounded(upgrade: Upgrade, most: usize) -> Answer<WebSocketUpgrade> {
 
 /// Opens a node's connection.
 async fn control(State(api): State<Api>, upgrade: Upgrade) -> Answer<Response> {
+    if !api.control.leads() {
+        return Err(ApiError::unavailable("this scheduler is not sure to lead; try another"));
+    }
     let upgrade = bounded(upgrade, MAX_FRAME_BYTES)?;
     let open = api.sockets.token();
     Ok(upgrade.on_upgrade(async move |socket| {

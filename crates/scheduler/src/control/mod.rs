@@ -15,7 +15,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use lease::LeaseTimes;
 use protocol::control::{FromNode, FromScheduler, Heartbeat};
 use protocol::{Account, NodeId};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -44,13 +44,15 @@ const LEAST_SILENCE: Duration = Duration::from_secs(10);
 
 /// What connections share.
 pub(crate) struct Control {
-    account: Account,
+    account: Arc<Account>,
     times: LeaseTimes,
     engine: mpsc::Sender<Input>,
     snapshots: Snapshots,
     nodes: NodeList,
     next_connection: AtomicU64,
     handshakes: Semaphore,
+    /// Whether this scheduler is sure to lead.
+    leads: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,6 +67,8 @@ enum End {
     Replaced,
     #[error("the scheduler is stopping")]
     Stopping,
+    #[error("the scheduler is not sure to lead any more")]
+    NotLeading,
     #[error("the connection broke: {0}")]
     Broken(String),
     #[error("the node sent something else than expected: {0}")]
@@ -76,11 +80,12 @@ enum End {
 impl Control {
     /// The end of the control protocol for this scheduler.
     pub(crate) fn new(
-        account: Account,
+        account: Arc<Account>,
         times: LeaseTimes,
         engine: mpsc::Sender<Input>,
         snapshots: Snapshots,
         nodes: NodeList,
+        leads: watch::Receiver<bool>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -91,6 +96,7 @@ impl Control {
             nodes,
             next_connection: AtomicU64::new(1),
             handshakes: Semaphore::new(MAX_HANDSHAKES),
+            leads,
             metrics,
         }
     }
@@ -100,15 +106,29 @@ impl Control {
         &self.account
     }
 
+    /// Whether nodes may be connected.
+    pub(crate) fn leads(&self) -> bool {
+        *self.leads.borrow()
+    }
+
+    /// Waits until that is not so.
+    async fn deposed(&self) {
+        // An error means that nobody can depose it any more.
+        if self.leads.clone().wait_for(|leads| !leads).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Serves a connection until it ends.
     pub(crate) async fn serve(&self, mut socket: WebSocket, shutdown: CancellationToken) {
         let end = tokio::select! {
             end = self.session(&mut socket) => end,
             () = shutdown.cancelled() => End::Stopping,
+            () = self.deposed() => End::NotLeading,
         };
         tracing::debug!(%end, "a node's connection ended");
         let code = match &end {
-            End::Stopping => close_code::AWAY,
+            End::Stopping | End::NotLeading => close_code::AWAY,
             End::Rejected(_) | End::Unexpected(_) => close_code::POLICY,
             _ => close_code::NORMAL,
         };

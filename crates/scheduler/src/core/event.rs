@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use lease::BootTime;
 use protocol::api::scheduler::ProgramState;
 use protocol::control::{FromScheduler, Heartbeat};
 use protocol::{Address, Epoch, NodeId, ProgramId};
@@ -18,8 +19,13 @@ pub struct ConnectionId(pub u64);
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The scheduler starts with what its database holds: always the first event, and only that.
+    /// The scheduler starts with what its database holds: the first event beside [`Event::Leads`], and only that.
     Restored(Box<Restored>),
+    /// Several schedulers use the database, and this one leads until then. Without this it always does.
+    Leads {
+        /// When it may grant leases no more, unless it is told a later time before.
+        until: BootTime,
+    },
     /// A message in force asks for this program.
     ProgramDesired {
         /// The program.

@@ -125,6 +125,10 @@ impl Scheduler {
     /// Answers a heartbeat: renews the lease of everything that the node shall run, and brings it the set if it has not
     /// applied it yet.
     fn grant(&mut self, turn: &mut Turn, id: NodeId, connection: ConnectionId, heartbeat: &Heartbeat) {
+        // Another scheduler may lead already, and counts on this one granting nothing any more.
+        if self.leads_until.is_some_and(|until| turn.now >= until) {
+            return;
+        }
         let Some(node) = self.nodes.get(&id) else { return };
         let set = node.set.version(&self.versions);
         let entries = (heartbeat.applied.as_ref() != Some(&set)).then(|| node.set.entries());

@@ -7,6 +7,7 @@
 //! * `assignment`: the life of a program's assignments, with its diagram; `programs`: what moves it.
 //! * [`placement`]: which node fits best; `waiting`: who waits for one.
 //! * `grants`: what a node is told to run; `heartbeat`: what it reports, and the leases that the answer renews.
+//! * [`leadership`]: which of several schedulers decides.
 //! * `timers`: when to look again. [`view`]: what people see.
 //!
 //! Three things keep a program from running twice (invariant I1). The epoch comes from the database, where one transaction
@@ -19,6 +20,7 @@ pub mod desired;
 mod event;
 mod grants;
 mod heartbeat;
+pub mod leadership;
 mod membership;
 mod nodes;
 pub mod placement;
@@ -93,6 +95,8 @@ pub struct Scheduler {
     now: BootTime,
     /// Whether the database knew every assignment that could live when this process started.
     is_complete: bool,
+    /// Until then this scheduler leads, and may grant leases; always, if there is no other.
+    leads_until: Option<BootTime>,
     /// Until then, leases of earlier processes may live.
     earlier_leases_until: Option<BootTime>,
 }
@@ -112,6 +116,7 @@ impl Scheduler {
             changes: Changes::default(),
             now: BootTime::BOOT,
             is_complete: false,
+            leads_until: None,
             earlier_leases_until: None,
         }
     }
@@ -143,6 +148,7 @@ impl Scheduler {
 
     fn take_in(&mut self, turn: &mut Turn, event: Event) {
         match event {
+            Event::Leads { until } => self.leads_until = Some(until),
             Event::Restored(restored) => self.restore(turn, *restored),
             Event::ProgramDesired { spec, origin } => self.desire(turn, spec, origin),
             Event::ProgramGone { program, evidence } => self.program_gone(turn, program, evidence),

@@ -1,36 +1,34 @@
-//! The scheduler's database: one SQLite file, with one connection that writes and some that read.
+//! The scheduler's database: SQLite in one file for a scheduler alone, or PostgreSQL for several.
 //!
-//! What was committed is on the disk (`synchronous = FULL`), so an assignment that was answered survives a crash. The SQL
-//! keeps to what SQLite and PostgreSQL share.
+//! What was committed is on the disk, so an assignment that was answered survives a crash. The SQL keeps to what both share.
 
+mod engine;
 pub(crate) mod history;
+pub(crate) mod leadership;
 mod restore;
 pub(crate) mod write;
 pub(crate) mod writer;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use protocol::Epoch;
+use sqlx::Pool;
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Pool, Transaction};
 
-/// The database engine.
-type Db = sqlx::Sqlite;
+pub use engine::Database;
+use engine::Engine;
+pub(crate) use leadership::Led;
+
+/// The database engine, which is chosen when the scheduler starts.
+type Db = sqlx::Any;
 /// A connection to it.
-type Connection = sqlx::SqliteConnection;
+type Connection = sqlx::AnyConnection;
+/// A transaction.
+type Transaction<'a> = sqlx::Transaction<'a, Db>;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
-
-/// Connections that read at the same time.
-const READERS: u32 = 4;
-/// How long a connection waits for a lock of another process (a backup, say).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What can go wrong with the database.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +39,12 @@ pub(crate) enum StoreError {
     /// The schema could not be brought up to date.
     #[error("the schema cannot be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// Another scheduler leads.
+    #[error("another scheduler has taken over")]
+    Deposed,
+    /// A file name that SQLite cannot be told.
+    #[error("the path {0} is no text; choose another")]
+    NotText(PathBuf),
     /// The database holds something that this program did not write.
     #[error("the database holds '{value}' where {what} should be")]
     Corrupt {
@@ -51,40 +55,44 @@ pub(crate) enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether the database did not answer at all, which may change.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        match error {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+            // It is starting or stopping (PostgreSQL: class 57, operator intervention).
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57")),
+            _ => false,
+        }
+    }
+}
+
 /// The database.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
+    engine: Engine,
     writer: Pool<Db>,
     readers: Pool<Db>,
 }
 
 impl Store {
-    /// Opens the file, makes it when it does not exist, and brings it to the current schema.
-    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT)
-            .disable_statement_logging();
-        let pool = || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).max_lifetime(None).idle_timeout(None);
-        let writer = pool().max_connections(1).connect_with(options.clone()).await?;
+    /// Opens the database and brings it to the current schema. A file is made when it does not exist.
+    pub(crate) async fn open(database: &Database) -> Result<Self, StoreError> {
+        let (engine, writer, readers) = engine::connect(database).await?;
         MIGRATIONS.run(&writer).await?;
-        let readers = pool().max_connections(READERS).connect_with(options.read_only(true)).await?;
-        Ok(Self { writer, readers })
+        Ok(Self { engine, writer, readers })
     }
 
     async fn read(&self) -> Result<PoolConnection<Db>, StoreError> {
         Ok(self.readers.acquire().await?)
     }
 
-    /// Starts to write. Nobody else writes until the transaction ends; dropping it undoes everything.
-    async fn write(&self) -> Result<Transaction<'static, Db>, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    async fn begin(&self) -> Result<Transaction<'static>, StoreError> {
+        Ok(self.writer.begin_with(self.engine.begin()).await?)
     }
 
-    /// Closes all connections and moves the write-ahead log into the file.
+    /// Closes all connections; SQLite moves its write-ahead log into the file.
     pub(crate) async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::{Address, ProgramId};
 
-use super::{Connection, Store, StoreError, epoch, id, time};
+use super::{Connection, Led, StoreError, epoch, id, time};
 use crate::core::{OpenAssignment, ProgramSpec, Registration, Restored};
 
 /// How long leases that were granted can last, in nanoseconds.
@@ -15,7 +15,7 @@ const COMPLETE: &str = "complete";
 
 type NodeRow = (String, String, String, Option<String>, String, Option<String>);
 
-impl Store {
+impl Led {
     /// Reads everything. In the same transaction it notes that leases of this process last up to `own_wait`, or as long as
     /// those of earlier processes: whoever starts next has to wait for both.
     pub(crate) async fn restore(&self, own_wait: Duration) -> Result<Restored, StoreError> {

@@ -4,10 +4,10 @@ use chrono::{DateTime, Utc};
 use protocol::{Epoch, NodeId, ProgramId};
 
 use super::restore::earlier_leases_ended;
-use super::{Connection, Store, StoreError, epoch, id, number};
+use super::{Connection, Led, StoreError, epoch, id, number};
 use crate::core::{Cause, Event, ProgramSpec, Proof, Registration, Write};
 
-impl Store {
+impl Led {
     /// Carries out writes in one transaction and says what to answer to each.
     pub(crate) async fn apply(&self, writes: &[Write]) -> Result<Vec<Event>, StoreError> {
         let mut tx = self.write().await?;

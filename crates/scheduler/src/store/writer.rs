@@ -1,26 +1,32 @@
 //! The task that writes: in order, off the core's path, as many changes a transaction as are waiting.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use super::{Store, StoreError};
+use super::{Led, StoreError};
 use crate::core::{Event, Write};
 use crate::engine::Input;
 use crate::metrics::Metrics;
 
 /// Changes in one transaction at most.
 const MAX_BATCH: usize = 256;
+/// A transaction that takes longer has failed, as far as is known.
+const WRITE: Duration = Duration::from_secs(10);
 
-/// Writes until `writes` is closed. `health` says what is wrong with the database, if something is.
+/// Writes until `writes` is closed. `health` says what is wrong with the database, if something is; `deposed` is cancelled
+/// when another scheduler leads.
 ///
 /// The queue has no bound of its own: the core has at most one write a program under way, and one a node's change.
 pub(crate) async fn run(
-    store: Store,
+    store: Led,
     mut writes: mpsc::UnboundedReceiver<Write>,
     answers: mpsc::Sender<Input>,
     health: watch::Sender<Option<String>>,
+    deposed: CancellationToken,
     metrics: Arc<Metrics>,
 ) {
     let mut batch = Vec::new();
@@ -35,15 +41,20 @@ pub(crate) async fn run(
         if let Some(error) = &failure {
             metrics.write_failures.increment(1);
             tracing::error!(%error, "the database cannot be written; it is tried again");
+            if matches!(error, StoreError::Deposed) {
+                deposed.cancel();
+            }
         }
+        let failure = failure.map(|error| error.to_string());
         health.send_if_modified(|health| std::mem::replace(health, failure.clone()) != failure);
         batch.clear();
     }
 }
 
 /// All together; and when one of them breaks a rule of the schema, each by itself, so that it fails alone.
-async fn write(store: &Store, batch: &[Write], failure: &mut Option<String>) -> Vec<Event> {
-    match store.apply(batch).await {
+async fn write(store: &Led, batch: &[Write], failure: &mut Option<StoreError>) -> Vec<Event> {
+    let applied = timeout(WRITE, store.apply(batch)).await;
+    match applied.unwrap_or(Err(StoreError::Database(sqlx::Error::PoolTimedOut))) {
         Ok(events) => events,
         Err(error) if batch.len() > 1 && is_about_one_row(&error) => {
             let mut events = Vec::new();
@@ -53,7 +64,7 @@ async fn write(store: &Store, batch: &[Write], failure: &mut Option<String>) -> 
             events
         }
         Err(error) => {
-            *failure = Some(error.to_string());
+            *failure = Some(error);
             batch.iter().filter_map(Write::answers_to).map(|program| Event::StoreFailed { program }).collect()
         }
     }
@@ -63,6 +74,6 @@ fn is_about_one_row(error: &StoreError) -> bool {
     match error {
         StoreError::Database(sqlx::Error::Database(error)) => error.kind() != sqlx::error::ErrorKind::Other,
         StoreError::Corrupt { .. } => true,
-        StoreError::Database(_) | StoreError::Migration(_) => false,
+        StoreError::Database(_) | StoreError::Migration(_) | StoreError::Deposed | StoreError::NotText(_) => false,
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aleph_scheduler::{Config, RunError, run};
+use aleph_scheduler::{Config, Database, RunError, run};
 use lease::{LeaseConfig, LeaseTimes};
 use protocol::api::scheduler::{AssignmentRecord, Page, ProgramState, VmRecord};
 use protocol::client::{Scheduler, http_client};
@@ -181,6 +181,8 @@ impl Network {
         Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             data_dir: self.folder.path().into(),
+            database: Database::Sqlite(self.folder.path().join("scheduler.sqlite")),
+            url: None,
             message_node: self.messages.url(),
             gateway_url: Some("http://localhost:8080".into()),
             lease: LEASE,

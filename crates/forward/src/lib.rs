@@ -17,8 +17,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::reply::Refusal;
-
 /// Headers that concern one connection only (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
     CONNECTION,
@@ -31,22 +29,36 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 
 /// How long an answer may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Until it begins.
-    pub(crate) head: Duration,
+    pub head: Duration,
     /// Until it is over, if that is limited, too.
-    pub(crate) whole: Option<Duration>,
+    pub whole: Option<Duration>,
+}
+
+/// Why there is no answer to pass back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// The answer did not begin in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    TooSlow(Duration),
+    /// The connection cannot be made or broke.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// Sends a request to `origin` (scheme and authority) at `path`, and keeps `visit` as long as anything of it is under way.
-pub(crate) async fn forward<C, V>(
+///
+/// # Errors
+/// [`ForwardError`], before anything of an answer was there.
+pub async fn forward<C, V>(
     client: &Client<C, Body>,
     mut request: Request<Body>,
     origin: &Uri,
     path: PathAndQuery,
     limits: Limits,
     visit: V,
-) -> Result<Response<Body>, Refusal>
+) -> Result<Response<Body>, ForwardError>
 where
     C: Connect + Clone + Send + Sync + 'static,
     V: Send + Sync + Unpin + 'static,
@@ -60,8 +72,8 @@ where
     *request.version_mut() = http::Version::HTTP_11;
 
     let response = match timeout(limits.head, client.request(request)).await {
-        Err(_) => return Err(Refusal::TooSlow(limits.head.as_secs())),
-        Ok(Err(error)) => return Err(Refusal::Broken(innermost(&error))),
+        Err(_) => return Err(ForwardError::TooSlow(limits.head)),
+        Ok(Err(error)) => return Err(ForwardError::Broken(innermost(&error))),
         Ok(Ok(response)) => response,
     };
     let mut response: Response<Incoming> = response;
@@ -139,7 +151,7 @@ impl<V: Unpin> HttpBody for Accompanied<V> {
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Some(Err("the program took longer than its `resources.seconds`".into())));
+            return Poll::Ready(Some(Err("the answer took longer than it may".into())));
         }
         Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
     }
