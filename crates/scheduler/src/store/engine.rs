@@ -16,7 +16,7 @@ use super::StoreError;
 /// Connections that read at the same time.
 const READERS: u32 = 4;
 /// How long a request waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How each connection to SQLite is set up: what was committed is on the disk, and a lock of another process (a backup,
 /// say) is waited for.

@@ -297,11 +297,11 @@ async fn a_database_that_takes_no_writes_fails_them_all() {
 #[tokio::test]
 async fn readers_cannot_write() {
     for file in Fixture::each().await {
-    let mut reader = file.store.read().await.unwrap();
-    let written = sqlx::query("DELETE FROM epochs").execute(&mut *reader).await;
-    assert!(written.is_err());
-    let error = StoreError::from(written.unwrap_err());
-    assert!(error.to_string().starts_with("the database failed"));
+        let mut reader = file.store.read().await.unwrap();
+        let written = sqlx::query("DELETE FROM epochs").execute(&mut *reader).await;
+        assert!(written.is_err());
+        let error = StoreError::from(written.unwrap_err());
+        assert!(error.to_string().starts_with("the database failed"));
     }
 }
 

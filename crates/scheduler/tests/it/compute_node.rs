@@ -16,6 +16,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::network::until;
+
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// What a node does with what it is told to run.
@@ -95,6 +97,20 @@ impl FakeNode {
         self.connection = Some((stop, task));
     }
 
+    /// Connects to whichever of these takes nodes: the one that leads.
+    pub(crate) async fn connect_to_leader(&mut self, schedulers: &[&str]) {
+        let leader = until("a scheduler takes nodes", async || {
+            for scheduler in schedulers {
+                if tokio_tungstenite::connect_async(control_url(scheduler)).await.is_ok() {
+                    return Some((*scheduler).to_owned());
+                }
+            }
+            None
+        });
+        let leader = leader.await;
+        self.connect(&leader).await;
+    }
+
     /// The agent dies: its connection breaks, its heartbeats stop.
     pub(crate) async fn kill(&mut self) {
         if let Some((stop, task)) = self.connection.take() {
@@ -134,10 +150,13 @@ pub(crate) async fn open(
     }
 }
 
+pub(crate) fn control_url(scheduler: &str) -> String {
+    format!("{}/api/v1/control", scheduler.replacen("http", "ws", 1))
+}
+
 /// Opens a connection and reads the challenge.
 pub(crate) async fn dial(scheduler: &str) -> (Socket, Challenge) {
-    let url = format!("{}/api/v1/control", scheduler.replacen("http", "ws", 1));
-    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::connect_async(control_url(scheduler)).await.unwrap();
     let Some(FromScheduler::Challenge(challenge)) = receive(&mut socket).await else { panic!("no challenge") };
     (socket, challenge)
 }

@@ -5,6 +5,7 @@ mod api;
 mod compute_node;
 mod following;
 mod handshake;
+mod leaders;
 mod message_node;
 mod moving;
 mod network;

@@ -145,6 +145,7 @@ pub(crate) struct Network {
     pub(crate) owner: Account,
     pub(crate) folder: TempDir,
     pub(crate) resync: Duration,
+    pub(crate) lease: LeaseConfig,
 }
 
 impl Network {
@@ -154,6 +155,7 @@ impl Network {
             owner: Account::generate(),
             folder: tempfile::tempdir().unwrap(),
             resync: Duration::from_millis(200),
+            lease: LEASE,
         }
     }
 
@@ -185,7 +187,7 @@ impl Network {
             url: None,
             message_node: self.messages.url(),
             gateway_url: Some("http://localhost:8080".into()),
-            lease: LEASE,
+            lease: self.lease,
             resync: self.resync,
         }
     }
