@@ -380,6 +380,34 @@ pub enum NodeCommand {
         #[arg(long)]
         full: bool,
     },
+    /// Show a compute node and what it runs
+    Show {
+        /// The node's id, or its start
+        id: String,
+    },
+    /// Give a node no new programs and move those that it has (operators)
+    Drain {
+        /// The node's id, or its start
+        id: String,
+        /// Why, for people
+        #[arg(long, default_value = "drained by an operator")]
+        reason: String,
+    },
+    /// Let a drained node have programs again (operators)
+    Undrain {
+        /// The node's id, or its start
+        id: String,
+    },
+    /// Say that a machine is gone for good: its programs start elsewhere without waiting for its leases (operators)
+    Lost {
+        /// The node's id, or its start
+        id: String,
+        /// Yes: nothing of it runs any more. If that is not true, programs run twice
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Go on with reallocation after many nodes were lost at once (operators)
+    Resume,
 }
 
 /// `aleph message …`

@@ -1,11 +1,20 @@
 //! The network beside its message node: schedulers and the gateway.
 
-use protocol::api::scheduler::{NodeRecord, VmRecord};
+use protocol::api::scheduler::{Health, NodeRecord, VmRecord};
 use protocol::client::{ClientError, Scheduler};
 use protocol::network::program_url;
 use protocol::{Address, NodeId, ProgramId};
 
 use crate::failure::{Code, Failure};
+
+/// The scheduler that leads.
+#[derive(Debug)]
+pub struct Leader {
+    /// Where it is asked.
+    pub scheduler: Scheduler,
+    /// What it says of itself.
+    pub health: Health,
+}
 
 /// The network's schedulers and gateway.
 #[derive(Debug)]
@@ -85,6 +94,28 @@ impl Network {
     /// [`ClientError`] when no scheduler can be asked.
     pub async fn node(&self, node: &NodeId) -> anyhow::Result<Option<NodeRecord>> {
         self.ask(async |scheduler: &Scheduler| scheduler.node(node).await).await
+    }
+
+    /// The programs on a node.
+    ///
+    /// # Errors
+    /// [`ClientError`] when no scheduler can be asked.
+    pub async fn programs_on(&self, node: &NodeId) -> anyhow::Result<Vec<VmRecord>> {
+        self.ask(async |scheduler: &Scheduler| scheduler.vms_on(node).await).await
+    }
+
+    /// The scheduler that leads: orders are for it alone.
+    ///
+    /// # Errors
+    /// [`ClientError`] when no scheduler can be asked.
+    pub async fn leader(&self) -> anyhow::Result<Leader> {
+        self.ask(async |scheduler: &Scheduler| {
+            let health = scheduler.health().await?;
+            let Some(leader) = &health.leader else { return Ok(Leader { scheduler: scheduler.clone(), health }) };
+            let scheduler = Scheduler::new(leader.as_str());
+            Ok(Leader { health: scheduler.health().await?, scheduler })
+        })
+        .await
     }
 
     /// Asks the schedulers one after the other until one answers. Followers answer reads as the leader does.

@@ -129,6 +129,10 @@ pub(crate) struct SchedulerOptions {
     #[arg(long, default_value = "http://127.0.0.1:4024", env = "ALEPH_NODE_MESSAGE_NODE")]
     pub(crate) message_node: String,
 
+    /// Accounts that may drain nodes, give them up, and let reallocation go on
+    #[arg(long = "operator", value_delimiter = ',', env = "ALEPH_NODE_OPERATORS")]
+    pub(crate) operators: Vec<Address>,
+
     /// Base URL of the gateway, to tell where programs are reached
     #[arg(long, env = "ALEPH_NODE_GATEWAY")]
     pub(crate) gateway: Option<String>,

@@ -78,6 +78,7 @@ fn scheduler_config(options: SchedulerOptions) -> scheduler::Config {
         gateway_url: options.gateway,
         lease: options.lease.config(),
         resync: scheduler::DEFAULT_RESYNC,
+        operators: options.operators,
     }
 }
 

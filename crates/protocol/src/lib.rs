@@ -13,6 +13,7 @@ pub mod control;
 pub mod id;
 pub mod message;
 pub mod network;
+pub mod operation;
 pub mod signed_request;
 
 pub use account::Account;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lease::LeaseConfig;
+use protocol::Address;
 
 pub use crate::store::Database;
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub message_node: String,
     /// Base URL of the network's gateway, where programs have their stable URLs ([`protocol::network::program_url`]).
     pub gateway_url: Option<String>,
+    /// The accounts whose orders ([`protocol::operation`]) it carries out.
+    pub operators: Vec<Address>,
     /// The constants of leases. They may change between starts: a start waits for leases of the constants before.
     pub lease: LeaseConfig,
     /// How often everything is listed again, in case the stream missed something.

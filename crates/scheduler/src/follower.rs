@@ -84,6 +84,7 @@ async fn health(State(follower): State<Arc<Follower>>) -> Json<Health> {
         programs: 0,
         database: Some(database.unwrap_or_else(|| "ok".to_owned())),
         leader,
+        brake: None,
     })
 }
 

@@ -95,6 +95,8 @@ impl Metrics {
         gauge("aleph_scheduler_programs", "Persistent programs by state.", &labelled("state", states));
         let statuses = count(snapshot.nodes.values().map(|node| format!("{:?}", node.status).to_lowercase()));
         gauge("aleph_scheduler_nodes", "Compute nodes by status.", &labelled("status", statuses));
+        let stopped = u64::from(snapshot.brake.is_some());
+        gauge("aleph_scheduler_brake", "Whether reallocation is stopped.", &[(String::new(), stopped)]);
         let answers = u64::from(message_node_answers);
         gauge("aleph_scheduler_message_node_up", "Whether the message node answers.", &[(String::new(), answers)]);
         text

@@ -28,6 +28,9 @@ pub(crate) fn log(notice: &Notice) {
             tracing::error!(%program, %node, %highest,
                 "a node has seen a higher epoch than this database: was it restored from an old copy? Epochs skip ahead");
         }
+        Notice::Ordered(operation) => tracing::warn!(?operation, "an operator ordered it"),
+        Notice::Brake { stopped: Some(reason) } => tracing::error!("{reason}"),
+        Notice::Brake { stopped: None } => tracing::warn!("reallocation goes on"),
         Notice::EmptyNodeList => {
             tracing::warn!("the message node lists no compute nodes, although there are some; its list is ignored");
         }
@@ -57,6 +60,8 @@ pub fn scheduler_event(notice: &Notice) -> Option<SchedulerEvent> {
         | Notice::NodeLost { .. }
         | Notice::Stray { .. }
         | Notice::EpochBehind { .. }
+        | Notice::Ordered(_)
+        | Notice::Brake { .. }
         | Notice::EmptyNodeList => return None,
     })
 }

@@ -15,6 +15,8 @@ use crate::core::view::{NodeView, ProgramView};
 pub(crate) struct Snapshot {
     pub(crate) programs: BTreeMap<ProgramId, Arc<ProgramView>>,
     pub(crate) nodes: BTreeMap<NodeId, Arc<NodeView>>,
+    /// Why reallocation is stopped, if it is.
+    pub(crate) brake: Option<String>,
 }
 
 /// Where to read the newest one.
@@ -24,6 +26,7 @@ impl Snapshot {
     /// Brings it up to date with what changed in the core.
     pub(crate) fn update(&mut self, core: &mut Scheduler) {
         let changes = core.take_changes();
+        self.brake = core.brake();
         for id in changes.programs {
             match core.program_view(id) {
                 Some(view) => self.programs.insert(id, Arc::new(view)),

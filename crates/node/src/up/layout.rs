@@ -170,6 +170,8 @@ impl Layout {
             self.message_node_url().into(),
             "--gateway".into(),
             self.gateway_url().into(),
+            "--operator".into(),
+            self.account.address().as_str().into(),
             "--heartbeat".into(),
             in_millis(options.lease.heartbeat),
             "--lease".into(),

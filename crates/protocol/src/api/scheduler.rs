@@ -355,6 +355,9 @@ pub struct Health {
     /// The scheduler that leads, when it is another one and known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// Why programs whose nodes were lost get no other node for now, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brake: Option<String>,
 }
 
 /// `GET /api/v1/stats`.

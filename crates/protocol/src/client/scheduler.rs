@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 
 use super::{ClientError, EventStream, http_client, json, open_events};
 use crate::api::scheduler::{Health, NodeRecord, Page, SchedulerEvent, VmRecord};
+use crate::operation::SignedOrder;
 use crate::{Address, NodeId, ProgramId};
 
 /// A scheduler, by its public API.
@@ -39,6 +40,14 @@ impl Scheduler {
     /// the whole.
     pub async fn vms(&self, owner: &Address) -> Result<Vec<VmRecord>, ClientError> {
         self.list("vms", &[("owner", owner.to_string())]).await
+    }
+
+    /// The persistent programs on a node.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the scheduler cannot be asked.
+    pub async fn vms_on(&self, node: &NodeId) -> Result<Vec<VmRecord>, ClientError> {
+        self.list("vms", &[("node", node.to_string())]).await
     }
 
     /// All compute nodes.
@@ -82,6 +91,16 @@ impl Scheduler {
     /// [`ClientError`] when the scheduler cannot be asked.
     pub async fn health(&self) -> Result<Health, ClientError> {
         json::get_required(&self.http, &format!("{}/health", self.base), &[]).await
+    }
+
+    /// Has an operator's order carried out.
+    ///
+    /// # Errors
+    /// [`ClientError`] when it is refused or nobody can be asked.
+    pub async fn order(&self, order: &SignedOrder) -> Result<(), ClientError> {
+        let url = format!("{}/api/v1/orders", self.base);
+        let response = self.http.post(&url).json(order).send().await.map_err(|e| ClientError::unreachable(&url, &e))?;
+        if response.status().is_success() { Ok(()) } else { Err(ClientError::from_response(response).await) }
     }
 
     /// What happens from now on.

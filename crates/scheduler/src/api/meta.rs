@@ -23,6 +23,7 @@ pub(super) async fn health(State(api): State<Api>) -> Json<Health> {
         programs: count(snapshot.programs.values().filter(|p| p.status != VmStatus::Orphaned).count()),
         database: Some(database.unwrap_or_else(|| "ok".to_owned())),
         leader: None,
+        brake: snapshot.brake.clone(),
     })
 }
 

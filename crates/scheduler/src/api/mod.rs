@@ -5,6 +5,7 @@ pub(crate) mod error;
 mod events;
 mod lists;
 mod meta;
+mod orders;
 mod records;
 mod v0;
 mod v1;
@@ -16,18 +17,20 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Utf8Bytes, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use chrono::{DateTime, SecondsFormat, Utc};
-use tokio::sync::{Semaphore, broadcast, watch};
+use protocol::Address;
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::cors::CorsLayer;
 
 use crate::control::{Control, MAX_FRAME_BYTES};
+use crate::engine::Input;
 use crate::follow::Following;
 use crate::metrics::Metrics;
 use crate::snapshot::{Snapshot, Snapshots};
-use crate::store::Store;
+use crate::store::{Led, Store};
 use error::{Answer, ApiError};
 pub(crate) use events::{MAX_STREAMS, QUEUE};
 
@@ -40,6 +43,10 @@ pub(crate) struct Api {
     /// What is wrong with the database, if something is.
     pub(crate) database: watch::Receiver<Option<String>>,
     pub(crate) store: Store,
+    pub(crate) led: Led,
+    pub(crate) engine: mpsc::Sender<Input>,
+    /// The accounts whose orders are carried out.
+    pub(crate) operators: Arc<[Address]>,
     pub(crate) control: Arc<Control>,
     pub(crate) gateway: Option<Arc<str>>,
     pub(crate) metrics: Arc<Metrics>,
@@ -70,6 +77,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v1/nodes/{hash}", get(v1::node))
         .route("/api/v1/nodes/{hash}/history", get(v1::node_history))
         .route("/api/v1/stats", get(v1::stats))
+        .route("/api/v1/orders", post(orders::order))
         .route("/api/v1/ws", get(events::subscribe))
         .route("/health", get(meta::health))
         .route("/metrics", get(meta::metrics))

@@ -15,11 +15,12 @@ use super::v0::unknown;
 use super::{Api, id};
 use crate::store::history::Of;
 
-/// `GET /api/v1/vms`, filtered by `owner` (or `sender`), `vm_hash` (a prefix), `vm_type` and `status`.
+/// `GET /api/v1/vms`, filtered by `owner` (or `sender`), `node`, `vm_hash` (a prefix), `vm_type` and `status`.
 pub(super) async fn vms(State(api): State<Api>, params: Params) -> Answer<Json<Page<VmRecord>>> {
     let window = params.window()?;
     let snapshot = api.snapshot();
     let owner = params.get("owner").or(params.get("sender")).map(Address::new);
+    let node = params.get("node").map(str::to_ascii_lowercase);
     let (prefix, status) = (params.get("vm_hash").map(str::to_ascii_lowercase), params.get("status"));
     let is_other_type = params.get("vm_type").is_some_and(|wanted| wanted != VM_TYPE);
     let found: Vec<_> = snapshot
@@ -28,6 +29,7 @@ pub(super) async fn vms(State(api): State<Api>, params: Params) -> Answer<Json<P
         .filter(|program| {
             !is_other_type
                 && owner.as_ref().is_none_or(|owner| *owner == program.spec.owner)
+                && node.as_ref().is_none_or(|node| program.place.as_ref().is_some_and(|p| p.node.to_string() == *node))
                 && status.is_none_or(|status| status == program.status.as_str())
                 && prefix.as_ref().is_none_or(|prefix| program.spec.id.to_string().starts_with(prefix))
         })

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use lease::BootTime;
 use protocol::api::scheduler::ProgramState;
 use protocol::control::{FromScheduler, Heartbeat};
+use protocol::operation::Operation;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::desired::ProgramSpec;
@@ -100,6 +101,8 @@ pub enum Event {
         /// The program.
         program: ProgramId,
     },
+    /// An operator's order, which is durable.
+    Ordered(Operation),
     /// Time has passed.
     Tick,
 }
@@ -122,6 +125,8 @@ pub struct Restored {
     pub assignments: Vec<OpenAssignment>,
     /// The nodes that were known.
     pub nodes: Vec<Registration>,
+    /// The nodes that an operator drains, and why.
+    pub draining: Vec<(NodeId, String)>,
     /// How long leases of earlier processes can last from now on, as far as the database knows.
     pub earlier_wait: Option<Duration>,
     /// Whether the database knows every assignment that can live. A new one does not: there may have been one before.
@@ -197,6 +202,10 @@ pub enum Cause {
     NodeFault,
     /// The node is no longer part of the network.
     NodeWithdrawn,
+    /// An operator drains the node.
+    Draining,
+    /// An operator said that the node is gone for good.
+    NodeGivenUp,
 }
 
 impl Cause {
@@ -210,6 +219,8 @@ impl Cause {
             Self::GivenUp => "given_up",
             Self::NodeFault => "node_fault",
             Self::NodeWithdrawn => "node_withdrawn",
+            Self::Draining => "draining",
+            Self::NodeGivenUp => "node_given_up",
         }
     }
 }
@@ -226,6 +237,8 @@ impl fmt::Display for Cause {
             Self::GivenUp => "its node stopped it",
             Self::NodeFault => "its node kept failing",
             Self::NodeWithdrawn => "its node left the network",
+            Self::Draining => "its node is drained",
+            Self::NodeGivenUp => "an operator said that its node is gone for good",
         })
     }
 }
@@ -241,6 +254,8 @@ pub enum Proof {
     LeaseOver,
     /// No grant ever named it, so no node ever had the right to start it.
     NeverGranted,
+    /// An operator vouches for it. This is no proof but somebody's word.
+    Declared,
 }
 
 impl Proof {
@@ -251,6 +266,7 @@ impl Proof {
             Self::Refused => "refused",
             Self::LeaseOver => "lease_over",
             Self::NeverGranted => "never_granted",
+            Self::Declared => "declared",
         }
     }
 }
@@ -412,6 +428,13 @@ pub enum Notice {
         node: NodeId,
         /// The highest that it has seen.
         highest: Epoch,
+    },
+    /// An operator's order is carried out.
+    Ordered(Operation),
+    /// Reallocation stopped, or goes on.
+    Brake {
+        /// Why it stopped.
+        stopped: Option<String>,
     },
     /// The list of nodes is empty, although nodes are known: it is not believed.
     EmptyNodeList,

@@ -67,7 +67,7 @@ impl Scheduler {
     }
 
     /// What is assigned to the node, or being released by it.
-    fn programs_on(&self, id: NodeId) -> Vec<ProgramId> {
+    pub(super) fn programs_on(&self, id: NodeId) -> Vec<ProgramId> {
         self.nodes.get(&id).into_iter().flat_map(|node| node.set.programs()).collect()
     }
 
@@ -108,7 +108,29 @@ impl Scheduler {
     pub(super) fn node_heard(&mut self, turn: &mut Turn, id: NodeId) {
         turn.notice(Notice::NodeHeard { node: id });
         self.watch(id);
+        self.no_longer_silent(turn, id);
         self.show_node(turn, id);
+    }
+
+    fn no_longer_silent(&mut self, turn: &mut Turn, id: NodeId) {
+        if self.brake.heard(id, self.listed()) {
+            self.brake_moved(turn);
+        }
+    }
+
+    /// How many nodes the network has.
+    fn listed(&self) -> usize {
+        self.nodes.values().filter(|node| node.offer.is_listed).count()
+    }
+
+    /// Reallocation stopped, or goes on.
+    pub(super) fn brake_moved(&mut self, turn: &mut Turn) {
+        turn.notice(Notice::Brake { stopped: self.brake.reason() });
+        self.waiting.retry_all();
+        for program in self.waiting.unplaced().collect::<Vec<_>>() {
+            self.changes.program(program, true);
+        }
+        self.changes.is_loud = true;
     }
 
     /// Looks whether a node is silent.
@@ -120,6 +142,9 @@ impl Scheduler {
                 _ => Notice::NodeSilent { node: id },
             };
             turn.notice(notice);
+            if self.brake.silent(turn.now, id, self.listed()) {
+                self.brake_moved(turn);
+            }
             self.end_never_granted(turn, id);
             self.show_node(turn, id);
         }
@@ -131,6 +156,7 @@ impl Scheduler {
         let unused = |node: &Node| node.is_gone && node.connection.is_none() && node.offer.programs == 0;
         if self.nodes.get(&id).is_some_and(unused) {
             self.nodes.remove(&id);
+            self.no_longer_silent(turn, id);
             self.changes.node(id, true);
             turn.command(Command::Store(Write::ForgetNode(id)));
         }

@@ -5,8 +5,10 @@
 //! * [`desired`]: what shall run.
 //! * `nodes`: what the compute nodes are and whether they are heard of; `membership`: how they come and go.
 //! * `assignment`: the life of a program's assignments, with its diagram; `programs`: what moves it.
+//! * `operations`: what operators order.
 //! * [`placement`]: which node fits best; `waiting`: who waits for one.
 //! * `grants`: what a node is told to run; `heartbeat`: what it reports, and the leases that the answer renews.
+//! * [`brake`]: what keeps it from moving everything at once.
 //! * [`leadership`]: which of several schedulers decides.
 //! * `timers`: when to look again. [`view`]: what people see.
 //!
@@ -16,6 +18,7 @@
 //! answers: so it ends here after it ended at the holder.
 
 mod assignment;
+pub mod brake;
 pub mod desired;
 mod event;
 mod grants;
@@ -23,6 +26,7 @@ mod heartbeat;
 pub mod leadership;
 mod membership;
 mod nodes;
+mod operations;
 pub mod placement;
 mod programs;
 #[cfg(test)]
@@ -46,6 +50,7 @@ pub use event::{
 };
 
 use assignment::{Program, Stage};
+use brake::{Brake, BrakePolicy};
 use grants::{AssignedSet, Versions};
 use nodes::Node;
 use timers::{Timer, Timers};
@@ -66,6 +71,8 @@ pub struct Policy {
     pub retry: Duration,
     /// The longest wait before a write is tried again.
     pub retry_most: Duration,
+    /// When not to move programs.
+    pub brake: BrakePolicy,
 }
 
 impl Default for Policy {
@@ -76,6 +83,7 @@ impl Default for Policy {
             avoid_most: Duration::from_secs(300),
             retry: Duration::from_millis(100),
             retry_most: Duration::from_secs(10),
+            brake: BrakePolicy::default(),
         }
     }
 }
@@ -88,6 +96,7 @@ pub struct Scheduler {
     programs: BTreeMap<ProgramId, Program>,
     nodes: BTreeMap<NodeId, Node>,
     waiting: Waiting,
+    brake: Brake,
     timers: Timers,
     versions: Versions,
     changes: Changes,
@@ -111,6 +120,7 @@ impl Scheduler {
             programs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             waiting: Waiting::default(),
+            brake: Brake::new(policy.brake),
             timers: Timers::default(),
             versions: Versions::new(process),
             changes: Changes::default(),
@@ -130,6 +140,7 @@ impl Scheduler {
             match timer {
                 Timer::Program(program) => self.look_at_program(&mut turn, program),
                 Timer::Node(node) => self.look_at_node(&mut turn, node),
+                Timer::Brake => self.waiting.retry_all(),
                 Timer::EarlierLeases => {
                     let lease_wait = self.times.longest_wait();
                     turn.command(Command::Store(Write::EarlierLeasesEnded { lease_wait }));
@@ -163,6 +174,7 @@ impl Scheduler {
             Event::Closed { program, epoch } => self.closed(turn, program, epoch),
             Event::Forgotten { program } => self.forgotten(turn, program),
             Event::StoreFailed { program } => self.store_failed(turn, program),
+            Event::Ordered(operation) => self.ordered(turn, operation),
             Event::Tick => {}
         }
     }

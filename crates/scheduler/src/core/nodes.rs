@@ -10,6 +10,8 @@
 //!
 //! Only heartbeats and time move it. Whether a node is Silent or Lost ends no assignment: that is for each lease to say.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use lease::{BootTime, LeaseTimes};
 use protocol::api::scheduler::NodeStatus;
@@ -23,6 +25,9 @@ use super::placement::Offer;
 
 /// The longest text of a node that is kept, in bytes.
 const MAX_TEXT_BYTES: usize = 500;
+/// A node that fell silent so often within this time is not preferred.
+const FLAPS: usize = 2;
+const FLAP_WINDOW: Duration = Duration::from_secs(600);
 
 /// Whether a node is heard of; see the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,10 @@ pub(super) struct Node {
     /// The newest heartbeat of the connection.
     sequence: Option<u64>,
     pub(super) life: Life,
+    /// When it last fell silent.
+    silences: Vec<BootTime>,
+    /// Why an operator drains it, if one does.
+    ordered_drain: Option<String>,
     /// Its last heartbeat, or when this scheduler first knew of it.
     last_alive: BootTime,
     pub(super) updated_at: DateTime<Utc>,
@@ -67,6 +76,7 @@ impl Node {
             address: String::new(),
             is_listed: false,
             is_healthy: false,
+            is_unsteady: false,
             draining: None,
             capacity: None,
             used: Needs::default(),
@@ -82,6 +92,8 @@ impl Node {
             connection: None,
             sequence: None,
             life: Life::Unheard,
+            silences: Vec::new(),
+            ordered_drain: None,
             last_alive: now,
             updated_at: wall,
             set,
@@ -146,7 +158,8 @@ impl Node {
         self.last_alive = now;
         self.life = Life::Heard;
         self.updated_at = wall;
-        self.offer.draining = heartbeat.draining.as_deref().map(shortened);
+        self.offer.is_unsteady = self.silences.iter().filter(|at| now.since(**at) <= FLAP_WINDOW).count() >= FLAPS;
+        self.offer.draining = self.ordered_drain.clone().or_else(|| heartbeat.draining.as_deref().map(shortened));
         self.offer.capacity = Some(heartbeat.capacity.clone());
         self.refresh();
         before != (self.offer.is_healthy, self.offer.draining.clone(), self.offer.capacity.clone())
@@ -165,6 +178,12 @@ impl Node {
     pub(super) fn age(&mut self, times: &LeaseTimes, now: BootTime) -> bool {
         if self.due(times).is_none_or(|due| now < due) {
             return false;
+        }
+        if self.life == Life::Heard {
+            self.silences.push(now);
+            if self.silences.len() > FLAPS {
+                self.silences.remove(0);
+            }
         }
         self.life = if times.issuer(self.last_alive).is_over(now) { Life::Lost } else { Life::Silent };
         self.refresh();
@@ -197,6 +216,17 @@ impl Node {
         self.offer.used.vcpus -= needs.vcpus;
         self.offer.used.memory_mib -= needs.memory_mib;
         self.offer.used.disk_mib -= needs.disk_mib;
+    }
+
+    /// Whether an operator drains it.
+    pub(super) fn is_drained(&self) -> bool {
+        self.ordered_drain.is_some()
+    }
+
+    /// An operator drains it, or does so no more; its next heartbeat says whether it drains itself.
+    pub(super) fn drain(&mut self, reason: Option<String>) {
+        self.offer.draining.clone_from(&reason);
+        self.ordered_drain = reason;
     }
 
     fn refresh(&mut self) {

@@ -1,6 +1,7 @@
 //! Which node shall run a program: a pure function of the program and of what the nodes offer.
 //!
-//! A node is filtered out by the first [`Obstacle`] that applies. Of the rest the best fit wins: the node on which the least
+//! A node is filtered out by the first [`Obstacle`] that applies. Of the rest those are preferred that do not fall silent again
+//! and again, and of these the best fit wins: the node on which the least
 //! is left of its dominant resource, the one of which the largest share would be used. Equal candidates are spread: the one
 //! with the fewest programs, and then the one that a hash of program and node picks, so that different programs prefer
 //! different nodes and the same question always has the same answer.
@@ -28,6 +29,8 @@ pub struct Offer {
     pub is_listed: bool,
     /// Whether it is connected and sends heartbeats.
     pub is_healthy: bool,
+    /// Whether it fell silent again and again of late: others are preferred.
+    pub is_unsteady: bool,
     /// Why it takes no new programs.
     pub draining: Option<String>,
     /// What it has in all; `None` before its first heartbeat.
@@ -115,8 +118,8 @@ pub fn choose<'a>(
 }
 
 fn compare(spec: &ProgramSpec, a: &Offer, b: &Offer) -> Ordering {
-    share_left(spec, a)
-        .cmp(&share_left(spec, b))
+    (a.is_unsteady.cmp(&b.is_unsteady))
+        .then_with(|| share_left(spec, a).cmp(&share_left(spec, b)))
         .then(a.programs.cmp(&b.programs))
         .then_with(|| lot(spec.id, a.node).cmp(&lot(spec.id, b.node)))
 }

@@ -29,6 +29,9 @@ impl Scheduler {
         if wait > own_wait || !self.is_complete {
             self.timers.arm(Timer::EarlierLeases, turn.now + wait);
         }
+        for (node, reason) in restored.draining {
+            self.drain(turn, node, Some(reason));
+        }
         for (spec, last_epoch) in restored.programs {
             let mut program = Program::new(spec, turn.now, turn.wall);
             program.last_epoch = last_epoch;
@@ -45,7 +48,9 @@ impl Scheduler {
                 self.programs.entry(id).or_insert_with(|| Program::new(Arc::new(unknown()), turn.now, turn.wall));
             program.last_epoch = Some(epoch);
             program.at_least = epoch.next();
-            let assignment = Assignment::new(node, epoch, at, expiry, true);
+            let mut assignment = Assignment::new(node, epoch, at, expiry, true);
+            let is_drained = self.node(turn, node).is_drained();
+            assignment.unwanted = is_drained.then_some(Cause::Draining);
             self.transition(turn, id, Stage::Assigned(assignment));
         }
     }
@@ -110,7 +115,9 @@ impl Scheduler {
         program.failed_writes = 0;
         program.unplaceable = None;
         let (gone, waited) = (program.gone, turn.now.since(program.waiting_since));
-        let assignment = Assignment::new(node, epoch, turn.wall, expiry, false);
+        let mut assignment = Assignment::new(node, epoch, turn.wall, expiry, false);
+        let is_drained = self.node(turn, node).is_drained();
+        assignment.unwanted = is_drained.then_some(Cause::Draining);
         let url = self.node(turn, node).public_url().to_owned();
         turn.notice(Notice::Assigned { program: id, node, epoch, url, waited: Some(waited), again });
         self.transition(turn, id, Stage::Assigned(assignment));

@@ -15,6 +15,8 @@ pub(super) enum Timer {
     Program(ProgramId),
     /// A node: whether it is silent.
     Node(NodeId),
+    /// Reallocations that have to wait for their turn.
+    Brake,
     /// The leases of earlier processes.
     EarlierLeases,
 }

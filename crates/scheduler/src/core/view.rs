@@ -133,9 +133,19 @@ impl Scheduler {
                 Stage::Releasing { target, .. } => *target,
                 _ => None,
             },
-            note: note(program, state, self.now),
+            note: note(program, state, self.now).or_else(|| self.brake_note(program)),
             avoids: program.avoid.keys().copied().filter(|node| program.avoids(*node, self.now)).collect(),
         })
+    }
+
+    /// Why no program gets another node for now, if so.
+    pub fn brake(&self) -> Option<String> {
+        self.brake.reason()
+    }
+
+    fn brake_note(&self, program: &Program) -> Option<String> {
+        let waits = matches!(program.stage, Stage::Unplaced) && program.last_epoch.is_some();
+        waits.then(|| self.brake.reason()).flatten()
     }
 
     /// A node as it is now; `None` when it is not known.

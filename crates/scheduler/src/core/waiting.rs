@@ -10,8 +10,10 @@ use protocol::{NodeId, ProgramId};
 
 use super::Scheduler;
 use super::assignment::{Program, Stage};
+use super::brake::Permit;
 use super::event::{Command, Notice, Write};
 use super::placement::{Offer, choose, explain};
+use super::timers::Timer;
 use super::turn::Turn;
 
 /// A program's place in the order of the placements.
@@ -73,6 +75,18 @@ impl Waiting {
     }
 }
 
+impl Waiting {
+    /// Tries everybody again who was not refused by all nodes.
+    pub(super) fn retry_all(&mut self) {
+        self.has_fresh = true;
+    }
+
+    /// Who waits for a node.
+    pub(super) fn unplaced(&self) -> impl Iterator<Item = ProgramId> {
+        self.unplaced.keys().map(|(_, program)| *program)
+    }
+}
+
 impl Scheduler {
     /// Places who waits, in the order of their messages: first those that run nowhere.
     pub(super) fn place(&mut self, turn: &mut Turn) {
@@ -95,7 +109,7 @@ impl Scheduler {
             return;
         }
         if let Some(node) = self.candidate(program, tried, improved, turn.now) {
-            return self.store(turn, place.1, node);
+            return self.store_if_permitted(turn, place, node);
         }
         if tried == Tried::OnAll {
             return;
@@ -110,6 +124,18 @@ impl Scheduler {
             program.unplaceable = Some(reason.clone());
             turn.notice(Notice::Unplaceable { program: place.1, reason });
         }
+        self.show(turn, place.1);
+    }
+
+    /// A program that ran before moves only as fast as the brake permits.
+    fn store_if_permitted(&mut self, turn: &mut Turn, place: Place, node: NodeId) {
+        let ran_before = self.programs.get(&place.1).is_some_and(|program| program.last_epoch.is_some());
+        match if ran_before { self.brake.permit(turn.now) } else { Permit::Granted } {
+            Permit::Granted => return self.store(turn, place.1, node),
+            Permit::Later(at) => self.timers.arm(Timer::Brake, at),
+            Permit::Stopped => {}
+        }
+        self.waiting.unplaced.insert(place, Tried::No);
         self.show(turn, place.1);
     }
 

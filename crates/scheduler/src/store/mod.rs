@@ -5,6 +5,7 @@
 mod engine;
 pub(crate) mod history;
 pub(crate) mod leadership;
+mod orders;
 mod restore;
 pub(crate) mod write;
 pub(crate) mod writer;

@@ -31,6 +31,7 @@ impl Led {
                 .await?;
         let nodes: Vec<NodeRow> =
             sqlx::query_as("SELECT node_id, name, owner, manager, address, url FROM nodes").fetch_all(&mut *tx).await?;
+        let draining = super::orders::draining(&mut tx).await?;
         let earlier_wait = match meta(&mut tx, LEASE_WAIT).await? {
             Some(text) => Some(Duration::from_nanos(id("a duration", &text)?)),
             None => None,
@@ -50,6 +51,7 @@ impl Led {
             programs: programs.into_iter().map(program).collect::<Result<_, StoreError>>()?,
             assignments: assignments.into_iter().map(assignment).collect::<Result<_, StoreError>>()?,
             nodes: nodes.into_iter().map(registration).collect::<Result<_, StoreError>>()?,
+            draining,
             earlier_wait,
             is_complete,
         })

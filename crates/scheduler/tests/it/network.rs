@@ -185,6 +185,7 @@ impl Network {
             data_dir: self.folder.path().into(),
             database: Database::Sqlite(self.folder.path().join("scheduler.sqlite")),
             url: None,
+            operators: vec![self.owner.address().clone()],
             message_node: self.messages.url(),
             gateway_url: Some("http://localhost:8080".into()),
             lease: self.lease,

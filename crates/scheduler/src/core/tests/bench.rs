@@ -59,6 +59,7 @@ pub(super) struct Database {
     pub(super) closed: Vec<(ProgramId, Epoch, Cause, Proof)>,
     pub(super) programs: BTreeMap<ProgramId, Arc<ProgramSpec>>,
     pub(super) nodes: BTreeMap<NodeId, Registration>,
+    pub(super) draining: BTreeMap<NodeId, String>,
     pub(super) lease_wait: Option<Duration>,
     pub(super) is_complete: bool,
 }
@@ -121,6 +122,7 @@ impl Database {
             programs: programs.collect(),
             assignments: open.collect(),
             nodes: self.nodes.values().cloned().collect(),
+            draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,
             is_complete: self.is_complete,
         };
@@ -378,7 +380,9 @@ impl Scheduler {
                 assert!(self.nodes[&node].set.entries().contains(&entry), "the set lacks {entry:?}");
             }
             let waits = matches!(program.stage, Stage::Unplaced) && program.gone.is_none();
-            if waits && program.held_until.is_none_or(|until| until <= self.now) {
+            // A program that ran before may have to wait for the brake.
+            let braked = program.last_epoch.is_some() && self.brake.holds(self.now);
+            if waits && !braked && program.held_until.is_none_or(|until| until <= self.now) {
                 let offers = self.nodes.values().map(|node| &node.offer);
                 let fits = choose(&program.spec, offers, |node| program.avoids(node, self.now));
                 assert_eq!(fits, None, "{id} waits although a node fits");

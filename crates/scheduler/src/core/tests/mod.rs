@@ -1,10 +1,12 @@
 //! Tests of the decisions: `bench` is a scheduler with a database in memory and nodes that do as they are told; `behaviour`
-//! tells stories on it, `leases` those about time, `faults` those about failures; `world` and `properties` let chance act.
+//! tells stories on it, `leases` those about time, `faults` those about failures, `operators` those about orders
+//! and brakes; `world` and `properties` let chance act.
 
 mod behaviour;
 mod bench;
 mod faults;
 mod leases;
+mod operators;
 mod placing;
 mod properties;
 mod world;

@@ -17,6 +17,7 @@ fn offer(number: u8, memory: u64) -> Offer {
         address: format!("http://node-{number}.example"),
         is_listed: true,
         is_healthy: true,
+        is_unsteady: false,
         draining: None,
         capacity: Some(capacity(memory)),
         used: Needs::default(),
