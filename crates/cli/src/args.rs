@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use protocol::Address;
 use protocol::message::program::{Encoding, Interface};
 use zeroize::Zeroizing;
 
@@ -160,6 +161,8 @@ pub enum ProgramCommand {
     Show(ProgramArgs),
     /// Show where a program runs, or why it does not
     Find(ProgramArgs),
+    /// Show where a program ran, when and why it moved: a history signed by scheduler and nodes
+    History(HistoryArgs),
     /// Print what a program wrote
     Logs(LogsArgs),
     /// Upload new code for a program; its id and URL stay
@@ -179,6 +182,20 @@ pub struct ProgramArgs {
     /// The program: its id, the first 8 digits or more of it, or its URL
     #[arg(value_name = "ID")]
     pub program: String,
+}
+
+/// `aleph program history`
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The program: its id, the first 8 digits or more of it, or its URL
+    #[arg(value_name = "ID")]
+    pub program: String,
+    /// Check chain and signatures, and that no two copies were allowed at the same time
+    #[arg(long)]
+    pub verify: bool,
+    /// The scheduler's account to believe [default: those that the network publishes]
+    #[arg(long, value_name = "ADDRESS", requires = "verify")]
+    pub scheduler_address: Option<Address>,
 }
 
 /// How long to wait.

@@ -107,7 +107,8 @@ impl Context {
                 };
                 let published = published.unwrap_or_default();
                 let schedulers = scheduler.clone().map_or(published.scheduler_urls, |url| vec![url]);
-                Ok(Network::new(schedulers, gateway.clone().or(published.gateway_url)))
+                let gateway = gateway.clone().or(published.gateway_url);
+                Ok(Network::new(schedulers, gateway, published.scheduler_addresses))
             })
             .await
     }

@@ -48,6 +48,8 @@ pub enum Code {
     TimedOut,
     /// The program does not come up.
     ProgramFailing,
+    /// A history does not hold.
+    BadHistory,
     /// A prompt was answered with no, or Ctrl-C was pressed.
     Interrupted,
     /// Anything else.

@@ -2,6 +2,7 @@
 
 use protocol::api::scheduler::{Health, NodeRecord, VmRecord};
 use protocol::client::{ClientError, Scheduler};
+use protocol::history::SignedEntry;
 use protocol::network::program_url;
 use protocol::{Address, NodeId, ProgramId};
 
@@ -21,13 +22,20 @@ pub struct Leader {
 pub struct Network {
     schedulers: Vec<Scheduler>,
     gateway: Option<String>,
+    /// The accounts of the schedulers, as far as the network publishes them.
+    addresses: Vec<Address>,
 }
 
 impl Network {
     /// A network with these base URLs.
-    pub fn new(schedulers: Vec<String>, gateway: Option<String>) -> Self {
+    pub fn new(schedulers: Vec<String>, gateway: Option<String>, addresses: Vec<Address>) -> Self {
         let gateway = gateway.map(|url| url.trim_end_matches('/').to_owned());
-        Self { schedulers: schedulers.into_iter().map(Scheduler::new).collect(), gateway }
+        Self { schedulers: schedulers.into_iter().map(Scheduler::new).collect(), gateway, addresses }
+    }
+
+    /// The accounts of the network's schedulers, which sign histories.
+    pub fn scheduler_addresses(&self) -> &[Address] {
+        &self.addresses
     }
 
     /// Base URL of the gateway.
@@ -94,6 +102,14 @@ impl Network {
     /// [`ClientError`] when no scheduler can be asked.
     pub async fn node(&self, node: &NodeId) -> anyhow::Result<Option<NodeRecord>> {
         self.ask(async |scheduler: &Scheduler| scheduler.node(node).await).await
+    }
+
+    /// The signed history of a program.
+    ///
+    /// # Errors
+    /// [`ClientError`] when no scheduler can be asked.
+    pub async fn signed_history(&self, program: &ProgramId) -> anyhow::Result<Vec<SignedEntry>> {
+        self.ask(async |scheduler: &Scheduler| scheduler.signed_history(program).await).await
     }
 
     /// The programs on a node.

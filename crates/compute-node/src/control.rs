@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agent::AgentHandle;
+use crate::statements::Statements;
 
 /// How long connecting and proving keys may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -74,11 +75,11 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     // A scheduler that takes over must find this node before its lease is over.
-    let (mut pause, mut next) = (QUICKEST, 0);
+    let (mut pause, mut next, mut statements) = (QUICKEST, 0, Statements::default());
     while !shutdown.is_cancelled() {
         let url = &schedulers[next % schedulers.len()];
         let began = Instant::now();
-        let session = shutdown.run_until_cancelled(session(&identity, url, &agent)).await;
+        let session = shutdown.run_until_cancelled(session(&identity, url, &agent, &mut statements)).await;
         if let Some(Err(error)) = session {
             warn!(scheduler = url, %error, "no connection to the scheduler, trying again");
         }
@@ -88,10 +89,16 @@ pub(crate) async fn run(
     }
 }
 
-async fn session(identity: &Identity, url: &str, agent: &AgentHandle) -> Result<(), ControlError> {
+async fn session(
+    identity: &Identity,
+    url: &str,
+    agent: &AgentHandle,
+    statements: &mut Statements,
+) -> Result<(), ControlError> {
     let (mut socket, times) = timeout(HANDSHAKE, connect(identity, url)).await.map_err(|_| ControlError::Silent)??;
     info!(scheduler = url, lease = ?times.lease(), "connected to the scheduler");
-    let mut sent = Sent::default();
+    statements.reconnected();
+    let mut sent = Sent { statements, last: 0, times: VecDeque::new() };
     let mut beat = interval(times.heartbeat());
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answered = Instant::now();
@@ -119,14 +126,15 @@ async fn session(identity: &Identity, url: &str, agent: &AgentHandle) -> Result<
     }
 }
 
-/// When heartbeats were sent, by this node's clock.
-#[derive(Debug, Default)]
-struct Sent {
+/// What was sent: statements, and heartbeats with their times by this node's clock.
+#[derive(Debug)]
+struct Sent<'a> {
+    statements: &'a mut Statements,
     last: u64,
     times: VecDeque<(u64, BootTime)>,
 }
 
-impl Sent {
+impl Sent<'_> {
     /// The next heartbeat's number. It counts as sent from now on, before the first byte leaves.
     fn next(&mut self) -> u64 {
         self.last += 1;
@@ -199,9 +207,13 @@ async fn heartbeat(
     identity: &Identity,
     agent: &AgentHandle,
     socket: &mut Socket,
-    sent: &mut Sent,
+    sent: &mut Sent<'_>,
 ) -> Result<(), ControlError> {
     let Some((applied, programs)) = agent.reports().await else { return Err(ControlError::Unexpected) };
+    let news = sent.statements.of(&identity.account, identity.node, &programs, chrono::Utc::now());
+    if !news.is_empty() {
+        send(socket, &FromNode::Statements(news)).await?;
+    }
     let sequence = sent.next();
     let heartbeat = Heartbeat { sequence, capacity: identity.capacity.clone(), applied, programs, draining: None };
     send(socket, &FromNode::Heartbeat(heartbeat)).await
@@ -234,7 +246,8 @@ mod tests {
 
     #[test]
     fn heartbeats_count_from_their_sending_and_old_ones_are_forgotten() {
-        let mut sent = Sent::default();
+        let mut statements = Statements::default();
+        let mut sent = Sent { statements: &mut statements, last: 0, times: VecDeque::new() };
         let before = clock::now();
         assert_eq!(sent.next(), 1);
         assert!(sent.at(1).unwrap() >= before);

@@ -27,6 +27,7 @@ mod programs;
 mod registration;
 mod server;
 mod single_flight;
+mod statements;
 
 pub use config::Config;
 pub use node::{GatewayConfig, RunError, run, run_gateway};

@@ -29,6 +29,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::account::{self, Account, SignatureError};
+use crate::history::Statement;
 use crate::{Address, BootId, Epoch, NodeId, ProgramId};
 
 /// The version of this protocol. Peers of another version are refused.
@@ -62,6 +63,8 @@ pub enum FromScheduler {
 pub enum FromNode {
     /// The answer to the challenge.
     Hello(Hello),
+    /// What the node states for the history. It comes before the heartbeat that reports the same.
+    Statements(Vec<Statement>),
     /// The node lives and runs this.
     Heartbeat(Heartbeat),
 }

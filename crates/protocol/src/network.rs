@@ -34,6 +34,9 @@ pub struct NetworkSettings {
     /// Base URLs of the network's schedulers.
     #[serde(default)]
     pub scheduler_urls: Vec<String>,
+    /// The accounts of the network's schedulers, which sign the histories of programs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scheduler_addresses: Vec<Address>,
     /// Base URL of the network's gateway, where programs are reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_url: Option<String>,

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 
 use lease::{BootTime, LeaseTimes, clock};
+use protocol::Account;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -19,6 +21,7 @@ const LOOKS: u32 = 2;
 /// who leads meanwhile, `health` what is wrong with the database.
 pub(crate) async fn acquire(
     store: &Store,
+    account: &Arc<Account>,
     times: LeaseTimes,
     url: &str,
     led_by: &watch::Sender<Option<String>>,
@@ -27,7 +30,7 @@ pub(crate) async fn acquire(
     let mut watch = Watch::new(times);
     loop {
         let sent = clock::now();
-        match bounded(times, look(store, &mut watch, url)).await {
+        match bounded(times, look(store, account, &mut watch, url)).await {
             Ok(Some(led)) => {
                 led_by.send_replace(None);
                 health.send_replace(None);
@@ -48,11 +51,13 @@ pub(crate) async fn acquire(
     }
 }
 
-async fn look(store: &Store, watch: &mut Watch, url: &str) -> Result<Option<Led>, StoreError> {
+async fn look(store: &Store, account: &Arc<Account>, watch: &mut Watch, url: &str) -> Result<Option<Led>, StoreError> {
     let row = store.leader().await?;
     match watch.looked(clock::now(), row) {
         Verdict::Led => Ok(None),
-        Verdict::Free(seen) => Ok(store.claim(seen.as_ref(), url).await?.map(|epoch| store.led(epoch))),
+        Verdict::Free(seen) => {
+            Ok(store.claim(seen.as_ref(), url).await?.map(|epoch| store.led(epoch, account.clone())))
+        }
     }
 }
 

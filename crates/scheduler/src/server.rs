@@ -125,7 +125,8 @@ async fn lead_alone(
     ready: &mut Option<impl FnOnce()>,
     shutdown: &CancellationToken,
 ) -> Result<(), RunError> {
-    let led = seat.store.claim_alone(url).await.map_err(|e| RunError::database(&seat.config.database, &e))?;
+    let led =
+        seat.store.claim_alone(url, &seat.account).await.map_err(|e| RunError::database(&seat.config.database, &e))?;
     let mut term = Term::new(seat, led, shutdown).await?;
     announce(ready);
     term.run().await
@@ -143,7 +144,7 @@ async fn take_turns(
         let led_by = watch::Sender::new(None);
         drop(seat.front.send_replace(follower::router(seat, led_by.subscribe())));
         announce(ready);
-        let acquired = leadership::acquire(&seat.store, times, url, &led_by, &seat.database);
+        let acquired = leadership::acquire(&seat.store, &seat.account, times, url, &led_by, &seat.database);
         let Some((led, claimed)) = shutdown.run_until_cancelled(acquired).await else { return Ok(()) };
         tracing::info!("this scheduler leads now");
         let deposed = shutdown.child_token();

@@ -29,7 +29,8 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<()> {
         }
         NodeCommand::Lost { id, yes } => {
             let node = find(context, &id).await?;
-            if !yes && !(context.out.can_ask() && ask(&is_gone(&node), false)?) {
+            let is_sure = yes || (context.out.can_ask() && ask(&is_gone(&node), false)?);
+            if !is_sure {
                 return Err(Failure::usage(format!("{} It needs --yes", is_gone(&node)))
                     .hint("without it, programs move by themselves when the node's leases are over")
                     .into());

@@ -77,12 +77,14 @@ async fn start(options: &UpOptions, layout: &Layout, children: &mut Children) ->
     children.start(Child::MessageNode, layout.message_node_arguments()).await?;
     let message_node = MessageNode::new(layout.message_node_url());
     progress.set_message("runtime images");
-    publish::publish(layout, &message_node, &roles::installation()?.runtimes).await?;
+    publish::publish_images(layout, &message_node, &roles::installation()?.runtimes).await?;
 
     progress.set_message("scheduler");
     children.start(Child::Scheduler, layout.scheduler_arguments(options)).await?;
     let scheduler = Scheduler::new(layout.scheduler_url());
     let address = scheduler.health().await.context("the scheduler does not say who it is")?.address;
+
+    publish::publish_settings(layout, &message_node, &address).await?;
 
     progress.set_message("gateway");
     children.start(Child::Gateway, layout.gateway_arguments()).await?;

@@ -10,7 +10,7 @@ use protocol::api::message_node::MessageStatus;
 use protocol::client::MessageNode;
 use protocol::message::{AggregateContent, Envelope, ItemType, MessageTime, MessageType, StoreContent};
 use protocol::network::{NetworkSettings, SETTINGS_KEY, VM_IMAGES_KEY, VmImage, VmImageDefaults, VmImages};
-use protocol::{Account, FileHash};
+use protocol::{Account, Address, FileHash};
 use serde_json::{Map, Value};
 
 use super::layout::Layout;
@@ -24,8 +24,8 @@ const DEFAULT_RUNTIME: &str = "python3";
 /// How much of a file is read at a time, in bytes.
 const CHUNK: usize = 256 << 10;
 
-/// Publishes what is not published yet.
-pub(super) async fn publish(layout: &Layout, message_node: &MessageNode, runtimes: &Path) -> anyhow::Result<()> {
+/// Publishes the runtime images that are not published yet.
+pub(super) async fn publish_images(layout: &Layout, message_node: &MessageNode, runtimes: &Path) -> anyhow::Result<()> {
     let authority = layout.authority();
     let mut images =
         VmImages { runtimes: BTreeMap::new(), defaults: VmImageDefaults { runtime: Some(DEFAULT_RUNTIME.to_owned()) } };
@@ -40,10 +40,21 @@ pub(super) async fn publish(layout: &Layout, message_node: &MessageNode, runtime
             runtimes.display()
         );
     }
-    publish_aggregate(authority, message_node, VM_IMAGES_KEY, &images).await?;
-    let settings =
-        NetworkSettings { scheduler_urls: vec![layout.scheduler_url()], gateway_url: Some(layout.gateway_url()) };
-    publish_aggregate(authority, message_node, SETTINGS_KEY, &settings).await
+    publish_aggregate(authority, message_node, VM_IMAGES_KEY, &images).await
+}
+
+/// Publishes where the scheduler and the gateway are, and whose signature the scheduler's is.
+pub(super) async fn publish_settings(
+    layout: &Layout,
+    message_node: &MessageNode,
+    scheduler: &Address,
+) -> anyhow::Result<()> {
+    let settings = NetworkSettings {
+        scheduler_urls: vec![layout.scheduler_url()],
+        scheduler_addresses: vec![scheduler.clone()],
+        gateway_url: Some(layout.gateway_url()),
+    };
+    publish_aggregate(layout.authority(), message_node, SETTINGS_KEY, &settings).await
 }
 
 fn image_files(runtimes: &Path) -> anyhow::Result<Vec<PathBuf>> {

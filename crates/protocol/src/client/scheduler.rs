@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 
 use super::{ClientError, EventStream, http_client, json, open_events};
 use crate::api::scheduler::{Health, NodeRecord, Page, SchedulerEvent, VmRecord};
+use crate::history::SignedEntry;
 use crate::operation::SignedOrder;
 use crate::{Address, NodeId, ProgramId};
 
@@ -91,6 +92,14 @@ impl Scheduler {
     /// [`ClientError`] when the scheduler cannot be asked.
     pub async fn health(&self) -> Result<Health, ClientError> {
         json::get_required(&self.http, &format!("{}/health", self.base), &[]).await
+    }
+
+    /// The signed history of a program, from its first entry on.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the scheduler cannot be asked.
+    pub async fn signed_history(&self, program: &ProgramId) -> Result<Vec<SignedEntry>, ClientError> {
+        self.list(&format!("vms/{program}/history/signed"), &[]).await
     }
 
     /// Has an operator's order carried out.

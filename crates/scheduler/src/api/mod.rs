@@ -73,6 +73,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v1/vms", get(v1::vms))
         .route("/api/v1/vms/{hash}", get(v1::vm))
         .route("/api/v1/vms/{hash}/history", get(v1::vm_history))
+        .route("/api/v1/vms/{hash}/history/signed", get(v1::signed_history))
         .route("/api/v1/nodes", get(v1::nodes))
         .route("/api/v1/nodes/{hash}", get(v1::node))
         .route("/api/v1/nodes/{hash}/history", get(v1::node_history))

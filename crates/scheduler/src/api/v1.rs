@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use protocol::Address;
 use protocol::api::scheduler::{AssignmentRecord, NodeRecord, NodeStatus, Page, Stats, VmRecord};
+use protocol::history::SignedEntry;
 
 use super::error::{Answer, ApiError};
 use super::lists::Params;
@@ -52,6 +53,17 @@ pub(super) async fn vm_history(
     params: Params,
 ) -> Answer<Json<Page<AssignmentRecord>>> {
     history(&api, Of::Program(id(hash)?), &params).await
+}
+
+/// `GET /api/v1/vms/{hash}/history/signed`: see [`protocol::history`]; oldest first. Known also of programs that are gone.
+pub(super) async fn signed_history(
+    State(api): State<Api>,
+    hash: Path<String>,
+    params: Params,
+) -> Answer<Json<Page<SignedEntry>>> {
+    let window = params.window()?;
+    let (items, total) = api.store.chain(id(hash)?, window.offset(), window.size()).await?;
+    Ok(Json(window.page(items, total)))
 }
 
 /// `GET /api/v1/nodes`, filtered by `hash` (a prefix), `owner` and `status`.

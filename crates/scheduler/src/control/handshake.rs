@@ -13,15 +13,17 @@ use super::{Control, End, read, send};
 const MAX_URL_BYTES: usize = 2000;
 
 impl Control {
-    /// Challenges the node and checks its answer.
-    pub(super) async fn greet(&self, socket: &mut WebSocket) -> Result<Hello, End> {
+    /// Challenges the node and checks its answer. Says who signed it.
+    pub(super) async fn greet(&self, socket: &mut WebSocket) -> Result<(Hello, Address), End> {
         let challenge =
             Challenge { version: CONTROL_VERSION, scheduler: self.account().address().clone(), nonce: random_nonce() };
         send(socket, &FromScheduler::Challenge(challenge.clone())).await?;
         let hello = loop {
             match read(socket.recv().await)? {
                 Some(FromNode::Hello(hello)) => break hello,
-                Some(FromNode::Heartbeat(_)) => return Err(End::Unexpected("a heartbeat before hello".to_owned())),
+                Some(FromNode::Heartbeat(_) | FromNode::Statements(_)) => {
+                    return Err(End::Unexpected("a heartbeat before hello".to_owned()));
+                }
                 None => {}
             }
         };
@@ -35,7 +37,7 @@ impl Control {
             lease_ms: millis(self.times.lease()),
         };
         send(socket, &FromScheduler::Welcome(welcome)).await?;
-        Ok(hello)
+        Ok((hello, signer))
     }
 
     /// Only a registered node's owner or manager speaks for it. Whoever is not known may have registered a moment ago, so the

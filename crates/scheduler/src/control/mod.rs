@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use lease::LeaseTimes;
-use protocol::control::{FromNode, FromScheduler, Heartbeat};
-use protocol::{Account, NodeId};
+use protocol::control::{FromNode, FromScheduler};
+use protocol::history::Statement;
+use protocol::{Account, Address, NodeId};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -115,7 +116,7 @@ impl Control {
     async fn deposed(&self) {
         // An error means that nobody can depose it any more.
         if self.leads.clone().wait_for(|leads| !leads).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -143,7 +144,7 @@ impl Control {
             Err(_) => Err(End::Rejected("too many nodes connect at the same time; try again".to_owned())),
         };
         match greeted {
-            Ok(hello) => self.converse(socket, hello).await,
+            Ok((hello, signer)) => self.converse(socket, hello, signer).await,
             Err(end) => {
                 if let End::Rejected(reason) = &end {
                     self.metrics.rejected.increment(1);
@@ -155,7 +156,7 @@ impl Control {
         }
     }
 
-    async fn converse(&self, socket: &mut WebSocket, hello: protocol::control::Hello) -> End {
+    async fn converse(&self, socket: &mut WebSocket, hello: protocol::control::Hello, signer: Address) -> End {
         let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         let (outbox, mut frames) = mpsc::channel(OUTBOX);
         let node = hello.node;
@@ -163,7 +164,7 @@ impl Control {
         self.metrics.connections.increment(1.0);
         let connected = Input::Connected { node, connection, url: hello.url, software: hello.software, outbox };
         let end = match self.tell(connected).await {
-            Ok(()) => self.exchange(socket, node, connection, &mut frames).await,
+            Ok(()) => self.exchange(socket, (node, &signer), connection, &mut frames).await,
             Err(end) => end,
         };
         self.metrics.connections.decrement(1.0);
@@ -177,7 +178,7 @@ impl Control {
     async fn exchange(
         &self,
         socket: &mut WebSocket,
-        node: NodeId,
+        (node, signer): (NodeId, &Address),
         connection: ConnectionId,
         frames: &mut mpsc::Receiver<FromScheduler>,
     ) -> End {
@@ -193,12 +194,17 @@ impl Control {
                     Some(frame) => send(socket, &frame).await,
                     None => Err(End::Replaced),
                 },
-                received = async { sleep_until(not_before).await; socket.recv().await } => match heartbeat(received) {
-                    Ok(Some(heartbeat)) => {
+                received = async { sleep_until(not_before).await; socket.recv().await } => match read(received) {
+                    Ok(Some(FromNode::Heartbeat(heartbeat))) => {
                         heard = Instant::now();
                         paced = paced.max(heard) + pace;
                         self.tell(Input::Event(Event::Heartbeat { node, connection, heartbeat })).await
                     }
+                    Ok(Some(FromNode::Statements(statements))) => {
+                        paced = paced.max(Instant::now()) + pace;
+                        self.pass_on(node, signer, statements).await
+                    }
+                    Ok(Some(FromNode::Hello(_))) => Err(End::Unexpected("a second hello".to_owned())),
                     Ok(None) => Ok(()),
                     Err(end) => Err(end),
                 },
@@ -210,20 +216,23 @@ impl Control {
         }
     }
 
+    /// Passes on what the node itself signed about itself.
+    async fn pass_on(&self, node: NodeId, signer: &Address, statements: Vec<Statement>) -> Result<(), End> {
+        for statement in statements {
+            if statement.node != node || statement.signer().as_ref() != Ok(signer) {
+                return Err(End::Unexpected("a statement that is not signed by the node".to_owned()));
+            }
+            self.tell(Input::Event(Event::Stated(statement))).await?;
+        }
+        Ok(())
+    }
+
     async fn tell(&self, input: Input) -> Result<(), End> {
         self.engine.send(input).await.map_err(|_| End::Stopping)
     }
 }
 
-/// A heartbeat, or `None` for frames without meaning.
-fn heartbeat(received: Option<Result<Message, axum::Error>>) -> Result<Option<Heartbeat>, End> {
-    match read(received)? {
-        Some(FromNode::Heartbeat(heartbeat)) => Ok(Some(heartbeat)),
-        Some(FromNode::Hello(_)) => Err(End::Unexpected("a second hello".to_owned())),
-        None => Ok(None),
-    }
-}
-
+/// A frame, or `None` for those without meaning.
 fn read(received: Option<Result<Message, axum::Error>>) -> Result<Option<FromNode>, End> {
     match received {
         None | Some(Ok(Message::Close(_))) => Err(End::Closed),

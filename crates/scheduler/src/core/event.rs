@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use lease::BootTime;
 use protocol::api::scheduler::ProgramState;
 use protocol::control::{FromScheduler, Heartbeat};
+use protocol::history::{Fact, Statement};
 use protocol::operation::Operation;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
@@ -75,6 +76,8 @@ pub enum Event {
         /// What it said.
         heartbeat: Heartbeat,
     },
+    /// A node states what only it can know. Its signature was checked.
+    Stated(Statement),
     /// [`Write::Assign`] is durable.
     Stored {
         /// The program.
@@ -318,6 +321,20 @@ pub enum Write {
         /// When, for people.
         at: DateTime<Utc>,
     },
+    /// Record in the signed history what is known of an open assignment. It is written before what follows it, however often
+    /// the database fails.
+    Record {
+        /// The program.
+        program: ProgramId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The node.
+        node: NodeId,
+        /// When, for people.
+        at: DateTime<Utc>,
+        /// What.
+        fact: Fact,
+    },
     /// Drop a program that is not desired and not assigned, and close what a lost [`Write::Assign`] may have opened.
     Forget {
         /// The program.
@@ -344,7 +361,11 @@ impl Write {
         match self {
             Self::Assign { spec, .. } => Some(spec.id),
             Self::Close { program, .. } | Self::Forget { program, .. } => Some(*program),
-            Self::Remember(_) | Self::Node(_) | Self::ForgetNode(_) | Self::EarlierLeasesEnded { .. } => None,
+            Self::Remember(_)
+            | Self::Record { .. }
+            | Self::Node(_)
+            | Self::ForgetNode(_)
+            | Self::EarlierLeasesEnded { .. } => None,
         }
     }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use protocol::control::{
     Failure, FromScheduler, Grant, Heartbeat, MAX_FAILURE_BYTES, ProgramReport, Refusal, ReportedState, SetVersion,
 };
+use protocol::history::{Fact, Statement};
 use protocol::{Epoch, NodeId, ProgramId};
 
 use super::Scheduler;
 use super::assignment::{Assignment, Stage};
-use super::event::{Cause, Command, ConnectionId, Notice, Proof};
+use super::event::{Cause, Command, ConnectionId, Notice, Proof, Write};
 use super::nodes::truncated;
 use super::timers::Timer;
 use super::turn::Turn;
@@ -86,6 +87,16 @@ impl Scheduler {
             }
         }
         true
+    }
+
+    /// A statement about the node's current assignment goes into the history; others came too late.
+    pub(super) fn stated(&mut self, turn: &mut Turn, statement: Statement) {
+        let Statement { program, epoch, node, .. } = statement;
+        let assignment = self.programs.get(&program).and_then(|program| program.stage.assignment());
+        if assignment.is_some_and(|assignment| (assignment.node, assignment.epoch) == (node, epoch)) {
+            let fact = Fact::Stated { statement };
+            turn.command(Command::Store(Write::Record { program, epoch, node, at: turn.wall, fact }));
+        }
     }
 
     /// The node does not run it, although it should. It is told to leave it alone before another gets it: an order to run it

@@ -170,6 +170,7 @@ impl Scheduler {
             }
             Event::NodeDisconnected { node, connection } => self.node_disconnected(turn, node, connection),
             Event::Heartbeat { node, connection, heartbeat } => self.heartbeat(turn, node, connection, &heartbeat),
+            Event::Stated(statement) => self.stated(turn, statement),
             Event::Stored { program, node, epoch } => self.stored(turn, program, node, epoch),
             Event::Closed { program, epoch } => self.closed(turn, program, epoch),
             Event::Forgotten { program } => self.forgotten(turn, program),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lease::BootTime;
+use protocol::history::Fact;
 use protocol::{Epoch, NodeId, ProgramId};
 
 use super::assignment::{Assignment, Avoid, Program, Stage};
@@ -135,6 +136,9 @@ impl Scheduler {
             return self.end(turn, id, cause, Proof::NeverGranted);
         }
         let (assignment, target) = (assignment.clone(), target.map(|node| (node, turn.wall)));
+        let (epoch, node) = (assignment.epoch, assignment.node);
+        let fact = Fact::Releasing { cause: cause.as_str().to_owned() };
+        turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
         self.transition(turn, id, Stage::Releasing { assignment, cause, target });
     }
 

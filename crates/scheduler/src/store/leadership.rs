@@ -1,5 +1,9 @@
 //! The row that says who leads; see [`crate::core::leadership`] for who may change it when.
 
+use std::sync::Arc;
+
+use protocol::Account;
+
 use super::{Connection, Store, StoreError, Transaction};
 use crate::core::leadership::{LeaderEpoch, LeaderRow};
 
@@ -38,18 +42,18 @@ impl Store {
     }
 
     /// Takes over without waiting: only for who knows by other means that no other scheduler uses this database.
-    pub(crate) async fn claim_alone(&self, url: &str) -> Result<Led, StoreError> {
+    pub(crate) async fn claim_alone(&self, url: &str, scheduler: &Arc<Account>) -> Result<Led, StoreError> {
         loop {
             let seen = self.leader().await?;
             if let Some(epoch) = self.claim(seen.as_ref(), url).await? {
-                return Ok(self.led(epoch));
+                return Ok(self.led(epoch, scheduler.clone()));
             }
         }
     }
 
-    /// The database as the leader of this epoch uses it.
-    pub(crate) fn led(&self, epoch: LeaderEpoch) -> Led {
-        Led { store: self.clone(), epoch }
+    /// The database as the leader of this epoch uses it. The history is signed by `scheduler`.
+    pub(crate) fn led(&self, epoch: LeaderEpoch, scheduler: Arc<Account>) -> Led {
+        Led { store: self.clone(), epoch, scheduler }
     }
 }
 
@@ -68,10 +72,12 @@ async fn read(db: &mut Connection) -> Result<Option<LeaderRow>, StoreError> {
 
 /// The database of a leader. Everything that changes it besides the leader's row goes through here, and fails with
 /// [`StoreError::Deposed`] once another scheduler leads.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Led {
     pub(super) store: Store,
     epoch: LeaderEpoch,
+    /// Who signs the history.
+    pub(super) scheduler: Arc<Account>,
 }
 
 impl Led {

@@ -2,6 +2,7 @@
 //!
 //! What was committed is on the disk, so an assignment that was answered survives a crash. The SQL keeps to what both share.
 
+mod chain;
 mod engine;
 pub(crate) mod history;
 pub(crate) mod leadership;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use aleph_tests::Postgres;
 use chrono::DateTime;
-use protocol::{Address, Epoch, NodeId, ProgramId};
+use protocol::history::{Fact, Stated, Statement, Trust, verify};
+use protocol::{Account, Address, Epoch, NodeId, ProgramId};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,7 @@ struct Fixture {
     folder: TempDir,
     store: Store,
     led: Led,
+    account: Arc<Account>,
 }
 
 impl Fixture {
@@ -67,8 +69,9 @@ impl Fixture {
 
     async fn open(folder: TempDir, database: &Database) -> Self {
         let store = Store::open(database).await.unwrap();
-        let led = store.claim_alone("http://here").await.unwrap();
-        Self { folder, store, led }
+        let account = Arc::new(Account::generate());
+        let led = store.claim_alone("http://here", &account).await.unwrap();
+        Self { folder, store, led, account }
     }
 
     /// Opens a file as it would be found after a crash: what the connections still hold is not written out first.
@@ -317,7 +320,7 @@ async fn one_scheduler_leads_and_a_deposed_one_cannot_write() {
         let seen = file.store.leader().await.unwrap().unwrap();
         let epoch = file.store.claim(Some(&seen), "http://there").await.unwrap().unwrap();
         assert!(epoch > seen.epoch);
-        let second = file.store.led(epoch);
+        let second = file.store.led(epoch, file.account.clone());
         assert!(!first.beat().await.unwrap());
         assert!(!first.resign().await.unwrap(), "it cannot step down for another");
         assert!(matches!(first.apply(&[assign(2, 1)]).await, Err(StoreError::Deposed)));
@@ -358,7 +361,7 @@ async fn a_transaction_of_the_leader_ends_before_another_takes_over() {
 #[tokio::test]
 async fn a_writer_that_was_deposed_says_so() {
     for file in Fixture::each().await {
-        file.store.claim_alone("http://there").await.unwrap();
+        file.store.claim_alone("http://there", &file.account).await.unwrap();
         let (queue, queued) = mpsc::unbounded_channel();
         queue.send(assign(1, 1)).unwrap();
         drop(queue);
@@ -368,4 +371,76 @@ async fn a_writer_that_was_deposed_says_so() {
         writer::run(file.led.clone(), queued, answers, health, deposed.clone(), Arc::new(Metrics::new())).await;
         assert!(deposed.is_cancelled());
     }
+}
+
+/// A record of what a node states.
+fn states(by: &Account, number: u8, at: u8, epoch: u64, stated: Stated) -> Write {
+    let (program, node, epoch, time) = (program(number), node(at), Epoch::new(epoch), DateTime::UNIX_EPOCH);
+    let statement = Statement::new(by, node, program, epoch, stated, time);
+    Write::Record { program, epoch, node, at: time, fact: Fact::Stated { statement } }
+}
+
+#[tokio::test]
+async fn what_happens_is_in_a_signed_history_that_holds() {
+    for file in Fixture::each().await {
+        let (one, two) = (Account::generate(), Account::generate());
+        let writes = [
+            assign(1, 1),
+            states(&one, 1, 1, 1, Stated::Started),
+            states(&one, 1, 1, 1, Stated::Ready),
+            close(1, 1),
+            assign(1, 2),
+            states(&two, 1, 2, 2, Stated::Ready),
+        ];
+        file.led.apply(&writes).await.unwrap();
+        // Written again after a failure whose effect was not known: nothing is recorded twice, nothing too late.
+        file.led.apply(&[close(1, 1), writes[1].clone(), writes[5].clone()]).await.unwrap();
+        let (entries, total) = file.store.chain(program(1), 0, 100).await.unwrap();
+        assert_eq!((entries.len(), total), (6, 6));
+        let nodes = [(node(1), vec![one.address().clone()]), (node(2), vec![two.address().clone()])];
+        let trust =
+            Trust { schedulers: vec![file.account.address().clone()], nodes: nodes.into(), epoch: Some(Epoch::new(2)) };
+        let verified = verify(program(1), &entries, &trust).unwrap();
+        assert_eq!((verified.assignments, verified.statements, verified.is_open), (2, 3, true));
+        let (page, _) = file.store.chain(program(1), 4, 1).await.unwrap();
+        assert_eq!(page, entries[4..5]);
+        assert_eq!(file.store.chain(program(2), 0, 100).await.unwrap(), (vec![], 0));
+    }
+}
+
+#[tokio::test]
+async fn the_history_outlives_the_program_and_a_change_of_leaders() {
+    for file in Fixture::each().await {
+        file.led.apply(&[assign(1, 1)]).await.unwrap();
+        let second = Arc::new(Account::generate());
+        let led = file.store.claim_alone("http://there", &second).await.unwrap();
+        let forget = Write::Forget { program: program(1), cause: Gone::Forgotten, at: DateTime::UNIX_EPOCH };
+        led.apply(&[forget]).await.unwrap();
+        let (entries, _) = file.store.chain(program(1), 0, 100).await.unwrap();
+        let schedulers = vec![file.account.address().clone(), second.address().clone()];
+        let trust = Trust { schedulers, ..Trust::default() };
+        assert!(!verify(program(1), &entries, &trust).unwrap().is_open);
+    }
+}
+
+#[tokio::test]
+async fn what_the_history_lacks_is_written_before_anything_else() {
+    let file = Fixture::file().await;
+    file.led.apply(&[assign(1, 1)]).await.unwrap();
+    let (queue, queued) = mpsc::unbounded_channel();
+    let (answers, mut answered) = mpsc::channel(100);
+    let (health, deposed) = (watch::Sender::new(None), CancellationToken::new());
+    let writer =
+        tokio::spawn(writer::run(file.led.clone(), queued, answers, health.clone(), deposed, Arc::new(Metrics::new())));
+    sqlx::query("PRAGMA query_only = ON").execute(&file.store.writer).await.unwrap();
+    queue.send(states(&Account::generate(), 1, 1, 1, Stated::Ready)).unwrap();
+    health.subscribe().wait_for(Option::is_some).await.unwrap();
+    sqlx::query("PRAGMA query_only = OFF").execute(&file.store.writer).await.unwrap();
+    queue.send(close(1, 1)).unwrap();
+    assert!(matches!(answered.recv().await, Some(Input::Event(Event::Closed { .. }))));
+    drop(queue);
+    writer.await.unwrap();
+    let (entries, _) = file.store.chain(program(1), 0, 100).await.unwrap();
+    assert_eq!(entries.len(), 3, "the statement is there, before the end");
+    assert!(entries[1].entry.contains("ready") && entries[2].entry.contains("ended"));
 }

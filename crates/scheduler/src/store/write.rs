@@ -1,8 +1,10 @@
 //! The changes that the core asks for, each in a form that can be repeated.
 
 use chrono::{DateTime, Utc};
-use protocol::{Epoch, NodeId, ProgramId};
+use protocol::history::Fact;
+use protocol::{Account, Epoch, NodeId, ProgramId};
 
+use super::chain::{News, append};
 use super::restore::earlier_leases_ended;
 use super::{Connection, Led, StoreError, epoch, id, number};
 use crate::core::{Cause, Event, ProgramSpec, Proof, Registration, Write};
@@ -13,14 +15,14 @@ impl Led {
         let mut tx = self.write().await?;
         let mut events = Vec::new();
         for write in writes {
-            events.extend(apply(&mut tx, write).await?);
+            events.extend(apply(&mut tx, &self.scheduler, write).await?);
         }
         tx.commit().await?;
         Ok(events)
     }
 }
 
-async fn apply(tx: &mut Connection, write: &Write) -> Result<Option<Event>, StoreError> {
+async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Result<Option<Event>, StoreError> {
     Ok(match write {
         Write::Remember(spec) => {
             remember(tx, spec).await?;
@@ -28,19 +30,27 @@ async fn apply(tx: &mut Connection, write: &Write) -> Result<Option<Event>, Stor
         }
         Write::Assign { spec, node, at_least, at } => {
             remember(tx, spec).await?;
-            let (node, epoch) = assign(tx, spec.id, *node, *at_least, *at).await?;
+            let (node, epoch) = assign(tx, scheduler, spec.id, *node, *at_least, *at).await?;
             Some(Event::Stored { program: spec.id, node, epoch })
         }
         Write::Close { program, epoch, cause, proof, at } => {
-            close(tx, *program, *epoch, *cause, *proof, *at).await?;
+            close(tx, scheduler, *program, *epoch, *cause, *proof, *at).await?;
             Some(Event::Closed { program: *program, epoch: *epoch })
         }
         Write::Forget { program, cause, at } => {
             if let Some((_, epoch)) = open_assignment(tx, *program).await? {
-                close(tx, *program, epoch, Cause::Gone(*cause), Proof::NeverGranted, *at).await?;
+                close(tx, scheduler, *program, epoch, Cause::Gone(*cause), Proof::NeverGranted, *at).await?;
             }
             sqlx::query("DELETE FROM programs WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
             Some(Event::Forgotten { program: *program })
+        }
+        Write::Record { program, epoch, node, at, fact } => {
+            let news = News { program: *program, epoch: *epoch, node: *node, at: *at, fact: fact.clone() };
+            // What arrives after the end, or after an end that was lost on the way, has nothing to tell any more.
+            if open_assignment(tx, *program).await? == Some((*node, *epoch)) {
+                append(tx, scheduler, news).await?;
+            }
+            None
         }
         Write::Node(registration) => {
             node(tx, registration).await?;
@@ -76,6 +86,7 @@ async fn remember(tx: &mut Connection, spec: &ProgramSpec) -> Result<(), StoreEr
 /// whose answer was lost.
 async fn assign(
     tx: &mut Connection,
+    scheduler: &Account,
     program: ProgramId,
     node: NodeId,
     at_least: Epoch,
@@ -99,9 +110,11 @@ async fn assign(
         .bind(next)
         .bind(node.to_string())
         .bind(at.timestamp_micros())
-        .execute(tx)
+        .execute(&mut *tx)
         .await?;
-    Ok((node, epoch(next)?))
+    let epoch = epoch(next)?;
+    append(tx, scheduler, News { program, epoch, node, at, fact: Fact::Assigned }).await?;
+    Ok((node, epoch))
 }
 
 async fn open_assignment(tx: &mut Connection, program: ProgramId) -> Result<Option<(NodeId, Epoch)>, StoreError> {
@@ -115,24 +128,28 @@ async fn open_assignment(tx: &mut Connection, program: ProgramId) -> Result<Opti
 
 async fn close(
     tx: &mut Connection,
+    scheduler: &Account,
     program: ProgramId,
     epoch: Epoch,
     cause: Cause,
     proof: Proof,
     at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    let closed: Option<(String,)> = sqlx::query_as(
         "UPDATE assignments SET closed_at = $1, close_cause = $2, close_proof = $3
-         WHERE program_id = $4 AND epoch = $5 AND closed_at IS NULL",
+         WHERE program_id = $4 AND epoch = $5 AND closed_at IS NULL RETURNING node_id",
     )
     .bind(at.timestamp_micros())
     .bind(cause.as_str())
     .bind(proof.as_str())
     .bind(program.to_string())
     .bind(number(epoch))
-    .execute(tx)
+    .fetch_optional(&mut *tx)
     .await?;
-    Ok(())
+    // One that was closed already was recorded then.
+    let Some((node,)) = closed else { return Ok(()) };
+    let fact = Fact::Ended { cause: cause.as_str().to_owned(), proof: proof.as_str().to_owned() };
+    append(tx, scheduler, News { program, epoch, node: id("a node", &node)?, at, fact }).await
 }
 
 async fn node(tx: &mut Connection, registration: &Registration) -> Result<(), StoreError> {

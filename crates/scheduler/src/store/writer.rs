@@ -29,11 +29,13 @@ pub(crate) async fn run(
     deposed: CancellationToken,
     metrics: Arc<Metrics>,
 ) {
-    let mut batch = Vec::new();
+    // What the history lacks is written first: nothing that follows it may overtake it.
+    let (mut batch, mut unwritten) = (Vec::new(), Vec::new());
     while writes.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        batch.splice(..0, std::mem::take(&mut unwritten));
         let began = Instant::now();
         let mut failure = None;
-        for event in write(&store, &batch, &mut failure).await {
+        for event in write(&store, &batch, &mut unwritten, &mut failure).await {
             // An error means that the scheduler is stopping; what was written is read when it starts again.
             let _ = answers.send(Input::Event(event)).await;
         }
@@ -52,19 +54,25 @@ pub(crate) async fn run(
 }
 
 /// All together; and when one of them breaks a rule of the schema, each by itself, so that it fails alone.
-async fn write(store: &Led, batch: &[Write], failure: &mut Option<StoreError>) -> Vec<Event> {
+async fn write(
+    store: &Led,
+    batch: &[Write],
+    unwritten: &mut Vec<Write>,
+    failure: &mut Option<StoreError>,
+) -> Vec<Event> {
     let applied = timeout(WRITE, store.apply(batch)).await;
     match applied.unwrap_or(Err(StoreError::Database(sqlx::Error::PoolTimedOut))) {
         Ok(events) => events,
         Err(error) if batch.len() > 1 && is_about_one_row(&error) => {
             let mut events = Vec::new();
             for write in batch {
-                events.extend(Box::pin(self::write(store, std::slice::from_ref(write), failure)).await);
+                events.extend(Box::pin(self::write(store, std::slice::from_ref(write), unwritten, failure)).await);
             }
             events
         }
         Err(error) => {
             *failure = Some(error);
+            unwritten.extend(batch.iter().filter(|write| matches!(write, Write::Record { .. })).cloned());
             batch.iter().filter_map(Write::answers_to).map(|program| Event::StoreFailed { program }).collect()
         }
     }

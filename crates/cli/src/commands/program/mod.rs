@@ -2,6 +2,7 @@
 
 mod delete;
 mod find;
+mod history;
 mod list;
 mod logs;
 pub mod persistence;
@@ -32,6 +33,7 @@ pub async fn run(context: &Context, command: ProgramCommand) -> Result<()> {
         ProgramCommand::List { full } => list::list(context, full).await,
         ProgramCommand::Show(args) => show::show(context, &args.program).await,
         ProgramCommand::Find(args) => find::find(context, &args.program).await,
+        ProgramCommand::History(args) => history::history(context, args).await,
         ProgramCommand::Logs(args) => logs::logs(context, args).await,
         ProgramCommand::Update(args) => update::update(context, args).await,
         ProgramCommand::Delete(args) => delete::delete(context, &args).await,

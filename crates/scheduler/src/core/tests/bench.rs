@@ -94,6 +94,7 @@ impl Database {
                 self.programs.remove(program);
                 Some(Event::Forgotten { program: *program })
             }
+            Write::Record { .. } => None,
             Write::Node(registration) => {
                 self.nodes.insert(registration.node, registration.clone());
                 None
