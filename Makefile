@@ -52,9 +52,14 @@ simulate:
 	$(CARGO) run --release --locked --quiet -p aleph-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
 		$(if $(TRAP),--trap $(TRAP))
 
-lint:
+lint: $(TOOLS)/bin/cargo-deny
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+	$(TOOLS)/bin/cargo-deny --locked --all-features --log-level error check bans licenses sources
+
+# Checks what comes in with dependencies (deny.toml).
+$(TOOLS)/bin/cargo-deny:
+	$(CARGO) install --quiet --locked --root $(TOOLS) --version 0.20.2 cargo-deny
 
 packages:
 	@scripts/install-packages $(DEBIAN)

@@ -153,3 +153,21 @@ async fn copies_on_demand_are_taken_over_with_their_limits() {
     network.until_gone(&program).await;
     assert_eq!(agent.end(Signal::TERM).await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn an_agent_comes_back_while_the_message_node_is_down() {
+    let network = Network::up(UpOptions::new(1, &["--lease", "10s", "--heartbeat", "1s"])).await;
+    let aleph = Aleph::of(&network);
+    let folder = folder_with("main.py", WHO);
+    let program = aleph.upload(folder.path(), "main:app", &["--persistent"]).await;
+    let node_url = aleph.find(&program).await["node_url"].as_str().unwrap().to_owned();
+    let url = format!("{node_url}/vm/{program}/");
+    let (who, asked) = ask(&url).await;
+    aleph_tests::signal(network.message_node_pid, Signal::KILL);
+    let restarted = Restarted::new(&network, &node_url);
+    let ended = Instant::now();
+    restarted.node.signal(Signal::KILL);
+    eventually("the agent is dead", async || reqwest_client().get(&restarted.node.url).send().await.err()).await;
+    let _agent = restarted.next_agent(&[]).await;
+    outlives_the_lease(ended, &url, &who, asked).await;
+}

@@ -56,7 +56,7 @@ enum ControlError {
 
 /// What the connection says about the node.
 pub(crate) struct Identity {
-    pub(crate) account: Account,
+    pub(crate) account: Arc<Account>,
     pub(crate) node: NodeId,
     pub(crate) boot: BootId,
     pub(crate) url: String,

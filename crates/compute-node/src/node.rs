@@ -36,7 +36,7 @@ use crate::programs::fetch::Fetcher;
 use crate::programs::files::Files;
 use crate::programs::images::Images;
 use crate::programs::sandboxes::{Happened, Owner, Sandboxes};
-use crate::registration;
+use crate::registration::Registration;
 use crate::server::{self, Services};
 
 /// How many events of sandboxes may wait.
@@ -291,8 +291,13 @@ async fn connect(
     handle: AgentHandle,
     shutdown: CancellationToken,
 ) {
-    let names = (config.name.as_str(), config.url.as_str());
-    let id = registration::node_id(config.node_id, &config.data_dir, &account, names, &message_node, &shutdown).await;
+    let account = Arc::new(account);
+    let registration = Registration::open(&config.data_dir, &account, (&config.name, &config.url));
+    let known = config.node_id.or_else(|| registration.remembered());
+    let id = match known {
+        Some(id) => Some(id),
+        None => registration.register(&message_node, &shutdown).await,
+    };
     let (Some(id), Ok(boot)) = (id, machine::boot_id()) else { return };
     let _ = node.set(id);
     let identity = Arc::new(Identity {
@@ -305,7 +310,14 @@ async fn connect(
         lease: config.lease,
     });
     info!(node = %id, "this node");
-    control::run(identity, config.schedulers, handle, shutdown).await;
+    // One that was known already is looked after beside the rest: the message node may have lost it.
+    let is_remembered = known.is_some() && config.node_id.is_none();
+    let renewed = async {
+        if is_remembered {
+            registration.register(&message_node, &shutdown).await;
+        }
+    };
+    tokio::join!(control::run(identity, config.schedulers, handle, shutdown.clone()), renewed);
 }
 
 /// Passes changes of programs on to the agent.

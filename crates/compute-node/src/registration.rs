@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::api::message_node::MessageStatus;
@@ -17,44 +18,60 @@ use tracing::{info, warn};
 /// The channel of node operations on the Aleph network.
 const CHANNEL: &str = "FOUNDATION";
 
+/// The file of the node's id.
+const ID_FILE: &str = "node-id";
+
 /// The longest pause between two tries.
 const SLOWEST: Duration = Duration::from_secs(10);
 
-/// The node's id: given, remembered, or by registering now. Tries until it succeeds; `None` when it is asked to end first.
-pub(crate) async fn node_id(
-    given: Option<NodeId>,
-    data_dir: &Path,
-    account: &Account,
-    (name, url): (&str, &str),
-    message_node: &MessageNode,
-    shutdown: &CancellationToken,
-) -> Option<NodeId> {
-    if given.is_some() {
-        return given;
-    }
-    let file = data_dir.join("registration.json");
-    let envelope = match fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Envelope>(&bytes).ok()) {
-        Some(envelope) if describes(&envelope, name, url) => envelope,
-        _ => {
+/// How this node is registered: its message, kept in the data directory, and its id once it is known.
+pub(crate) struct Registration {
+    data_dir: PathBuf,
+    account: Arc<Account>,
+    url: String,
+    envelope: Envelope,
+}
+
+impl Registration {
+    /// The registration that is remembered, or a new one when there is none of this name and URL.
+    pub(crate) fn open(data_dir: &Path, account: &Arc<Account>, (name, url): (&str, &str)) -> Self {
+        let file = data_dir.join("registration.json");
+        let remembered = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Envelope>(&bytes).ok());
+        let envelope = remembered.filter(|envelope| describes(envelope, name, url)).unwrap_or_else(|| {
+            let _ = fs::remove_file(data_dir.join(ID_FILE));
             let envelope = sign(account, name, url);
             // Written before it is sent: however often this is interrupted, the node registers once.
-            if let Err(error) = save(&file, &envelope) {
+            if let Err(error) = save(&file, &serde_json::to_vec(&envelope).expect("an envelope is JSON")) {
                 warn!(%error, "cannot remember the registration, a restart will register the node anew");
             }
             envelope
-        }
-    };
-    let mut pause = Duration::from_millis(200);
-    loop {
-        match shutdown.run_until_cancelled(register(&envelope, account.address(), url, message_node)).await? {
-            Ok(node) => {
-                info!(%node, name, url, "registered");
-                return Some(node);
+        });
+        Self { data_dir: data_dir.to_owned(), account: account.clone(), url: url.to_owned(), envelope }
+    }
+
+    /// The id of an earlier start, so that a node comes back while its message node is down.
+    pub(crate) fn remembered(&self) -> Option<NodeId> {
+        fs::read_to_string(self.data_dir.join(ID_FILE)).ok()?.trim().parse().ok()
+    }
+
+    /// Registers the node, if it is not, and says its id. Tries until it succeeds; `None` when it is asked to end first.
+    pub(crate) async fn register(&self, message_node: &MessageNode, shutdown: &CancellationToken) -> Option<NodeId> {
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let registered = register(&self.envelope, self.account.address(), &self.url, message_node);
+            match shutdown.run_until_cancelled(registered).await? {
+                Ok(node) => {
+                    info!(%node, url = self.url, "registered");
+                    if let Err(error) = save(&self.data_dir.join(ID_FILE), node.to_string().as_bytes()) {
+                        warn!(%error, "cannot remember the node's id; a restart needs the message node");
+                    }
+                    return Some(node);
+                }
+                Err(error) => warn!(%error, "cannot register this node, trying again"),
             }
-            Err(error) => warn!(%error, "cannot register this node, trying again"),
+            shutdown.run_until_cancelled(tokio::time::sleep(pause)).await?;
+            pause = (pause * 2).min(SLOWEST);
         }
-        shutdown.run_until_cancelled(tokio::time::sleep(pause)).await?;
-        pause = (pause * 2).min(SLOWEST);
     }
 }
 
@@ -110,9 +127,9 @@ fn describes(envelope: &Envelope, name: &str, url: &str) -> bool {
     content.and_then(|post| serde_json::from_value::<NodeOperation>(post.content).ok()) == Some(operation(name, url))
 }
 
-fn save(path: &Path, envelope: &Envelope) -> std::io::Result<()> {
+fn save(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = NamedTempFile::new_in(path.parent().expect("it is in the data directory"))?;
-    file.write_all(&serde_json::to_vec(envelope)?)?;
+    file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
@@ -121,6 +138,19 @@ fn save(path: &Path, envelope: &Envelope) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_is_remembered_as_long_as_name_and_url_stay() {
+        let (folder, account) = (tempfile::tempdir().unwrap(), Arc::new(Account::generate()));
+        let open = |url| Registration::open(folder.path(), &account, ("n", url));
+        let first = open("http://a");
+        assert_eq!(first.remembered(), None);
+        let id = NodeId::from_bytes([7; 32]);
+        save(&folder.path().join(ID_FILE), id.to_string().as_bytes()).unwrap();
+        let again = open("http://a");
+        assert_eq!((again.remembered(), &again.envelope), (Some(id), &first.envelope));
+        assert_eq!(open("http://b").remembered(), None, "another URL is another registration");
+    }
 
     #[test]
     fn a_node_with_another_url_registers_anew() {

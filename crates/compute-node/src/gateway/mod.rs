@@ -198,7 +198,7 @@ impl Gateway {
                 }
             }
             (ProgramState::Failing, _) => Tried::NotSoon(reason()),
-            (ProgramState::Unplaced, _) if route.reason.as_deref().is_some_and(|r| r.starts_with("no node fits")) => {
+            (ProgramState::Unplaced, _) if route.reason.as_deref().is_some_and(will_not_fit_soon) => {
                 Tried::NotSoon(reason())
             }
             _ => Tried::NotNow(reason()),
@@ -279,6 +279,11 @@ fn base_uri(url: &str) -> Result<Uri, Refusal> {
     let base: Option<Uri> = url.parse().ok();
     base.filter(|base| base.authority().is_some() && base.scheme().is_some())
         .ok_or_else(|| Refusal::Broken(format!("the node is registered with the address '{url}', which is no URL")))
+}
+
+/// Whether the scheduler's reason is one that does not pass by itself, as nodes do that are not heard of for a moment.
+fn will_not_fit_soon(reason: &str) -> bool {
+    reason.starts_with("no node fits") && !reason.contains("not heard of")
 }
 
 /// What became of a try.
@@ -374,6 +379,15 @@ mod tests {
         let mut request = Attempts::new(Request::post("/x").body(Body::from("data")).unwrap());
         assert!(request.next().is_some());
         assert!(request.next().is_none());
+    }
+
+    #[test]
+    fn requests_wait_for_nodes_that_are_silent_and_not_for_bigger_ones() {
+        assert!(will_not_fit_soon(
+            "no node fits: 2 nodes, 2 with too little memory (needs 4096 MiB, most free 1024 MiB)"
+        ));
+        assert!(!will_not_fit_soon("no node fits: 2 nodes, 1 not heard of, 1 draining"));
+        assert!(!will_not_fit_soon("it is being placed"));
     }
 
     #[test]
