@@ -107,6 +107,8 @@ pub(super) enum Stage {
     },
     /// It is not desired and not assigned; that is being written.
     Forgetting {
+        /// Where an assignment whose write failed would be, had it taken effect all the same.
+        node: Option<NodeId>,
         /// As in `Storing`.
         retry_at: Option<BootTime>,
     },
@@ -209,7 +211,8 @@ impl Stage {
     /// The nodes whose room it takes: where it is or was, and where it goes.
     pub(super) fn occupies(&self) -> [Option<NodeId>; 2] {
         match self {
-            Self::Unplaced | Self::Forgetting { .. } => [None, None],
+            Self::Unplaced => [None, None],
+            Self::Forgetting { node, .. } => [*node, None],
             Self::Storing { node, .. } => [Some(*node), None],
             Self::Assigned(assignment) => [Some(assignment.node), None],
             Self::Releasing { assignment, target, .. } => [Some(assignment.node), target.map(|(node, _)| node)],
@@ -232,7 +235,7 @@ impl Stage {
     pub(super) fn due(&self) -> Option<BootTime> {
         match self {
             Self::Unplaced => None,
-            Self::Storing { retry_at, .. } | Self::Closing { retry_at, .. } | Self::Forgetting { retry_at } => {
+            Self::Storing { retry_at, .. } | Self::Closing { retry_at, .. } | Self::Forgetting { retry_at, .. } => {
                 *retry_at
             }
             Self::Assigned(assignment) | Self::Releasing { assignment, .. } => Some(assignment.expiry.at()),

@@ -178,7 +178,11 @@ impl Scheduler {
     }
 
     fn forget(&mut self, turn: &mut Turn, id: ProgramId) {
-        self.transition(turn, id, Stage::Forgetting { retry_at: None });
+        let node = match self.programs.get(&id).map(|program| &program.stage) {
+            Some(Stage::Storing { node, .. }) => Some(*node),
+            _ => None,
+        };
+        self.transition(turn, id, Stage::Forgetting { node, retry_at: None });
         self.write(turn, id);
     }
 
@@ -188,12 +192,12 @@ impl Scheduler {
             return;
         }
         program.failed_writes = 0;
-        if program.gone.is_some() {
+        program.unplaceable = None;
+        let gone = program.gone.is_some();
+        self.transition(turn, id, Stage::Unplaced);
+        if gone {
             self.programs.remove(&id);
             self.changes.program(id, true);
-        } else {
-            program.unplaceable = None;
-            self.transition(turn, id, Stage::Unplaced);
         }
     }
 
@@ -207,7 +211,7 @@ impl Scheduler {
         let gone = program.gone.is_some();
         match &mut program.stage {
             Stage::Storing { .. } if gone => return self.forget(turn, id),
-            Stage::Storing { retry_at, .. } | Stage::Closing { retry_at, .. } | Stage::Forgetting { retry_at } => {
+            Stage::Storing { retry_at, .. } | Stage::Closing { retry_at, .. } | Stage::Forgetting { retry_at, .. } => {
                 *retry_at = when;
             }
             Stage::Unplaced | Stage::Assigned(_) | Stage::Releasing { .. } => return,
@@ -228,7 +232,7 @@ impl Scheduler {
                 *retry_at = None;
                 Write::Close { program: id, epoch: *epoch, cause: *cause, proof: *proof, at: turn.wall }
             }
-            Stage::Forgetting { retry_at } => {
+            Stage::Forgetting { retry_at, .. } => {
                 *retry_at = None;
                 Write::Forget { program: id, cause: program.gone.unwrap_or(Gone::Forgotten), at: turn.wall }
             }
@@ -253,7 +257,7 @@ impl Scheduler {
                     assignment.unwanted = Some(Cause::NodeFault);
                 }
             }
-            Stage::Storing { retry_at, .. } | Stage::Closing { retry_at, .. } | Stage::Forgetting { retry_at }
+            Stage::Storing { retry_at, .. } | Stage::Closing { retry_at, .. } | Stage::Forgetting { retry_at, .. }
                 if passed(*retry_at) =>
             {
                 return self.write(turn, id);

@@ -86,6 +86,23 @@ fn a_program_that_goes_while_its_store_fails_leaves_nothing_behind() {
     }
 }
 
+/// Found by the simulation: the write may have taken effect, and then a scheduler that starts finds the assignment.
+#[test]
+fn room_of_a_program_that_goes_while_its_store_fails_is_free_only_when_that_is_durable() {
+    let mut bench = Bench::with_nodes(&[(1, 1000)]);
+    bench.broken = Some(true);
+    bench.desire(&spec(1, 600));
+    bench.broken = Some(false);
+    bench.gone(1);
+    bench.desire(&spec(2, 600));
+    bench.beat(1, &[]);
+    assert!(bench.reason(2).contains("too little memory"), "{}", bench.reason(2));
+    bench.broken = None;
+    bench.advance(Duration::from_secs(1));
+    assert!(bench.scheduler.program_view(program(1)).is_none());
+    assert_eq!(bench.place(2), Some((node(1), 1)));
+}
+
 #[test]
 fn a_program_that_goes_while_it_is_stored_is_never_started() {
     let mut bench = Bench::with_nodes(&[(1, 1000)]);
