@@ -6,6 +6,7 @@ mod failover;
 mod full_disk;
 mod isolation;
 mod on_demand;
+mod operators;
 mod oracles;
 mod plain_code;
 mod programs;

@@ -51,7 +51,7 @@ pub struct LeaderRow {
 /// # Errors
 /// [`LeaseConfigError`] when a lease is so short that nothing fits into it.
 pub fn leadership_times(granted: LeaseConfig) -> Result<LeaseTimes, LeaseConfigError> {
-    let lease = granted.lease / 2;
+    let lease = granted.lease * 2 / 5;
     LeaseTimes::new(LeaseConfig {
         heartbeat: lease / 5,
         lease,

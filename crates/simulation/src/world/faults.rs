@@ -318,9 +318,11 @@ impl World {
                 // was made: whoever restores one waits until the leases of that time have ended.
                 let is_hasty = fault == Fault::StoreLost || self.has_trap(Trap::HastyRestore);
                 for id in self.scheduler_ids() {
-                    let leases = if is_hasty { Duration::ZERO } else { self.longest_lease(id) };
+                    if !is_hasty {
+                        self.host_mut(id).not_before = self.now + self.longest_lease(id);
+                    }
                     self.scheduler_dies(id);
-                    self.start_scheduler_in(id, until.since(self.now).max(leases));
+                    self.start_scheduler_in(id, until.since(self.now));
                 }
                 let is_other = fault == Fault::StoreOldCopy && self.store.put_back();
                 if fault == Fault::StoreLost {

@@ -31,6 +31,8 @@ pub(crate) struct SchedulerHost {
     pub(crate) run: Run,
     pub(crate) process: Option<Process>,
     pub(crate) paused_until: Moment,
+    /// Whoever restored an older copy of the database lets nothing start before.
+    pub(crate) not_before: Moment,
 }
 
 /// A scheduler that runs.
@@ -54,7 +56,7 @@ pub(crate) struct Process {
 
 impl SchedulerHost {
     pub(crate) fn new(id: SchedulerId, clock: Clock) -> Self {
-        Self { id, clock, run: Run(0), process: None, paused_until: Moment::ZERO }
+        Self { id, clock, run: Run(0), process: None, paused_until: Moment::ZERO, not_before: Moment::ZERO }
     }
 }
 
@@ -81,10 +83,11 @@ impl World {
     }
 
     pub(super) fn start_scheduler_in(&mut self, id: SchedulerId, wait: Duration) {
+        let at = self.now + wait;
         let host = self.host_mut(id);
         host.run = Run(host.run.0 + 1);
-        let run = host.run;
-        self.after(wait, Happening::SchedulerStarts(id, run));
+        let (run, at) = (host.run, at.max(host.not_before));
+        self.at(at, Happening::SchedulerStarts(id, run));
     }
 
     pub(super) fn scheduler_starts(&mut self, id: SchedulerId, number: Run) {
