@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// A network namespace.
+#[derive(Debug)]
 pub struct Namespace(File);
 
 impl Namespace {
@@ -40,6 +42,20 @@ impl Namespace {
             });
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Has a command's process run in it, once it is started; it must be started by root.
+    ///
+    /// # Panics
+    /// When there are no descriptors left.
+    pub fn host(&self, command: &mut Command) {
+        let namespace = self.0.try_clone().expect("a descriptor is left");
+        // SAFETY: only a system call that is async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
+            });
+        }
     }
 
     /// Runs `ip` in it.

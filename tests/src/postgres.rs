@@ -1,17 +1,18 @@
 //! A PostgreSQL server of a test's own: its own folder, its own port, and nobody else's business.
 
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{free_ports, signal};
+use crate::{Namespace, free_ports, signal};
 use rustix::process::Signal;
 
 /// The user that the Debian package makes: PostgreSQL does not run as root.
@@ -24,7 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Postgres {
     folder: TempDir,
+    address: Ipv4Addr,
     port: u16,
+    host: Option<Arc<Namespace>>,
     user: (u32, u32),
     process: Option<Child>,
 }
@@ -37,10 +40,22 @@ impl Postgres {
     /// # Panics
     /// When the Debian package `postgresql` is not installed.
     pub fn start() -> Self {
+        Self::make(&std::env::temp_dir(), Ipv4Addr::LOCALHOST, free_ports(1), None)
+    }
+
+    /// Makes a server on another host, which has this address, with its data below this folder, and starts it.
+    ///
+    /// # Panics
+    /// When the Debian package `postgresql` is not installed.
+    pub fn start_in(host: Arc<Namespace>, address: Ipv4Addr, folder: &Path) -> Self {
+        Self::make(folder, address, 5432, Some(host))
+    }
+
+    fn make(folder: &Path, address: Ipv4Addr, port: u16, host: Option<Arc<Namespace>>) -> Self {
         let user = account();
-        let folder = tempfile::Builder::new().prefix("aleph-postgres.").tempdir().expect("a folder can be made");
+        let folder = tempfile::Builder::new().prefix("aleph-postgres.").tempdir_in(folder).expect("a folder can be made");
         chown(folder.path(), Some(user.0), Some(user.1)).expect("tests run as root");
-        let mut server = Self { folder, port: free_ports(1), user, process: None };
+        let mut server = Self { folder, address, port, host, user, process: None };
         let made = server
             .command("initdb")
             .args(["--username", USER, "--auth", "trust", "--no-locale", "--encoding", "UTF8", "-D"])
@@ -48,6 +63,10 @@ impl Postgres {
             .stdout(Stdio::null())
             .status();
         assert!(made.expect("initdb runs").success(), "initdb failed");
+        if server.host.is_some() {
+            let trusted = std::fs::File::options().append(true).open(server.data().join("pg_hba.conf"));
+            writeln!(trusted.expect("initdb made it"), "host all all 0.0.0.0/0 trust").expect("a line can be added");
+        }
         server.resume();
         server
     }
@@ -78,7 +97,7 @@ impl Postgres {
         let name = format!("test{}", DATABASES.fetch_add(1, Ordering::Relaxed));
         let made = self.client("createdb").arg(&name).status().expect("createdb runs");
         assert!(made.success(), "createdb failed");
-        format!("postgres://{USER}@{}:{}/{name}", Ipv4Addr::LOCALHOST, self.port)
+        format!("postgres://{USER}@{}:{}/{name}", self.address, self.port)
     }
 
     /// Ends the server as a crash of its machine would.
@@ -98,11 +117,16 @@ impl Postgres {
     /// When it does not start.
     pub fn resume(&mut self) {
         let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
-        let port = self.port.to_string();
+        let (address, port) = (self.address.to_string(), self.port.to_string());
         let mut command = self.command("postgres");
-        command.arg("-D").arg(self.data()).args(["-p", &port, "-h", "127.0.0.1", "-k"]).arg(self.folder.path());
+        command.arg("-D").arg(self.data()).args(["-p", &port, "-h", &address, "-k"]).arg(self.folder.path());
         let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log"));
-        self.process = Some(command.stderr(log.expect("a log")).stdout(Stdio::null()).spawn().expect("postgres runs"));
+        command.stderr(log.expect("a log")).stdout(Stdio::null());
+        let process = match &self.host {
+            Some(host) => host.run(|| command.spawn()),
+            None => command.spawn(),
+        };
+        self.process = Some(process.expect("postgres runs"));
         self.wait_until(|| {
             self.client("pg_isready").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
         });
@@ -123,7 +147,15 @@ impl Postgres {
         }
     }
 
-    fn is_running(&self) -> bool {
+    /// Its processes, the first one first.
+    pub fn processes(&self) -> Vec<i32> {
+        let Some(process) = &self.process else { return Vec::new() };
+        let first = i32::try_from(process.id()).expect("process ids are small");
+        [vec![first], children_of(process.id())].concat()
+    }
+
+    /// Whether the server runs.
+    pub fn is_running(&self) -> bool {
         let pid = self.process.as_ref().map(Child::id);
         let stat = pid.map(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")));
         stat.is_some_and(|stat| stat.is_ok_and(|stat| !stat.contains(") Z ")))
@@ -143,7 +175,7 @@ impl Postgres {
 
     fn client(&self, name: &str) -> Command {
         let mut command = self.command(name);
-        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER]);
+        command.args(["-h", &self.address.to_string(), "-p", &self.port.to_string(), "-U", USER]);
         command
     }
 

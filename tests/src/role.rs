@@ -9,7 +9,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::{binary, signal};
+use crate::{Namespace, binary, signal};
 
 /// How long a role may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,8 +36,21 @@ impl Role {
     /// # Panics
     /// When it cannot be started.
     pub fn start(arguments: &[String], log: &Path) -> Self {
-        let log = OpenOptions::new().create(true).append(true).open(log).expect("a log can be written");
+        Self::spawn(Command::new(binary("aleph-node")), arguments, log)
+    }
+
+    /// As [`Role::start`], on another host.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_in(host: &Namespace, arguments: &[String], log: &Path) -> Self {
         let mut command = Command::new(binary("aleph-node"));
+        host.host(command.as_std_mut());
+        Self::spawn(command, arguments, log)
+    }
+
+    fn spawn(mut command: Command, arguments: &[String], log: &Path) -> Self {
+        let log = OpenOptions::new().create(true).append(true).open(log).expect("a log can be written");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         // SAFETY: only a system call that is async-signal-safe.
         unsafe {
@@ -54,10 +67,18 @@ impl Role {
     /// When it does not become ready.
     pub async fn ready(arguments: &[String], log: &Path) -> Self {
         let mut role = Self::start(arguments, log);
-        let line = tokio::time::timeout(PATIENCE, role.output.next_line()).await.expect("it becomes ready in time");
+        role.answers(log).await;
+        role
+    }
+
+    /// Waits until it answers requests, once after it was started. Its log is said if it does not.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn answers(&mut self, log: &Path) {
+        let line = tokio::time::timeout(PATIENCE, self.output.next_line()).await.expect("it becomes ready in time");
         let line = line.expect("its output can be read");
         line.unwrap_or_else(|| panic!("it did not start:\n{}", fs::read_to_string(log).unwrap_or_default()));
-        role
     }
 
     /// Its process.

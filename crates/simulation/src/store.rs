@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use protocol::{Epoch, NodeId, ProgramId};
+use scheduler::core::leadership::{LeaderEpoch, LeaderRow};
 use scheduler::core::{Event, OpenAssignment, ProgramSpec, Registration, Restored, Write};
 
 use crate::chance::Chance;
@@ -24,6 +25,8 @@ pub(crate) struct Database {
     nodes: BTreeMap<NodeId, Registration>,
     lease_wait: Option<Duration>,
     is_complete: bool,
+    leader: Option<LeaderRow>,
+    draining: BTreeMap<NodeId, String>,
 }
 
 impl Database {
@@ -102,7 +105,7 @@ impl Database {
             programs: programs.collect(),
             assignments: open.collect(),
             nodes: self.nodes.values().cloned().collect(),
-            draining: Vec::new(),
+            draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,
             is_complete: self.is_complete,
         };
@@ -120,6 +123,52 @@ impl Database {
         self.programs.get(&program)
     }
 
+    /// An operator drains a node, or does so no more.
+    pub(crate) fn drain(&mut self, node: NodeId, reason: Option<String>) {
+        match reason {
+            Some(reason) => drop(self.draining.insert(node, reason)),
+            None => drop(self.draining.remove(&node)),
+        }
+    }
+
+    /// Who leads.
+    pub(crate) fn leader(&self) -> Option<&LeaderRow> {
+        self.leader.as_ref()
+    }
+
+    /// Whether this is the leader's epoch.
+    pub(crate) fn leads(&self, epoch: LeaderEpoch) -> bool {
+        self.leader.as_ref().is_some_and(|row| row.epoch == epoch)
+    }
+
+    /// Takes over from the leader that was seen, unless the row has changed since.
+    pub(crate) fn claim(&mut self, seen: Option<&LeaderRow>, url: &str) -> Option<LeaderEpoch> {
+        let is_seen = match (&self.leader, seen) {
+            (None, None) => true,
+            (Some(row), Some(seen)) => (row.epoch, row.beat) == (seen.epoch, seen.beat),
+            _ => false,
+        };
+        if !is_seen {
+            return None;
+        }
+        let epoch = LeaderEpoch::new(self.leader.as_ref().map_or(0, |row| row.epoch.get()) + 1);
+        self.leader = Some(LeaderRow { epoch, beat: 0, url: url.to_owned(), has_resigned: false });
+        Some(epoch)
+    }
+
+    /// The leader of this epoch lives; `false` when it leads no more.
+    pub(crate) fn beat(&mut self, epoch: LeaderEpoch) -> bool {
+        let row = self.leader.as_mut().filter(|row| row.epoch == epoch);
+        row.map(|row| row.beat += 1).is_some()
+    }
+
+    /// The leader of this epoch steps down.
+    pub(crate) fn resign(&mut self, epoch: LeaderEpoch) {
+        if let Some(row) = self.leader.as_mut().filter(|row| row.epoch == epoch) {
+            row.has_resigned = true;
+        }
+    }
+
     /// The mistake of taking leases for ended: closes everything that is open.
     pub(crate) fn close_all(&mut self) {
         self.open.clear();
@@ -132,6 +181,8 @@ pub(crate) enum Outcome {
     Committed,
     /// It failed, and nothing of it took effect.
     Refused,
+    /// Whoever asked does not lead any more.
+    Deposed,
     /// Its answer was lost: it took effect, but whoever asked cannot know.
     Unknown,
 }
@@ -174,18 +225,30 @@ impl Store {
         }
     }
 
-    /// Carries out a transaction.
-    pub(crate) fn transact(&mut self, writes: &[Write], clock_epoch: Option<Epoch>) -> (Outcome, Vec<Event>) {
-        let outcome = match self.health {
+    /// How the next thing that is asked of the database goes.
+    pub(crate) fn outcome(&mut self) -> Outcome {
+        match self.health {
             Health::Well | Health::Slow(_) => Outcome::Committed,
             Health::Refuses => Outcome::Refused,
             Health::FailsOver if self.chance.percent(40) => Outcome::Unknown,
             Health::FailsOver => Outcome::Refused,
-        };
+        }
+    }
+
+    /// Carries out a transaction of the leader of this epoch, or of whoever uses the database alone.
+    pub(crate) fn transact(
+        &mut self,
+        writes: &[Write],
+        leader: Option<LeaderEpoch>,
+        outcome: Outcome,
+        clock_epoch: Option<Epoch>,
+    ) -> (Outcome, Vec<Event>) {
+        let is_deposed = leader.is_some_and(|epoch| !self.database.leads(epoch));
+        let outcome = if is_deposed && outcome != Outcome::Refused { Outcome::Deposed } else { outcome };
         let failed = || writes.iter().filter_map(Write::answers_to).map(|program| Event::StoreFailed { program });
         match outcome {
             Outcome::Committed => (outcome, self.commit(writes, clock_epoch)),
-            Outcome::Refused => (outcome, failed().collect()),
+            Outcome::Refused | Outcome::Deposed => (outcome, failed().collect()),
             Outcome::Unknown => {
                 self.commit(writes, clock_epoch);
                 (outcome, failed().collect())
@@ -194,9 +257,9 @@ impl Store {
     }
 
     /// What becomes of a transaction whose asker dies.
-    pub(crate) fn abandon(&mut self, writes: &[Write], clock_epoch: Option<Epoch>) {
+    pub(crate) fn abandon(&mut self, writes: &[Write], leader: Option<LeaderEpoch>, clock_epoch: Option<Epoch>) {
         if self.health != Health::Refuses && self.chance.percent(50) {
-            self.commit(writes, clock_epoch);
+            self.transact(writes, leader, Outcome::Committed, clock_epoch);
         }
     }
 

@@ -29,6 +29,12 @@ pub struct Tally {
     pub(crate) crashes: u64,
     pub(crate) fuses: u64,
     pub(crate) skips: u64,
+    pub(crate) terms: u64,
+    pub(crate) lapses: u64,
+    pub(crate) deposed: u64,
+    pub(crate) brakes: u64,
+    /// Programs that answered on when a leader died in a calm world, and those that did not.
+    pub outlived: [u64; 2],
     /// How long programs that had answered did not answer, while they were desired.
     pub gaps: Vec<Duration>,
     /// Machines that were lost in a calm world, and the gaps of the programs on them that fitted elsewhere.
@@ -60,6 +66,13 @@ impl Tally {
         self.crashes += other.crashes;
         self.fuses += other.fuses;
         self.skips += other.skips;
+        self.terms += other.terms;
+        self.lapses += other.lapses;
+        self.deposed += other.deposed;
+        self.brakes += other.brakes;
+        for (mine, theirs) in self.outlived.iter_mut().zip(other.outlived) {
+            *mine += theirs;
+        }
         self.gaps.extend(&other.gaps);
         self.losses += other.losses;
         self.recoveries.extend(&other.recoveries);

@@ -166,8 +166,14 @@ async fn a_deposed_leader_steps_back_and_its_nodes_find_the_new_one() {
     until("the deposed one follows", async || (status(&pair.leader).await == "follower").then_some(())).await;
     pair.nodes[0].kill().await;
     pair.nodes[0].connect_to_leader(&[&pair.leader.url, &pair.follower.url]).await;
-    assert_eq!(pair.leader.until_ready(program).await, (pair.nodes[0].id, 1), "asked through either");
-    assert_eq!(pair.follower.until_ready(program).await, (pair.nodes[0].id, 1));
+    for scheduler in [&pair.leader, &pair.follower] {
+        until("it knows who leads now", async || {
+            let health = scheduler.client.health().await.unwrap();
+            health.leader.is_none_or(|leader| !leader.contains("nobody")).then_some(())
+        })
+        .await;
+        assert_eq!(scheduler.until_ready(program).await, (pair.nodes[0].id, 1), "asked through either");
+    }
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use super::{AgentRun, Happening, Place, SandboxId, SchedulerId, World, name, say
 /// As in the product: see `compute-node/src/control.rs`.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const QUICKEST: Duration = Duration::from_millis(100);
-const SLOWEST: Duration = Duration::from_secs(2);
+const SLOWEST: Duration = Duration::from_millis(500);
 const UNANSWERED: u32 = 5;
 const REMEMBERED: usize = 64;
 

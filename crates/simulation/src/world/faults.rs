@@ -4,6 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use lease::{LeaseConfig, LeaseTimes};
+use protocol::NodeId;
+use protocol::operation::Operation;
+use scheduler::core::Event;
+use scheduler::core::leadership::leadership_times;
+
 use crate::chance::Chance;
 use crate::options::Options;
 use crate::store::Health;
@@ -12,7 +18,8 @@ use crate::trap::Trap;
 
 use super::message_node::Act;
 use super::sandbox::Request;
-use super::{AgentRun, Happening, MachineId, Place, SchedulerId, World, say};
+use super::scheduler::SchedulerHost;
+use super::{AgentRun, Happening, MachineId, Place, SchedulerId, SchedulerRun, World, say};
 
 /// How long programs have when their node is stopped in order.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -65,12 +72,16 @@ faults! {
     EmptyMessageNode = "message node lists nothing",
     Flood = "flood of programs",
     Withdraw = "node withdrawn",
+    CutStore = "scheduler cut off from the store",
+    Drain = "node drained",
+    GiveUp = "dead node given up by an operator",
 }
 
 /// What this world is like.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) machines: u8,
+    pub(crate) schedulers: u8,
     pub(crate) programs: u64,
     /// How many of a hundred programs have bad habits.
     pub(crate) trouble: u32,
@@ -100,6 +111,7 @@ impl Plan {
         let pauses: &[u64] = if options.faults.is_some() { &[400, 1500] } else { &[400, 1500, 5000] };
         Self {
             kinds,
+            schedulers: chance.one_of(&[1, 1, 2, 3]).unwrap_or(1),
             machines: u8::try_from(chance.between(2, 6)).unwrap_or(3),
             programs: chance.between(1, 12),
             trouble: chance.one_of(&[0, 20, 60]).unwrap_or(0),
@@ -109,6 +121,12 @@ impl Plan {
             chaos_ends: Moment::ZERO,
             withdrawn: BTreeSet::new(),
         }
+    }
+
+    /// The constants of leadership, when there are several schedulers.
+    pub(crate) fn leadership(&self) -> Option<LeaseTimes> {
+        let times = leadership_times(LeaseConfig::default()).expect("the defaults fit together");
+        (self.schedulers > 1).then_some(times)
     }
 }
 
@@ -156,15 +174,18 @@ impl World {
             | Fault::FillDisk
             | Fault::FailSandboxes
             | Fault::FailFetches => self.strike_machine(fault),
-            Fault::KillScheduler | Fault::PauseScheduler | Fault::MoveScheduler | Fault::JumpWall => {
-                self.strike_scheduler(fault);
+            Fault::KillScheduler | Fault::PauseScheduler | Fault::MoveScheduler | Fault::JumpWall | Fault::CutStore => {
+                self.strike_scheduler(fault)
             }
             Fault::StoreRefuses | Fault::StoreSlow | Fault::StoreFailsOver | Fault::StoreOldCopy | Fault::StoreLost => {
                 self.strike_store(fault);
             }
-            Fault::SilenceMessageNode | Fault::EmptyMessageNode | Fault::Flood | Fault::Withdraw => {
-                self.strike_users(fault);
-            }
+            Fault::SilenceMessageNode
+            | Fault::EmptyMessageNode
+            | Fault::Flood
+            | Fault::Withdraw
+            | Fault::Drain
+            | Fault::GiveUp => self.strike_users(fault),
         }
     }
 
@@ -180,7 +201,7 @@ impl World {
         self.chance.one_of(&on)
     }
 
-    fn some_scheduler(&mut self) -> SchedulerId {
+    pub(super) fn some_scheduler(&mut self) -> SchedulerId {
         let ids = self.scheduler_ids();
         self.chance.one_of(&ids).unwrap_or(SchedulerId(0))
     }
@@ -196,8 +217,10 @@ impl World {
             return;
         }
         let slow_by = self.chance.millis(50, 6000);
-        for ((id, _), path) in &mut self.paths {
-            if fault != Fault::CutAll && *id != machine {
+        // From all schedulers, or from one of them.
+        let only = if self.chance.percent(60) { None } else { Some(self.some_scheduler()) };
+        for ((id, scheduler), path) in &mut self.paths {
+            if fault != Fault::CutAll && *id != machine || only.is_some_and(|only| only != *scheduler) {
                 continue;
             }
             match fault {
@@ -284,7 +307,7 @@ impl World {
 
     fn strike_scheduler(&mut self, fault: Fault) {
         let until = self.a_while();
-        let id = self.some_scheduler();
+        let id = self.leader();
         let jump = self.chance.signed(-100_000_000_000, 100_000_000_000);
         let now = self.now;
         match fault {
@@ -293,6 +316,7 @@ impl World {
                 host.paused_until = host.paused_until.max(until);
                 say!(self, "  {id} until {until}");
             }
+            Fault::CutStore => self.cut_from_store(id, until),
             Fault::JumpWall => match self.some_machine() {
                 Some(machine) if self.chance.percent(70) => {
                     say!(self, "  {machine} by {} ms", jump / 1_000_000);
@@ -301,6 +325,9 @@ impl World {
                 _ => self.host_mut(id).clock.jump_wall(jump),
             },
             _ => {
+                if self.chance.percent(25) {
+                    self.resign(id);
+                }
                 self.scheduler_dies(id);
                 if fault == Fault::MoveScheduler {
                     self.host_mut(id).clock.reboot(now);
@@ -347,6 +374,8 @@ impl World {
         match fault {
             Fault::SilenceMessageNode => self.message_node.silent_until = until,
             Fault::EmptyMessageNode => self.message_node.empty_until = until,
+            Fault::Drain => self.drain_node(until),
+            Fault::GiveUp => self.give_up_node(),
             Fault::Flood => {
                 for _ in 0..self.chance.between(5, 25) {
                     self.act(Act::Publish);
@@ -359,6 +388,51 @@ impl World {
                     self.plan.withdrawn.insert(id);
                 }
             }
+        }
+    }
+
+    /// An operator drains a node for a while.
+    fn drain_node(&mut self, until: Moment) {
+        let Some(node) = self.some_machine().map(|id| self.machine(id).node) else { return };
+        let reason = "maintenance".to_owned();
+        if self.order(Operation::Drain { node, reason }) {
+            self.at(until, Happening::Undrains(node));
+        }
+    }
+
+    /// An operator knows that a machine is off, and says so.
+    fn give_up_node(&mut self) {
+        let off: Vec<_> = self.machines.iter().filter(|machine| !machine.is_on).map(|machine| machine.node).collect();
+        if let Some(node) = self.chance.one_of(&off) {
+            self.order(Operation::Lost { node });
+        }
+    }
+
+    /// Gives an order to the scheduler that leads. Whether it was there to take it.
+    pub(super) fn order(&mut self, operation: Operation) -> bool {
+        let leads = |host: &&SchedulerHost| host.process.is_some() && host.paused_until <= self.now;
+        let Some(run) = self.schedulers.iter().find(leads).map(|host| SchedulerRun(host.id, host.run)) else {
+            return false;
+        };
+        let term = self.process(run).and_then(|process| process.term);
+        let is_durable = self.store.health != Health::Refuses && self.host(run.0).cut_until <= self.now;
+        if !is_durable || term.is_some_and(|term| !self.store.database.leads(term.epoch)) {
+            return false;
+        }
+        match &operation {
+            Operation::Drain { node, reason } => self.store.database.drain(*node, Some(reason.clone())),
+            Operation::Undrain { node } => self.store.database.drain(*node, None),
+            Operation::Lost { .. } | Operation::Resume => {}
+        }
+        say!(self, "  {} is ordered: {operation:?}", run.0);
+        self.tell_scheduler(run, Event::Ordered(operation));
+        true
+    }
+
+    /// The maintenance is over; the operator says so until somebody hears it.
+    pub(super) fn undrains(&mut self, node: NodeId) {
+        if !self.order(Operation::Undrain { node }) {
+            self.after(Duration::from_secs(1), Happening::Undrains(node));
         }
     }
 

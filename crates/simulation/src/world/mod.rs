@@ -15,6 +15,7 @@ mod agent;
 mod faults;
 mod follower;
 mod gateway;
+mod leadership;
 mod machine;
 mod message_node;
 mod phases;
@@ -26,10 +27,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ::sandbox::spec::SandboxState;
-use ::scheduler::core::ConnectionId;
+use ::scheduler::core::leadership::{LeaderEpoch, LeaderRow};
+use ::scheduler::core::{ConnectionId, Event};
 use compute_node::core::persistent::Assignment;
 use guest::FromGuest;
-use lease::LeaseTimes;
+use lease::{BootTime, LeaseTimes};
 use protocol::control::Failure;
 use protocol::{NodeId, ProgramId};
 
@@ -37,7 +39,7 @@ use crate::agenda::{Agenda, Urgency};
 use crate::chance::Chance;
 use crate::check::{Checker, Invariant};
 use crate::options::Options;
-use crate::store::Store;
+use crate::store::{Outcome, Store};
 use crate::tally::Tally;
 use crate::time::Moment;
 use crate::trace::Trace;
@@ -45,6 +47,7 @@ use crate::trap::Trap;
 
 use faults::Plan;
 use gateway::{Gateway, RouteNews};
+use leadership::Answer;
 use machine::Machine;
 use message_node::{Act, MessageNode};
 use sandbox::Request;
@@ -58,7 +61,7 @@ use scheduler::SchedulerHost;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MachineId(pub(crate) u8);
 
-/// A scheduler's place in the network. There is one so far; the store, the wires and the gateways know several.
+/// A scheduler's place in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SchedulerId(pub(crate) u8);
 
@@ -96,6 +99,18 @@ pub(crate) enum Happening {
     SchedulerStarts(SchedulerId, Run),
     SchedulerWakes(SchedulerRun),
     Written(SchedulerRun),
+    HearsWritten(SchedulerRun, Outcome, Vec<Event>),
+    /// Of several schedulers one leads: what each asks of the database, what that does, and what is heard of it.
+    Looks(SchedulerRun),
+    Looked(SchedulerRun, BootTime),
+    Saw(SchedulerRun, BootTime, Answer<Option<LeaderRow>>),
+    Claims(SchedulerRun, BootTime, Option<LeaderRow>),
+    Claimed(SchedulerRun, BootTime, Answer<Option<LeaderEpoch>>),
+    TermBegins(SchedulerRun, BootTime, LeaderEpoch),
+    LeaderBeats(SchedulerRun),
+    Beaten(SchedulerRun, BootTime, LeaderEpoch),
+    HearsBeat(SchedulerRun, BootTime, Answer<bool>),
+    Lapses(SchedulerRun),
     /// The scheduler reads the message node's lists, and hears of a program.
     ListsPrograms(SchedulerRun),
     ListsNodes(SchedulerRun),
@@ -130,6 +145,7 @@ pub(crate) enum Happening {
     /// Somebody does something, and something goes wrong.
     Act(Act),
     Strikes,
+    Undrains(NodeId),
     GatewayAsks(GatewayId),
     GatewayHears(GatewayId, u32, RouteNews),
     GatewayFollows(GatewayId),
@@ -148,6 +164,8 @@ pub(crate) struct World {
     pub(crate) now: Moment,
     agenda: Agenda<Happening>,
     pub(crate) times: LeaseTimes,
+    /// The constants of leadership, when there are several schedulers.
+    leadership: Option<LeaseTimes>,
     pub(crate) trap: Option<Trap>,
     chance: Chance,
     schedulers: Vec<SchedulerHost>,
@@ -164,6 +182,8 @@ pub(crate) struct World {
     next_number: u64,
     /// Whether faults may strike and users act.
     is_chaotic: bool,
+    /// How often reallocation was stopped when an operator last let it go on.
+    resumed: u64,
     /// The one invariant that is looked at.
     pub(crate) watches: Option<Invariant>,
     /// Programs whose code was changed: they are stopped and started again.
@@ -190,6 +210,7 @@ impl World {
             now: Moment::ZERO,
             agenda: Agenda::new(),
             times: LeaseTimes::default(),
+            leadership: plan.leadership(),
             trap: options.trap,
             schedulers: Vec::new(),
             store,
@@ -204,6 +225,7 @@ impl World {
             plan,
             next_number: 0,
             is_chaotic: false,
+            resumed: 0,
             watches: options.watches,
             recoded: BTreeSet::new(),
             chance,
@@ -234,6 +256,17 @@ impl World {
             Happening::SchedulerStarts(scheduler, run) => self.scheduler_starts(scheduler, run),
             Happening::SchedulerWakes(run) => self.scheduler_wakes(run),
             Happening::Written(run) => self.written(run),
+            Happening::HearsWritten(run, outcome, events) => self.hears_written(run, outcome, events),
+            Happening::Looks(run) => self.looks(run),
+            Happening::Looked(run, sent) => self.looked(run, sent),
+            Happening::Saw(run, sent, answer) => self.saw(run, sent, answer),
+            Happening::Claims(run, sent, seen) => self.claims(run, sent, seen),
+            Happening::Claimed(run, sent, answer) => self.claimed(run, sent, answer),
+            Happening::TermBegins(run, sent, epoch) => self.term_begins(run, sent, epoch),
+            Happening::LeaderBeats(run) => self.leader_beats(run),
+            Happening::Beaten(run, sent, epoch) => self.beaten(run, sent, epoch),
+            Happening::HearsBeat(run, sent, answer) => self.hears_beat(run, sent, answer),
+            Happening::Lapses(run) => self.lapses(run),
             Happening::ListsPrograms(run) => self.lists_programs(run),
             Happening::ListsNodes(run) => self.lists_nodes(run),
             Happening::Hears(run, program) => self.hears(run, program),
@@ -259,6 +292,7 @@ impl World {
             Happening::MachineBoots(machine) => self.machine_boots(machine),
             Happening::Act(act) => self.act(act),
             Happening::Strikes => self.strikes(),
+            Happening::Undrains(node) => self.undrains(node),
             Happening::GatewayAsks(gateway) => self.gateway_asks(gateway),
             Happening::GatewayHears(gateway, stream, news) => self.gateway_hears(gateway, stream, news),
             Happening::GatewayFollows(gateway) => self.gateway_follows(gateway),

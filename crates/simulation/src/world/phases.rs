@@ -1,9 +1,11 @@
 //! The story of a world: it begins calmly, then faults strike, then all heals. What is desired has to run again then; a
 //! scheduler that restarts has to disturb nothing; and a machine that is lost has to cost no more than lease, margin and start.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::control::Capacity;
+use protocol::operation::Operation;
 use protocol::{NodeId, ProgramId};
 use scheduler::core::placement::{Offer, explain};
 
@@ -29,6 +31,8 @@ const PATIENT: Duration = Duration::from_secs(420);
 /// What the way from the end of a lease to a program that answers takes at most in a calm world: two transactions or four,
 /// a heartbeat, fetching, making and starting.
 const START: Duration = Duration::from_millis(1700);
+/// By then an operator has noticed that reallocation is stopped.
+const RESUME: Duration = Duration::from_secs(10);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -44,7 +48,7 @@ pub(crate) fn run(seed: u64, options: &Options) -> Report {
 impl World {
     pub(super) fn populate(&mut self) {
         let rate = |world: &mut Self| i32::try_from(world.chance.signed(-MAX_RATE, MAX_RATE)).unwrap_or(0);
-        for number in 0..1 {
+        for number in 0..self.plan.schedulers {
             let (rate, at_boot) = (rate(self), self.chance.millis(1000, 1_000_000));
             let clock = Clock::new(self.now, at_boot, rate);
             self.schedulers.push(SchedulerHost::new(SchedulerId(number), clock));
@@ -83,7 +87,7 @@ impl World {
         self.heal();
         self.settle();
         self.pass(Duration::from_secs(8));
-        self.restart_disturbs_nothing();
+        self.end_disturbs_nothing();
         self.loss_is_made_good();
     }
 
@@ -134,10 +138,22 @@ impl World {
                     self.violated(Invariant::Liveness, format!("{PROMPT:?} after all healed, {what}"));
                 }
             }
+            if self.now.since(healed) > RESUME {
+                // What is silent by now is gone, and an operator says so.
+                self.order_if_stopped();
+            }
             self.pass(LOOK);
         }
         self.tally.settled_after = self.now.since(healed);
         say!(self, "ALL IS WELL");
+    }
+
+    /// An operator lets reallocation go on, if it is stopped.
+    fn order_if_stopped(&mut self) {
+        let brakes = self.tally.brakes;
+        if std::mem::replace(&mut self.resumed, brakes) != brakes && !self.order(Operation::Resume) {
+            self.resumed = 0;
+        }
     }
 
     /// What is not yet as it should be. What failed or was refused before counts only for those who are patient.
@@ -201,21 +217,31 @@ impl World {
         on.filter(|id| !self.plan.withdrawn.contains(id))
     }
 
-    /// A calm world's scheduler restarts: nothing moves, ends or stops answering.
-    fn restart_disturbs_nothing(&mut self) {
+    /// A calm world's scheduler ends, and starts again or leaves the lead to another: nothing is assigned anew. While it has
+    /// the store for itself, and is back at once, no program stops answering either.
+    fn end_disturbs_nothing(&mut self) {
         // A node that left the network is not let in again, so that what it still runs ends with its lease.
         let stays = |program| self.checker.machine_of(program).is_some_and(|id| !self.plan.withdrawn.contains(&id));
         let staying: Vec<_> = self.message_node.in_force().filter(|program| stays(*program)).collect();
-        let before: Vec<_> = staying.iter().map(|program| self.checker.starts(*program)).collect();
-        for id in self.scheduler_ids() {
-            self.scheduler_dies(id);
-            let wait = self.chance.millis(100, 1000);
-            self.start_scheduler_in(id, wait);
-        }
+        let starts: Vec<_> = staying.iter().map(|program| self.checker.starts(*program)).collect();
+        let assigned: BTreeMap<_, _> = self.store.database.open().map(|(program, _, epoch)| (program, epoch)).collect();
+        let leads = |host: &&SchedulerHost| host.process.is_some();
+        let Some(leader) = self.schedulers.iter().find(leads).map(|host| host.id) else { return };
+        self.scheduler_dies(leader);
+        let wait = self.chance.millis(100, 1000);
+        self.start_scheduler_in(leader, wait);
         self.pass(Duration::from_secs(12));
-        for (program, starts) in staying.into_iter().zip(before) {
-            if !self.checker.is_answering(program) || self.checker.starts(program) != starts {
+        let now: BTreeMap<_, _> = self.store.database.open().map(|(program, _, epoch)| (program, epoch)).collect();
+        for (program, starts) in staying.into_iter().zip(starts) {
+            let stopped = !self.checker.is_answering(program) || self.checker.starts(program) != starts;
+            if now.get(&program) != assigned.get(&program) {
+                let what = format!("{} is assigned anew because a scheduler ended", name(program));
+                self.violated(Invariant::Evidence, what);
+            } else if stopped && self.leadership.is_none() {
                 self.violated(Invariant::Evidence, format!("{} stopped because a scheduler restarted", name(program)));
+            }
+            if self.leadership.is_some() {
+                self.tally.outlived[usize::from(stopped)] += 1;
             }
         }
     }
@@ -232,6 +258,8 @@ impl World {
         let programs: Vec<_> = on_it.filter(|program| !self.has_failed(*program)).collect();
         let since = self.now;
         let longest = self.scheduler_ids().into_iter().map(|id| self.longest_lease(id)).max().unwrap_or_default();
+        // One loss more must not be one too many.
+        self.order(Operation::Resume);
         let gaps = self.checker.gaps.len();
         self.tally.losses += 1;
         self.machine_stops(lost, true);

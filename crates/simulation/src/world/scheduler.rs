@@ -1,7 +1,6 @@
 //! A scheduler's process: the shell around the core, with its connections and its queue of writes.
 //!
-//! There is one so far. Several would share the store, each with its own host here: nodes take them in turn, gateways follow
-//! one of them, and a run of a process is named by both.
+//! A world has one that uses the store alone, or several of which one leads: see [`super::leadership`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use lease::IssuerExpiry;
 use protocol::control::{Directive, FromScheduler, Heartbeat, ProgramReport, ReportedState};
 use protocol::{Epoch, NodeId, ProgramId};
+use scheduler::core::leadership::Watch;
 use scheduler::core::{Cause, Command, ConnectionId, Event, Notice, Policy, Scheduler, Write};
 
 use crate::check::Invariant;
@@ -16,6 +16,7 @@ use crate::store::Outcome;
 use crate::time::{Clock, Moment};
 use crate::trap::Trap;
 
+use super::leadership::Term;
 use super::wire::{Down, Up};
 use super::{Happening, MachineId, Run, SchedulerId, SchedulerRun, World, machine_of, name, say};
 
@@ -31,14 +32,22 @@ pub(crate) struct SchedulerHost {
     pub(crate) run: Run,
     pub(crate) process: Option<Process>,
     pub(crate) paused_until: Moment,
+    /// Whether its process runs, as the leader or not.
+    pub(crate) is_up: bool,
+    /// What it knows about the one that leads, while it does not itself.
+    pub(crate) watch: Option<Watch>,
+    /// Until then it cannot reach the database.
+    pub(crate) cut_until: Moment,
     /// Whoever restored an older copy of the database lets nothing start before.
     pub(crate) not_before: Moment,
 }
 
-/// A scheduler that runs.
+/// A scheduler that decides.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(super) core: Scheduler,
+    /// Its time as the leader; `None` when it has the database for itself.
+    pub(super) term: Option<Term>,
     armed: Option<Moment>,
     /// The connections that greeted, and the newest of each node.
     connections: BTreeMap<ConnectionId, NodeId>,
@@ -56,7 +65,9 @@ pub(crate) struct Process {
 
 impl SchedulerHost {
     pub(crate) fn new(id: SchedulerId, clock: Clock) -> Self {
-        Self { id, clock, run: Run(0), process: None, paused_until: Moment::ZERO, not_before: Moment::ZERO }
+        let never = Moment::ZERO;
+        let (paused_until, cut_until, not_before) = (never, never, never);
+        Self { id, clock, run: Run(0), process: None, paused_until, is_up: false, watch: None, cut_until, not_before }
     }
 }
 
@@ -91,10 +102,19 @@ impl World {
     }
 
     pub(super) fn scheduler_starts(&mut self, id: SchedulerId, number: Run) {
-        if self.host(id).run != number || self.host(id).process.is_some() {
+        let host = self.host_mut(id);
+        if host.run != number || std::mem::replace(&mut host.is_up, true) {
             return;
         }
-        let run = SchedulerRun(id, number);
+        say!(self, "{id} starts (run {})", number.0);
+        match self.leadership {
+            None => self.begin_term(SchedulerRun(id, number), None),
+            Some(_) => self.follow_leader(SchedulerRun(id, number)),
+        }
+    }
+
+    /// From here on it decides: it reads the database, and begins to follow the message node.
+    pub(super) fn begin_term(&mut self, run @ SchedulerRun(id, number): SchedulerRun, term: Option<Term>) {
         if self.has_trap(Trap::NoWaitAfterRestart) {
             self.store.database.close_all();
         }
@@ -102,10 +122,11 @@ impl World {
         let known: BTreeSet<_> = (restored.programs.iter().map(|(spec, _)| spec.id))
             .chain(restored.assignments.iter().map(|assignment| assignment.program))
             .collect();
-        say!(self, "{id} starts (run {}), with {} assignments", number.0, restored.assignments.len());
+        say!(self, "{id} knows of {} assignments", restored.assignments.len());
         let core = Scheduler::new(self.times, Policy::default(), format!("{id} run {}", number.0));
         self.host_mut(id).process = Some(Process {
             core,
+            term,
             armed: None,
             connections: BTreeMap::new(),
             newest: BTreeMap::new(),
@@ -122,15 +143,23 @@ impl World {
         self.after(programs, Happening::ListsPrograms(run));
     }
 
-    /// The process ends at once. What it was writing may or may not take effect.
+    /// The process ends at once.
     pub(super) fn scheduler_dies(&mut self, id: SchedulerId) {
-        let epoch = self.clock_epoch(id);
         let host = self.host_mut(id);
         host.paused_until = Moment::ZERO;
-        let Some(process) = host.process.take() else { return };
-        say!(self, "{id} ends");
+        host.watch = None;
+        if std::mem::replace(&mut host.is_up, false) {
+            say!(self, "{id} ends");
+        }
+        self.end_process(id);
+    }
+
+    /// It decides no more. What it was writing may or may not take effect.
+    pub(super) fn end_process(&mut self, id: SchedulerId) {
+        let epoch = self.clock_epoch(id);
+        let Some(process) = self.host_mut(id).process.take() else { return };
         if !process.batch.is_empty() {
-            self.store.abandon(&process.batch, epoch);
+            self.store.abandon(&process.batch, process.term.map(|term| term.epoch), epoch);
         }
         let open: Vec<_> = self.wires.iter().filter(|(_, wire)| wire.scheduler == id).map(|(wire, _)| *wire).collect();
         for wire in open {
@@ -195,20 +224,34 @@ impl World {
         self.after(takes, Happening::Written(run));
     }
 
-    /// The transaction ends. The database answers whether or not the process runs; the process hears of it when it does.
+    /// The transaction ends. The database does not wait for a process that is paused.
     pub(super) fn written(&mut self, run: SchedulerRun) {
-        if self.scheduler_puts_off(run, || Happening::Written(run)) {
-            return;
-        }
         let epoch = self.clock_epoch(run.0);
+        let is_cut = self.host(run.0).cut_until > self.now;
+        let outcome = if is_cut { Outcome::Refused } else { self.store.outcome() };
         let Some(process) = self.process_mut(run) else { return };
-        let batch = std::mem::take(&mut process.batch);
-        let (outcome, events) = self.store.transact(&batch, epoch);
+        let (batch, leader) = (process.batch.clone(), process.term.map(|term| term.epoch));
+        let (outcome, events) = self.store.transact(&batch, leader, outcome, epoch);
         if outcome != Outcome::Committed {
             self.tally.failed_transactions += 1;
             say!(self, "{} the store fails: {outcome:?}, {} writes", run.0, batch.len());
         }
         self.check_assignments();
+        self.after(Duration::ZERO, Happening::HearsWritten(run, outcome, events));
+    }
+
+    /// The scheduler hears how a transaction ended.
+    pub(super) fn hears_written(&mut self, run: SchedulerRun, outcome: Outcome, events: Vec<Event>) {
+        let host = self.host(run.0);
+        if host.paused_until > self.now && host.run == run.1 {
+            let until = host.paused_until;
+            return self.at(until, Happening::HearsWritten(run, outcome, events));
+        }
+        let Some(process) = self.process_mut(run) else { return };
+        process.batch.clear();
+        if outcome == Outcome::Deposed {
+            return self.deposed(run);
+        }
         for event in events {
             if let Event::Stored { program, node, epoch } = &event {
                 self.tally.assignments += 1;
@@ -249,8 +292,9 @@ impl World {
         let node = self.machine(machine).node;
         let knows =
             self.process(run).and_then(|process| process.core.node_view(node)).is_some_and(|view| !view.is_gone);
-        if !knows {
-            // Turned away: it does not stand in the list of nodes that this scheduler has.
+        let leads = self.process(run).is_some_and(|process| process.term.is_none_or(|term| term.leads));
+        if !knows || !leads {
+            // Turned away: it does not stand in the list of nodes, or another scheduler may lead.
             return self.close_at_scheduler(wire);
         }
         let Some(process) = self.process_mut(run) else { return };
@@ -292,6 +336,13 @@ impl World {
         let node = self.process_mut(run).and_then(|process| process.connections.remove(&wire));
         if let Some(node) = node {
             self.tell_scheduler(run, Event::NodeDisconnected { node, connection: wire });
+        }
+    }
+
+    pub(super) fn drop_all_connections(&mut self, run: SchedulerRun) {
+        let all: Vec<_> = self.process(run).iter().flat_map(|process| process.connections.keys().copied()).collect();
+        for wire in all {
+            self.connection_ends(run, wire);
         }
     }
 
@@ -369,6 +420,10 @@ impl World {
             Notice::EpochBehind { program, node, highest } => {
                 say!(self, "{} {} has seen epoch {highest} of {}", run.0, machine_of(*node), name(*program));
                 self.tally.skips += 1;
+            }
+            Notice::Brake { stopped } => {
+                self.tally.brakes += u64::from(stopped.is_some());
+                say!(self, "{} brake: {stopped:?}", run.0);
             }
             _ => {}
         }
