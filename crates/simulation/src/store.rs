@@ -131,6 +131,11 @@ impl Database {
         }
     }
 
+    /// The nodes that are drained.
+    pub(crate) fn draining(&self) -> Vec<NodeId> {
+        self.draining.keys().copied().collect()
+    }
+
     /// Who leads.
     pub(crate) fn leader(&self) -> Option<&LeaderRow> {
         self.leader.as_ref()

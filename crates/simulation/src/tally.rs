@@ -110,6 +110,10 @@ impl fmt::Display for Tally {
         writeln!(f, "failed transactions  {}", self.failed_transactions)?;
         writeln!(f, "failed sandboxes     {}, crashes {}", self.failed_sandboxes, self.crashes)?;
         writeln!(f, "fuses burned         {}", self.fuses)?;
+        let [outlived, stopped] = self.outlived;
+        writeln!(f, "terms of leaders     {}, lapsed {}, deposed {}", self.terms, self.lapses, self.deposed)?;
+        writeln!(f, "  of programs, {outlived} answered on when a leader died in calm, {stopped} had a gap")?;
+        writeln!(f, "brakes on moves      {}", self.brakes)?;
         writeln!(f, "epochs skipped ahead {}", self.skips)?;
         writeln!(
             f,

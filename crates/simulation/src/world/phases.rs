@@ -86,6 +86,7 @@ impl World {
         self.is_chaotic = false;
         self.heal();
         self.settle();
+        self.operators_tidy_up();
         self.pass(Duration::from_secs(8));
         self.end_disturbs_nothing();
         self.loss_is_made_good();
@@ -139,8 +140,7 @@ impl World {
                 }
             }
             if self.now.since(healed) > RESUME {
-                // What is silent by now is gone, and an operator says so.
-                self.order_if_stopped();
+                self.operators_tidy_up();
             }
             self.pass(LOOK);
         }
@@ -148,11 +148,14 @@ impl World {
         say!(self, "ALL IS WELL");
     }
 
-    /// An operator lets reallocation go on, if it is stopped.
-    fn order_if_stopped(&mut self) {
+    /// What is silent by now is gone, and what is drained is so by an order from before the database was restored.
+    fn operators_tidy_up(&mut self) {
         let brakes = self.tally.brakes;
-        if std::mem::replace(&mut self.resumed, brakes) != brakes && !self.order(Operation::Resume) {
-            self.resumed = 0;
+        if self.resumed != brakes && self.order(Operation::Resume) {
+            self.resumed = brakes;
+        }
+        for node in self.store.database.draining() {
+            self.order(Operation::Undrain { node });
         }
     }
 
