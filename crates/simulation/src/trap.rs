@@ -40,6 +40,8 @@ traps! {
     LateReportWins = "late-report-wins",
     /// A scheduler that starts takes leases of the one before it for ended.
     NoWaitAfterRestart = "no-wait-after-restart",
+    /// A leader grants for as long as nobody tells it that another leads.
+    LeadsUntilTold = "leads-until-told",
     /// An empty answer of the message node is understood as "stop everything".
     EmptyMeansStop = "empty-means-stop",
     /// The order to release is taken for the release.

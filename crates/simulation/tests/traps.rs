@@ -71,6 +71,12 @@ fn a_scheduler_that_does_not_wait() {
 }
 
 #[test]
+fn a_leader_that_goes_on_until_it_is_told() {
+    let faults = &["scheduler cut off from the store", "scheduler paused", "partition"];
+    is_caught(Trap::LeadsUntilTold, Invariant::OneCopy, faults, 500);
+}
+
+#[test]
 fn an_empty_answer_that_stops_everything() {
     let faults = &["message node lists nothing", "scheduler killed"];
     is_caught(Trap::EmptyMeansStop, Invariant::Evidence, faults, 50);

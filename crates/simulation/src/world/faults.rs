@@ -175,7 +175,7 @@ impl World {
             | Fault::FailSandboxes
             | Fault::FailFetches => self.strike_machine(fault),
             Fault::KillScheduler | Fault::PauseScheduler | Fault::MoveScheduler | Fault::JumpWall | Fault::CutStore => {
-                self.strike_scheduler(fault)
+                self.strike_scheduler(fault);
             }
             Fault::StoreRefuses | Fault::StoreSlow | Fault::StoreFailsOver | Fault::StoreOldCopy | Fault::StoreLost => {
                 self.strike_store(fault);

@@ -14,6 +14,7 @@ use scheduler::core::leadership::{LeaderEpoch, LeaderRow, Verdict, Watch};
 
 use crate::store::{Health, Outcome};
 use crate::time::Moment;
+use crate::trap::Trap;
 
 use super::{Happening, Run, SchedulerId, SchedulerRun, World, say};
 
@@ -140,12 +141,16 @@ impl World {
     }
 
     fn lead_until(&mut self, run: SchedulerRun, until: BootTime) {
-        let now = self.boot_now(run.0);
-        self.tell_scheduler(run, Event::Leads { until });
+        let (now, is_careless) = (self.boot_now(run.0), self.has_trap(Trap::LeadsUntilTold));
+        if !is_careless {
+            self.tell_scheduler(run, Event::Leads { until });
+        }
         let lapses = self.host(run.0).clock.moment_of(until);
         if let Some(term) = self.process_mut(run).and_then(|process| process.term.as_mut()) {
-            (term.until, term.leads) = (until, now < until);
-            self.at(lapses, Happening::Lapses(run));
+            (term.until, term.leads) = (until, now < until || is_careless);
+            if !is_careless {
+                self.at(lapses, Happening::Lapses(run));
+            }
         }
     }
 
