@@ -5,6 +5,7 @@
 #   make test     what CI runs
 #   make lint     its quick part
 #   make simulate the pure cores in worlds with faults: SEEDS=10000 of them, or the whole story of one with SEED=7
+#   make chaos    real faults on real processes on several hosts: RUNS=50 of them, drawn with SEED=7
 #   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"
 #   make build    aleph and aleph-node in target/release/
 
@@ -20,12 +21,12 @@ PIP := $(TOOLS)/venv/bin/python -m pip --disable-pip-version-check
 
 # Debian packages by command or file that tells whether they are there: file=package.
 DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-tools /usr/bin/mmdebstrap=mmdebstrap \
-	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc \
+	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc /usr/include/stdio.h=libc6-dev \
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq \
 	/usr/lib/postgresql=postgresql /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light
 
-.PHONY: demo test simulate lint bench build packages packages-bench runtimes guest examples clean
+.PHONY: demo test simulate chaos lint bench build packages packages-bench runtimes guest examples clean
 
 build: packages guest runtimes
 	$(CARGO) build --release --locked -p aleph-cli -p aleph-node -p aleph-sandbox
@@ -36,8 +37,8 @@ demo: build examples
 # Lint, unit tests and tests of each crate, then everything together on real processes.
 test: packages guest runtimes examples $(TOOLS)/oracles lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
-	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests
-	$(CARGO) test --locked -p aleph-tests
+	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
+	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
 
 $(TOOLS)/oracles: tests/oracles/requirements.txt | packages
 	mkdir -p $(TOOLS)
@@ -51,6 +52,13 @@ SEEDS ?= 10000
 simulate:
 	$(CARGO) run --release --locked --quiet -p aleph-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
 		$(if $(TRAP),--trap $(TRAP))
+
+# Programs run exactly once, whatever dies, hangs or cannot be reached: JSON and the logs of failures under target/chaos/.
+RUNS ?= 50
+chaos: build
+	$(CARGO) build --release --locked -p aleph-chaos
+	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(FAULTS),--only "$(FAULTS)")
 
 lint: $(TOOLS)/bin/cargo-deny
 	$(CARGO) fmt --all --check

@@ -212,7 +212,7 @@ async fn heartbeat(
     let Some((applied, programs)) = agent.reports().await else { return Err(ControlError::Unexpected) };
     let news = sent.statements.of(&identity.account, identity.node, &programs, chrono::Utc::now());
     if !news.is_empty() {
-        send(socket, &FromNode::Statements(news)).await?;
+        send(socket, &FromNode::Statements { statements: news }).await?;
     }
     let sequence = sent.next();
     let heartbeat = Heartbeat { sequence, capacity: identity.capacity.clone(), applied, programs, draining: None };

@@ -64,7 +64,10 @@ pub enum FromNode {
     /// The answer to the challenge.
     Hello(Hello),
     /// What the node states for the history. It comes before the heartbeat that reports the same.
-    Statements(Vec<Statement>),
+    Statements {
+        /// In their order.
+        statements: Vec<Statement>,
+    },
     /// The node lives and runs this.
     Heartbeat(Heartbeat),
 }
@@ -361,6 +364,7 @@ pub enum Directive {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Stated;
 
     fn challenge(scheduler: &Account) -> Challenge {
         Challenge { version: CONTROL_VERSION, scheduler: scheduler.address().clone(), nonce: random_nonce() }
@@ -408,5 +412,12 @@ mod tests {
         assert_eq!(json["state"], serde_json::json!({"state": "refused", "reason": "stale_epoch", "highest": 9}));
         assert_eq!(serde_json::from_value::<ProgramReport>(json).unwrap(), report);
         assert_eq!(serde_json::to_string(&FromScheduler::Poke).unwrap(), r#"{"type":"poke"}"#);
+        let (account, node) = (Account::generate(), NodeId::from_bytes([7; 32]));
+        let statement =
+            Statement::new(&account, node, report.program, report.epoch, Stated::Ready, chrono::DateTime::UNIX_EPOCH);
+        let frame = FromNode::Statements { statements: vec![statement] };
+        let json = serde_json::to_string(&frame).unwrap();
+        assert!(json.starts_with(r#"{"type":"statements","statements":[{"#), "{json}");
+        assert_eq!(serde_json::from_str::<FromNode>(&json).unwrap(), frame);
     }
 }

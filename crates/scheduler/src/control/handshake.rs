@@ -21,7 +21,7 @@ impl Control {
         let hello = loop {
             match read(socket.recv().await)? {
                 Some(FromNode::Hello(hello)) => break hello,
-                Some(FromNode::Heartbeat(_) | FromNode::Statements(_)) => {
+                Some(FromNode::Heartbeat(_) | FromNode::Statements { .. }) => {
                     return Err(End::Unexpected("a heartbeat before hello".to_owned()));
                 }
                 None => {}

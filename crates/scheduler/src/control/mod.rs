@@ -200,7 +200,7 @@ impl Control {
                         paced = paced.max(heard) + pace;
                         self.tell(Input::Event(Event::Heartbeat { node, connection, heartbeat })).await
                     }
-                    Ok(Some(FromNode::Statements(statements))) => {
+                    Ok(Some(FromNode::Statements { statements })) => {
                         paced = paced.max(Instant::now()) + pace;
                         self.pass_on(node, signer, statements).await
                     }
