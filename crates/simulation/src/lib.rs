@@ -1,10 +1,10 @@
 //! One deterministic world around the product's pure cores, driven by a seed: machines with agents and supervisors,
 //! schedulers with their store, a message node, gateways, and a network between them in which everything goes wrong that can.
 //!
-//! What decides is the product's: `scheduler::core`, `compute_node::core::persistent`, `compute_node::core::routes`,
-//! `sandbox::supervisor::core`, `scheduler::core::leadership` and `lease`. What this crate adds are shells around them as thin as the product's own, models
-//! of what they talk to, faults, and a checker that sees everything at once. There is no clock and no randomness but the
-//! seed's: the same seed tells the same story, on every machine.
+//! What decides is the product's: `scheduler::core` and its `leadership`, `compute_node::core::persistent` and `routes`,
+//! `sandbox::supervisor::core`, `lease`. What this crate adds are shells around them as thin as the product's own, models of
+//! what they talk to, faults, and a checker that sees everything at once. There is no clock and no randomness but the seed's:
+//! the same seed tells the same story, on every machine.
 //!
 //! * `world`: what there is and what happens; `world/faults` what goes wrong; `world/phases` the story and its end.
 //! * `store`: the database by the rules of the SQL store.
