@@ -28,7 +28,8 @@ fn answer(connection: TcpStream) -> std::io::Result<()> {
         let path = request.split(' ').nth(1).unwrap_or("/");
         let program = env::var("ALEPH_PROGRAM_ID").unwrap_or_default();
         let body = format!("{{\"language\":\"rust\",\"path\":{path:?},\"program\":{program:?}}}\n");
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
         output.write_all((head + &body).as_bytes())?;
     }
     Ok(())
