@@ -1,9 +1,9 @@
 //! What this node states about its programs for the signed history: that one started, answers, stopped.
 //!
-//! A statement is made once, when the report changes, and sent again on every new connection, byte for byte the same, until
-//! the program is not reported any more. So none is lost, and the scheduler can tell which it has.
+//! A statement is made once, when the report changes, and sent again on every new connection, byte for byte the same, as long
+//! as the program is reported. So none is lost, and the scheduler can tell which it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use protocol::control::{ProgramReport, ReportedState};
@@ -24,6 +24,20 @@ impl Statements {
         self.sent.clear();
     }
 
+    /// Forgets what is not reported any more. One that was said to run stays: a node that started a moment ago does not
+    /// report at once that it is gone.
+    fn forget(&mut self, reports: &[ProgramReport]) {
+        let reported: BTreeSet<_> = reports.iter().map(|report| (report.program, report.epoch)).collect();
+        let mut silent = 0;
+        self.made.retain(|key, made| {
+            let runs = made.last().is_some_and(|last| last.stated != Stated::Stopped);
+            silent += usize::from(runs && !reported.contains(key));
+            reported.contains(key) || (runs && silent <= MOST_SILENT)
+        });
+        let made = &self.made;
+        self.sent.retain(|key, _| made.contains_key(key));
+    }
+
     /// Takes in what the next heartbeat reports; says what to send before it.
     pub(crate) fn of(
         &mut self,
@@ -32,9 +46,7 @@ impl Statements {
         reports: &[ProgramReport],
         now: DateTime<Utc>,
     ) -> Vec<Statement> {
-        let reported = |key: &(ProgramId, Epoch)| reports.iter().any(|report| (report.program, report.epoch) == *key);
-        self.made.retain(|key, _| reported(key));
-        self.sent.retain(|key, _| reported(key));
+        self.forget(reports);
         let mut news = Vec::new();
         for report in reports {
             let key = (report.program, report.epoch);
@@ -56,6 +68,9 @@ impl Statements {
         news
     }
 }
+
+/// Programs that are not reported any more, and of which the last word is that they run, are kept up to this number.
+const MOST_SILENT: usize = 1000;
 
 /// Statements of a program that are kept for the next connection.
 const MOST: usize = 8;
@@ -102,7 +117,10 @@ mod tests {
         let again = statements.of(&account, node, &[report(ReportedState::Starting)], DateTime::UNIX_EPOCH);
         assert_eq!(again.len(), 4);
         assert!(statements.of(&account, node, &[], DateTime::UNIX_EPOCH).is_empty());
-        assert!(statements.made.is_empty(), "what is not reported any more is forgotten");
+        let stopped = statements.of(&account, node, &[report(ReportedState::Released)], DateTime::UNIX_EPOCH);
+        assert_eq!(stopped.len(), 1, "although it was not reported for a moment");
+        statements.of(&account, node, &[], DateTime::UNIX_EPOCH);
+        assert!(statements.made.is_empty(), "what has stopped and is not reported any more is forgotten");
     }
 
     #[test]

@@ -25,7 +25,6 @@ use crate::store::{Led, writer};
 /// See the module.
 pub(crate) struct Term {
     engine: mpsc::Sender<Input>,
-    leads: watch::Sender<bool>,
     tasks: JoinSet<()>,
     writer: JoinHandle<()>,
     sockets: TaskTracker,
@@ -34,8 +33,14 @@ pub(crate) struct Term {
 }
 
 impl Term {
-    /// Reads the database and starts everything. It lasts until `end`.
-    pub(crate) async fn new(seat: &Seat, led: Led, end: &CancellationToken) -> Result<Self, RunError> {
+    /// Reads the database and starts everything. It lasts until `end`. Nodes are let in once `leads` says so: at once for a
+    /// scheduler alone.
+    pub(crate) async fn new(
+        seat: &Seat,
+        led: Led,
+        leads: watch::Sender<bool>,
+        end: &CancellationToken,
+    ) -> Result<Self, RunError> {
         let (config, metrics) = (&seat.config, seat.metrics.clone());
         let restored = led.restore(seat.times.longest_wait()).await;
         let restored = restored.map_err(|e| RunError::database(&config.database, &e))?;
@@ -57,7 +62,6 @@ impl Term {
         let programs = Programs::new(client, inbox.clone(), known, following, node_list.clone(), config.resync);
         let core = Scheduler::new(seat.times, Policy::default(), random_nonce());
         let engine = Engine::new(core, events_in, writes, snapshot, events.clone(), metrics.clone());
-        let leads = watch::Sender::new(true);
         let control = Control::new(
             seat.account.clone(),
             seat.times,
@@ -92,17 +96,12 @@ impl Term {
         let writer =
             tokio::spawn(writer::run(led, writes_in, inbox.clone(), seat.database.clone(), end.clone(), metrics));
         drop(seat.front.send_replace(api::router(api)));
-        Ok(Self { engine: inbox, leads, tasks, writer, sockets, end: end.clone(), stop })
+        Ok(Self { engine: inbox, tasks, writer, sockets, end: end.clone(), stop })
     }
 
     /// Where the core is told something.
     pub(crate) fn engine(&self) -> mpsc::Sender<Input> {
         self.engine.clone()
-    }
-
-    /// Whether nodes may be connected; not while this scheduler does not know whether it leads.
-    pub(crate) fn leads(&self) -> watch::Sender<bool> {
-        self.leads.clone()
     }
 
     /// Runs until the end of the term, then writes what is left to write.

@@ -127,7 +127,7 @@ async fn lead_alone(
 ) -> Result<(), RunError> {
     let led =
         seat.store.claim_alone(url, &seat.account).await.map_err(|e| RunError::database(&seat.config.database, &e))?;
-    let mut term = Term::new(seat, led, shutdown).await?;
+    let mut term = Term::new(seat, led, watch::Sender::new(true), shutdown).await?;
     announce(ready);
     term.run().await
 }
@@ -148,14 +148,16 @@ async fn take_turns(
         let Some((led, claimed)) = shutdown.run_until_cancelled(acquired).await else { return Ok(()) };
         tracing::info!("this scheduler leads now");
         let deposed = shutdown.child_token();
-        let mut term = match Term::new(seat, led.clone(), &deposed).await {
+        // Until the core knows how long it leads, no node may ask it for a lease.
+        let leads = watch::Sender::new(false);
+        let mut term = match Term::new(seat, led.clone(), leads.clone(), &deposed).await {
             Ok(term) => term,
             Err(error) => {
                 tracing::error!(%error, "this scheduler cannot lead");
                 continue;
             }
         };
-        let (engine, leads) = (term.engine(), term.leads());
+        let engine = term.engine();
         let keep = async {
             leadership::keep(&led, times, claimed, engine, &leads).await;
             deposed.cancel();
