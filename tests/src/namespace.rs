@@ -52,9 +52,8 @@ impl Namespace {
         let namespace = self.0.try_clone().expect("a descriptor is left");
         // SAFETY: only a system call that is async-signal-safe.
         unsafe {
-            command.pre_exec(move || {
-                Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
-            });
+            command
+                .pre_exec(move || Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?));
         }
     }
 

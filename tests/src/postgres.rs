@@ -6,8 +6,8 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -53,7 +53,8 @@ impl Postgres {
 
     fn make(folder: &Path, address: Ipv4Addr, port: u16, host: Option<Arc<Namespace>>) -> Self {
         let user = account();
-        let folder = tempfile::Builder::new().prefix("aleph-postgres.").tempdir_in(folder).expect("a folder can be made");
+        let folder =
+            tempfile::Builder::new().prefix("aleph-postgres.").tempdir_in(folder).expect("a folder can be made");
         chown(folder.path(), Some(user.0), Some(user.1)).expect("tests run as root");
         let mut server = Self { folder, address, port, host, user, process: None };
         let made = server

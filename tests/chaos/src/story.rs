@@ -1,0 +1,216 @@
+//! One fault after the other, and what the witness says to each.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aleph_tests::eventually;
+use anyhow::Context;
+use protocol::history::{Entry, Fact};
+use tokio::time::sleep;
+
+use crate::Options;
+use crate::check::{Asked, Live, longest_gap, overlaps, stale};
+use crate::fault::{Deck, Fault};
+use crate::hosts::{Hosts, Place};
+use crate::inject::Victims;
+use crate::load::Load;
+use crate::report::{Report, Run};
+use crate::witness::{Sampler, now, written};
+use crate::world::{World, compute_node, disk};
+
+/// How long a network may take to be well again.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Beside lease, margin and start: what a busy machine takes to schedule all that.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// A gap that is none: instants of programs are written every 50 ms, and machines are busy.
+const NOT_A_GAP: u64 = 1_000_000_000;
+
+struct Story<'a> {
+    world: World<'a>,
+    options: &'a Options,
+    load: Load,
+    sampler: Sampler,
+    data_dirs: Vec<PathBuf>,
+    programs: Vec<String>,
+    /// Everything that was seen so far, with overlaps.
+    live: Vec<Live>,
+}
+
+/// See the module.
+///
+/// # Errors
+/// When the network does not start.
+pub(crate) async fn tell(options: &Options, hosts: &Hosts, root: &Path) -> anyhow::Result<Report> {
+    let world = World::start(hosts, root, options).await?;
+    let nodes = 0..options.nodes;
+    let load = Load::start((0..options.programs).map(|program| world.url(program)).collect());
+    let run_dirs: Vec<_> = nodes.clone().map(|number| compute_node(root, number).run_dir()).collect();
+    let sampler = Sampler::start(&run_dirs)?;
+    let data_dirs = nodes.map(|number| disk(root, Place::Node(number))).collect();
+    let programs = world.programs.iter().map(ToString::to_string).collect();
+    eventually("everything is well before the first fault", async || world.ailment().await.is_none().then_some(()))
+        .await;
+    let mut story = Story { world, options, load, sampler, data_dirs, programs, live: Vec::new() };
+    let mut chance = fastrand::Rng::with_seed(options.seed);
+    let mut deck = Deck::new(Fault::all());
+    let mut runs: Vec<Run> = Vec::new();
+    for number in 0..options.runs {
+        let fault = match &options.faults {
+            Some(faults) => faults.get(number % faults.len().max(1)).copied(),
+            None => deck.draw(&mut chance),
+        };
+        let run = story.run(number + 1, fault.context("there is no fault to choose")?, &mut chance).await?;
+        println!("{run}");
+        let sick = run.sick.is_some();
+        runs.push(run);
+        if sick {
+            break;
+        }
+    }
+    story.end(runs).await
+}
+
+impl Story<'_> {
+    async fn run(&mut self, number: usize, fault: Fault, chance: &mut fastrand::Rng) -> anyhow::Result<Run> {
+        let (from, first_request) = (now(), self.load.count());
+        let victims = self.victims(chance).await?;
+        let lasts = fault.duration(self.options.lease, chance);
+        let began = now();
+        let injury = self.world.injure(fault, victims);
+        sleep(lasts).await;
+        let healed = now();
+        let mut ended = self.world.heal(&injury);
+        let (sick, more) = self.recover().await;
+        ended.extend(more);
+        let to = now();
+
+        let asked = self.load.asked(first_request);
+        self.live = written(&self.data_dirs, &self.programs)?;
+        let answers: Vec<Live> = asked.iter().filter_map(|request| request.answer.clone().ok()).collect();
+        // From where a program has to be back within the bound.
+        let since = if fault.needs_healing() { healed } else { began };
+        let bound = nanos(self.bound());
+        let gaps: Vec<_> = (0..self.programs.len())
+            .map(|program| longest_gap(self.live.iter().chain(&answers), program, from, to))
+            .collect();
+        let is_late = |gap: &&crate::check::Gap| gap.length() > NOT_A_GAP && gap.to > since + bound;
+        let mut lost = BTreeMap::new();
+        for request in &asked {
+            if let Err(why) = &request.answer {
+                *lost.entry(why.clone()).or_insert(0) += 1;
+            }
+        }
+        Ok(Run {
+            number,
+            fault: fault.to_string(),
+            node: fault.hits_a_node().then_some(victims.node),
+            lasted: healed - began,
+            well_after: to - healed,
+            late: gaps.iter().filter(is_late).count(),
+            gaps: gaps.iter().map(|gap| gap.length()).collect(),
+            asked: asked.len(),
+            lost,
+            stale: stale(&asked).len(),
+            overlaps: overlaps(self.live.iter().chain(&answers).filter(|live| live.at >= from)).len(),
+            ended,
+            sick,
+            from,
+        })
+    }
+
+    /// A node, with a program of preference, and the scheduler that leads.
+    async fn victims(&self, chance: &mut fastrand::Rng) -> anyhow::Result<Victims> {
+        let (leader, _) = self.world.leader().await.context("no scheduler leads")?;
+        let (program, any) = (chance.usize(..self.programs.len()), chance.usize(..self.options.nodes));
+        let node = if chance.f64() < 0.8 { self.world.node_of(program).await.unwrap_or(any) } else { any };
+        Ok(Victims { node, leader })
+    }
+
+    /// Waits until everything is well. Says what is not, at last, and what had to be started meanwhile.
+    async fn recover(&mut self) -> (Option<String>, Vec<String>) {
+        let (healed, mut ended) = (Instant::now(), Vec::new());
+        loop {
+            let Some(ailment) = self.world.ailment().await else { return (None, ended) };
+            if healed.elapsed() > PATIENCE {
+                return (Some(ailment), ended);
+            }
+            sleep(Duration::from_millis(200)).await;
+            ended.extend(self.world.start_missing());
+        }
+    }
+
+    fn bound(&self) -> Duration {
+        self.options.lease_and_margin() + self.world.start + SLACK
+    }
+
+    /// Checks everything together, and ends the network.
+    async fn end(self, runs: Vec<Run>) -> anyhow::Result<Report> {
+        let bound = self.bound();
+        let asked: Vec<Asked> = self.load.asked(0);
+        let answers: Vec<Live> = asked.iter().filter_map(|request| request.answer.clone().ok()).collect();
+        let mut histories = Vec::new();
+        for (number, id) in self.programs.iter().enumerate() {
+            let finished = self.world.aleph.run(&["program", "history", id, "--verify", "--json"]).await;
+            let holds = if finished.code == 0 {
+                let live = self.live.iter().chain(&answers).filter(|live| live.program == number);
+                agrees(&finished.stdout, live)
+            } else {
+                Err(finished.stderr)
+            };
+            histories.push(holds.map_err(|why| format!("program {number}: {why}")));
+        }
+        let report = Report {
+            seed: self.options.seed,
+            lease: self.options.lease.as_secs_f64(),
+            start: self.world.start.as_secs_f64(),
+            bound: bound.as_secs_f64(),
+            overlaps: overlaps(self.live.iter().chain(&answers)),
+            stale: stale(&asked),
+            seen: self.sampler.seen(),
+            instants: self.live.len(),
+            epochs: histories.iter().flatten().sum(),
+            broken_histories: histories.into_iter().filter_map(Result::err).collect(),
+            runs,
+        };
+        drop((self.load, self.sampler));
+        self.world.end().await;
+        Ok(report)
+    }
+}
+
+/// Whether a history that holds says the same as the witness: each epoch that ran was assigned, and ran no more when the
+/// scheduler wrote that it had ended. Says how many epochs there were.
+fn agrees<'a>(history: &str, live: impl Iterator<Item = &'a Live>) -> Result<usize, String> {
+    let history: serde_json::Value = serde_json::from_str(history).map_err(|e| e.to_string())?;
+    let entries: Vec<Entry> = serde_json::from_value(history["entries"].clone()).map_err(|e| e.to_string())?;
+    // Both clocks are read on one machine.
+    let wall = u64::try_from(chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default()).unwrap_or_default();
+    let booted = wall - now();
+    let mut epochs: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+    for entry in &entries {
+        let at = u64::try_from(entry.at.timestamp_nanos_opt().unwrap_or_default()).unwrap_or_default();
+        match &entry.fact {
+            Fact::Assigned => drop(epochs.insert(entry.epoch.get(), None)),
+            Fact::Ended { .. } => drop(epochs.insert(entry.epoch.get(), Some(at.saturating_sub(booted)))),
+            Fact::Stated { .. } | Fact::Releasing { .. } => {}
+        }
+    }
+    for instant in live {
+        match epochs.get(&instant.epoch) {
+            None => return Err(format!("epoch {} ran and was never assigned", instant.epoch)),
+            Some(Some(ended)) if *ended < instant.at => {
+                let late = Duration::from_nanos(instant.at - ended);
+                return Err(format!("epoch {} ran {late:?} after it was written to have ended", instant.epoch));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(epochs.len())
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,167 @@
+//! Two witnesses outside of the sandboxes: what programs wrote into their nodes' logs, and which processes there are.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::check::Live;
+
+/// How often processes are looked at.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// The time that everybody agrees on, in nanoseconds.
+pub fn now() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    u64::try_from(time.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default()
+}
+
+/// The instants that programs wrote, from the logs of all nodes.
+///
+/// # Errors
+/// When a log is there but cannot be read.
+pub fn written(data_dirs: &[PathBuf], programs: &[String]) -> anyhow::Result<Vec<Live>> {
+    let mut instants = Vec::new();
+    for data in data_dirs {
+        for (program, id) in programs.iter().enumerate() {
+            let folder = data.join("logs").join(id);
+            let lines = sandbox::logs::read_tail(&folder, usize::MAX);
+            let lines = lines.with_context(|| format!("cannot read the log in {}", folder.display()))?;
+            instants.extend(lines.iter().filter_map(|line| instant(program, &line.message)));
+        }
+    }
+    Ok(instants)
+}
+
+/// `alive EPOCH COPY NANOSECONDS`, as `probe.py` writes it.
+fn instant(program: usize, line: &str) -> Option<Live> {
+    let mut words = line.strip_prefix("alive ")?.split(' ');
+    let (epoch, copy, at) = (words.next()?.parse().ok()?, words.next()?.to_owned(), words.next()?.parse().ok()?);
+    Some(Live { program, epoch, copy, at })
+}
+
+/// Two sandboxes of one program that had processes at the same time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Coexistence {
+    /// Their names: program, epoch, a number.
+    pub sandboxes: (String, String),
+    /// When that was seen first.
+    pub at: u64,
+    /// How often it was seen.
+    pub samples: u64,
+}
+
+/// What was seen of processes.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Seen {
+    /// How often was looked.
+    pub samples: u64,
+    /// The longest time between two looks, in nanoseconds.
+    pub longest_blink: u64,
+    /// How many sandboxes there were.
+    pub sandboxes: usize,
+    /// What must not be.
+    pub coexistences: Vec<Coexistence>,
+}
+
+/// Looks at the processes of all sandboxes until it is dropped.
+pub struct Sampler {
+    seen: Arc<Mutex<Seen>>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sampler {
+    /// Looks at the sandboxes of nodes with these run directories, of which control groups have their names.
+    ///
+    /// # Errors
+    /// When no control groups are mounted.
+    pub fn start(run_dirs: &[PathBuf]) -> anyhow::Result<Self> {
+        let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        let root = roots.into_iter().find(|root| root.join("aleph-node").is_dir());
+        let root = root.context("there is no control group of any node")?.join("aleph-node");
+        let groups: Vec<_> = run_dirs.iter().filter_map(|dir| Some(root.join(dir.file_name()?))).collect();
+        let (seen, ended) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
+        let (writes, ends) = (seen.clone(), ended.clone());
+        let thread =
+            std::thread::Builder::new().name("sampler".into()).spawn(move || watch(&groups, &writes, &ends))?;
+        Ok(Self { seen, ended, thread: Some(thread) })
+    }
+
+    /// What was seen so far.
+    ///
+    /// # Panics
+    /// When the thread that looks did.
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().expect("the thread does not panic").clone()
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(groups: &[PathBuf], seen: &Mutex<Seen>, ended: &AtomicBool) {
+    let mut pairs: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
+    let mut names = std::collections::BTreeSet::new();
+    let mut last = now();
+    while !ended.load(Ordering::Relaxed) {
+        let at = now();
+        let running: Vec<_> = groups.iter().flat_map(|group| sandboxes(group)).filter(|group| runs(group)).collect();
+        for (index, one) in running.iter().enumerate() {
+            for other in &running[index + 1..] {
+                // One look is not an instant: both have to be there after both were there.
+                let same = program_of(one).is_some() && program_of(one) == program_of(other);
+                if same && runs(one) && runs(other) {
+                    pairs.entry((name_of(one), name_of(other))).or_insert((at, 0)).1 += 1;
+                }
+            }
+        }
+        names.extend(running.iter().map(|group| name_of(group)));
+        let mut seen = seen.lock().expect("nobody panics while reading");
+        seen.samples += 1;
+        seen.longest_blink = seen.longest_blink.max(at - last);
+        seen.sandboxes = names.len();
+        seen.coexistences =
+            pairs.iter().map(|(names, &(at, samples))| Coexistence { sandboxes: names.clone(), at, samples }).collect();
+        drop(seen);
+        last = at;
+        std::thread::sleep(EVERY);
+    }
+}
+
+fn sandboxes(group: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+fn name_of(group: &Path) -> String {
+    group.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The first part of a sandbox's name.
+fn program_of(group: &Path) -> Option<String> {
+    name_of(group).split_once('-').map(|(program, _)| program.to_owned())
+}
+
+/// Whether something runs in a control group that is neither dead nor stopped.
+fn runs(group: &Path) -> bool {
+    let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    processes.lines().any(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X' | 'T' | 't'))
+    })
+}
