@@ -86,6 +86,11 @@ impl Fault {
         }
     }
 
+    /// Whether things go on, only worse: what is interrupted may be so at any time.
+    pub fn is_partial(self) -> bool {
+        matches!(self, Self::Link(_, Cut::Slow | Cut::Lossy))
+    }
+
     /// Whether it hits one compute node.
     pub fn hits_a_node(self) -> bool {
         match self {

@@ -39,6 +39,8 @@ pub struct Run {
     pub overlaps: usize,
     /// Parts that ended although nobody killed them.
     pub ended: Vec<String>,
+    /// What was not well after it was healed, in order.
+    pub ailments: Vec<String>,
     /// What was still not well when patience was over.
     pub sick: Option<String>,
 }
@@ -107,7 +109,7 @@ impl fmt::Display for Run {
         let Self { number, fault, asked, overlaps, late, stale, .. } = self;
         write!(
             f,
-            "{number:4}  {fault:40}{node:7}  {} s, well after {} s: gap {} s, lost {} of {asked}, overlaps {overlaps}",
+            "{number:4}  {fault:50}{node:7}  {} s, well after {} s: gap {} s, lost {} of {asked}, overlaps {overlaps}",
             seconds(self.lasted),
             seconds(self.well_after),
             seconds(self.longest_gap()),

@@ -10,7 +10,7 @@ use protocol::history::{Entry, Fact};
 use tokio::time::sleep;
 
 use crate::Options;
-use crate::check::{Asked, Live, longest_gap, overlaps, stale};
+use crate::check::{Asked, Gap, Live, longest_gap, overlaps, stale};
 use crate::fault::{Deck, Fault};
 use crate::hosts::{Hosts, Place};
 use crate::inject::Victims;
@@ -21,6 +21,9 @@ use crate::world::{World, compute_node, disk};
 
 /// How long a network may take to be well again.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long one look at everything may take.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Beside lease, margin and start: what a busy machine takes to schedule all that.
 const SLACK: Duration = Duration::from_secs(2);
@@ -83,20 +86,24 @@ impl Story<'_> {
         sleep(lasts).await;
         let healed = now();
         let mut ended = self.world.heal(&injury);
-        let (sick, more) = self.recover().await;
+        let (ailments, more, well) = self.recover().await;
         ended.extend(more);
         let to = now();
 
         let asked = self.load.asked(first_request);
         self.live = written(&self.data_dirs, &self.programs)?;
         let answers: Vec<Live> = asked.iter().filter_map(|request| request.answer.clone().ok()).collect();
-        // From where a program has to be back within the bound.
-        let since = if fault.needs_healing() { healed } else { began };
         let bound = nanos(self.bound());
         let gaps: Vec<_> = (0..self.programs.len())
             .map(|program| longest_gap(self.live.iter().chain(&answers), program, from, to))
             .collect();
-        let is_late = |gap: &&crate::check::Gap| gap.length() > NOT_A_GAP && gap.to > since + bound;
+        // From where a program has to be back within the bound.
+        let since = |gap: &Gap| match () {
+            () if fault.needs_healing() => healed,
+            () if fault.is_partial() => gap.from,
+            () => began,
+        };
+        let is_late = |gap: &&Gap| gap.length() > NOT_A_GAP && gap.to > since(gap) + bound;
         let mut lost = BTreeMap::new();
         for request in &asked {
             if let Err(why) = &request.answer {
@@ -116,7 +123,8 @@ impl Story<'_> {
             stale: stale(&asked).len(),
             overlaps: overlaps(self.live.iter().chain(&answers).filter(|live| live.at >= from)).len(),
             ended,
-            sick,
+            sick: ailments.last().filter(|_| !well).cloned(),
+            ailments,
             from,
         })
     }
@@ -125,19 +133,28 @@ impl Story<'_> {
     async fn victims(&self, chance: &mut fastrand::Rng) -> anyhow::Result<Victims> {
         let (leader, _) = self.world.leader().await.context("no scheduler leads")?;
         let (program, any) = (chance.usize(..self.programs.len()), chance.usize(..self.options.nodes));
-        let node = if chance.f64() < 0.8 { self.world.node_of(program).await.unwrap_or(any) } else { any };
+        let node = if chance.f64() < 0.9 { self.world.node_of(program).await.unwrap_or(any) } else { any };
         Ok(Victims { node, leader })
     }
 
-    /// Waits until everything is well. Says what is not, at last, and what had to be started meanwhile.
-    async fn recover(&mut self) -> (Option<String>, Vec<String>) {
-        let (healed, mut ended) = (Instant::now(), Vec::new());
+    /// Waits until everything is well. Says what was not so far, in order; what had to be started meanwhile; whether it was
+    /// well at last.
+    async fn recover(&mut self) -> (Vec<String>, Vec<String>, bool) {
+        let (healed, mut ailments, mut ended) = (Instant::now(), Vec::new(), Vec::new());
         loop {
-            let Some(ailment) = self.world.ailment().await else { return (None, ended) };
-            if healed.elapsed() > PATIENCE {
-                return (Some(ailment), ended);
+            let asked = Instant::now();
+            let looked = tokio::time::timeout(LOOK, self.world.ailment()).await;
+            let Some(ailment) = looked.unwrap_or_else(|_| Some(format!("nobody says how it is within {LOOK:?}")))
+            else {
+                return (ailments, ended, true);
+            };
+            if ailments.last() != Some(&ailment) {
+                ailments.push(ailment);
             }
-            sleep(Duration::from_millis(200)).await;
+            if healed.elapsed() > PATIENCE {
+                return (ailments, ended, false);
+            }
+            sleep(Duration::from_millis(200).saturating_sub(asked.elapsed())).await;
             ended.extend(self.world.start_missing());
         }
     }
