@@ -13,15 +13,21 @@ use protocol::{Account, Epoch, NodeId, ProgramId};
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Statements {
-    made: BTreeMap<(ProgramId, Epoch), Vec<Statement>>,
-    /// How many of each the connection has had.
-    sent: BTreeMap<(ProgramId, Epoch), usize>,
+    told: BTreeMap<(ProgramId, Epoch), Told>,
+}
+
+/// What was stated about one program under one epoch.
+#[derive(Debug, Default)]
+struct Told {
+    made: Vec<Statement>,
+    /// How many of them the connection has had.
+    sent: usize,
 }
 
 impl Statements {
     /// A new connection has had none.
     pub(crate) fn reconnected(&mut self) {
-        self.sent.clear();
+        self.told.values_mut().for_each(|told| told.sent = 0);
     }
 
     /// Forgets what is not reported any more. One that was said to run stays: a node that started a moment ago does not
@@ -29,13 +35,11 @@ impl Statements {
     fn forget(&mut self, reports: &[ProgramReport]) {
         let reported: BTreeSet<_> = reports.iter().map(|report| (report.program, report.epoch)).collect();
         let mut silent = 0;
-        self.made.retain(|key, made| {
-            let runs = made.last().is_some_and(|last| last.stated != Stated::Stopped);
+        self.told.retain(|key, told| {
+            let runs = told.made.last().is_some_and(|last| last.stated != Stated::Stopped);
             silent += usize::from(runs && !reported.contains(key));
             reported.contains(key) || (runs && silent <= MOST_SILENT)
         });
-        let made = &self.made;
-        self.sent.retain(|key, _| made.contains_key(key));
     }
 
     /// Takes in what the next heartbeat reports; says what to send before it.
@@ -49,14 +53,12 @@ impl Statements {
         self.forget(reports);
         let mut news = Vec::new();
         for report in reports {
-            let key = (report.program, report.epoch);
-            let made = self.made.entry(key).or_default();
+            let Told { made, sent } = self.told.entry((report.program, report.epoch)).or_default();
             let last = made.last().map(|statement| statement.stated);
             if let Some(stated) = stated(&report.state, last) {
                 let since = now - std::time::Duration::from_millis(report.for_ms);
                 made.push(Statement::new(account, node, report.program, report.epoch, stated, since));
             }
-            let sent = self.sent.entry(key).or_default();
             news.extend(made[*sent..].iter().cloned());
             *sent = made.len();
             // Enough to tell where it is; a program that crashes again and again does not fill the memory.
@@ -120,7 +122,7 @@ mod tests {
         let stopped = statements.of(&account, node, &[report(ReportedState::Released)], DateTime::UNIX_EPOCH);
         assert_eq!(stopped.len(), 1, "although it was not reported for a moment");
         statements.of(&account, node, &[], DateTime::UNIX_EPOCH);
-        assert!(statements.made.is_empty(), "what has stopped and is not reported any more is forgotten");
+        assert!(statements.told.is_empty(), "what has stopped and is not reported any more is forgotten");
     }
 
     #[test]
@@ -139,6 +141,6 @@ mod tests {
                 assert_eq!(statements.of(&account, node, &[report(state)], DateTime::UNIX_EPOCH).len(), 1);
             }
         }
-        assert!(statements.made.values().all(|made| made.len() <= MOST));
+        assert!(statements.told.values().all(|told| told.made.len() <= MOST));
     }
 }
