@@ -1,4 +1,10 @@
 //! The connection to the scheduler: proves the node's key, sends heartbeats, passes grants on to the agent.
+//!
+//! ```text
+//!   Dialing: all schedulers at once ──the first that welcomes──▶ Connected ──silent, ended, rejected──▶ Dialing
+//! ```
+//! Only the one that leads welcomes nodes. All are dialed at once because one that hangs must not cost the time in which the
+//! one that took over could still renew the leases.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +17,7 @@ use protocol::control::{
 };
 use protocol::{Account, Address, BootId, NodeId};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
@@ -23,12 +29,9 @@ use crate::statements::Statements;
 /// How long connecting and proving keys may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// The shortest and the longest pause between two tries.
+/// The shortest and the longest pause between two tries of one scheduler.
 const QUICKEST: Duration = Duration::from_millis(100);
 const SLOWEST: Duration = Duration::from_millis(500);
-
-/// A connection that brings no answer for this many heartbeats is given up.
-const UNANSWERED: u32 = 5;
 
 /// How many heartbeats are remembered for their answers.
 const REMEMBERED: usize = 64;
@@ -67,6 +70,13 @@ pub(crate) struct Identity {
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
+/// A scheduler that welcomed this node.
+struct Connection<'a> {
+    url: &'a str,
+    socket: Socket,
+    times: LeaseTimes,
+}
+
 /// Keeps a connection to one of the schedulers until `shutdown`.
 pub(crate) async fn run(
     identity: Arc<Identity>,
@@ -74,28 +84,46 @@ pub(crate) async fn run(
     agent: AgentHandle,
     shutdown: CancellationToken,
 ) {
-    // A scheduler that takes over must find this node before its lease is over.
-    let (mut pause, mut next, mut statements) = (QUICKEST, 0, Statements::default());
-    while !shutdown.is_cancelled() {
-        let url = &schedulers[next % schedulers.len()];
-        let began = Instant::now();
-        let session = shutdown.run_until_cancelled(session(&identity, url, &agent, &mut statements)).await;
-        if let Some(Err(error)) = session {
-            warn!(scheduler = url, %error, "no connection to the scheduler, trying again");
+    let mut statements = Statements::default();
+    let forever = async {
+        loop {
+            let connection = dial(&identity, &schedulers).await;
+            let url = connection.url;
+            if let Err(error) = session(&identity, connection, &agent, &mut statements).await {
+                warn!(scheduler = url, %error, "the connection to the scheduler is over, looking for one that leads");
+            }
+            // One that welcomes and then ends every connection is not to be dialed without a pause.
+            tokio::time::sleep(QUICKEST).await;
         }
-        next += 1;
-        pause = if began.elapsed() > SLOWEST { QUICKEST } else { (pause * 2).min(SLOWEST) };
-        shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+    };
+    let _: Option<std::convert::Infallible> = shutdown.run_until_cancelled(forever).await;
+}
+
+/// Dials all schedulers until one of them welcomes this node.
+async fn dial<'a>(identity: &Identity, schedulers: &'a [String]) -> Connection<'a> {
+    let tries = schedulers.iter().map(|url| Box::pin(keep_dialing(identity, url)));
+    futures_util::future::select_all(tries).await.0
+}
+
+async fn keep_dialing<'a>(identity: &Identity, url: &'a str) -> Connection<'a> {
+    let mut pause = QUICKEST;
+    loop {
+        let greeted = timeout(HANDSHAKE, connect(identity, url)).await.unwrap_or(Err(ControlError::Silent));
+        match greeted {
+            Ok((socket, times)) => return Connection { url, socket, times },
+            Err(error) => warn!(scheduler = url, %error, "no connection to the scheduler, trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(SLOWEST);
     }
 }
 
 async fn session(
     identity: &Identity,
-    url: &str,
+    Connection { url, mut socket, times }: Connection<'_>,
     agent: &AgentHandle,
     statements: &mut Statements,
 ) -> Result<(), ControlError> {
-    let (mut socket, times) = timeout(HANDSHAKE, connect(identity, url)).await.map_err(|_| ControlError::Silent)??;
     info!(scheduler = url, lease = ?times.lease(), "connected to the scheduler");
     statements.reconnected();
     let mut sent = Sent { statements, last: 0, times: VecDeque::new() };
@@ -104,13 +132,9 @@ async fn session(
     let mut answered = Instant::now();
     loop {
         tokio::select! {
-            _ = beat.tick() => {
-                if answered.elapsed() > times.heartbeat() * UNANSWERED {
-                    return Err(ControlError::Silent);
-                }
-                heartbeat(identity, agent, &mut socket, &mut sent).await?;
-            }
+            _ = beat.tick() => heartbeat(identity, agent, &mut socket, &mut sent).await?,
             () = agent.heartbeat_due() => heartbeat(identity, agent, &mut socket, &mut sent).await?,
+            () = sleep_until(answered + times.patience()) => return Err(ControlError::Silent),
             frame = receive(&mut socket) => match frame? {
                 FromScheduler::Poke => heartbeat(identity, agent, &mut socket, &mut sent).await?,
                 FromScheduler::Grant(grant) => {

@@ -100,6 +100,12 @@ impl LeaseTimes {
         self.0.lease + self.drift() + self.0.margin
     }
 
+    /// How long a holder that hears nothing keeps to one issuer before it looks for another, counted from the last answer.
+    /// Short enough that the other can still renew what the first one granted, longer than the wait for one answer.
+    pub fn patience(&self) -> Duration {
+        (self.0.lease * 2 / 5).max(self.0.heartbeat * 3 / 2)
+    }
+
     /// The holder's deadlines for a lease that was renewed by a heartbeat sent at `sent`.
     pub fn holder(&self, sent: BootTime) -> HolderDeadline {
         let LeaseConfig { lease, grace, kill_allowance, .. } = self.0;
@@ -167,6 +173,7 @@ mod tests {
             prop_assert!(sent <= deadline.soft && deadline.soft <= deadline.kill && deadline.kill <= deadline.fuse);
             prop_assert!(deadline.fuse < sent + times.lease());
             prop_assert!(sent + times.heartbeat() * 2 <= deadline.soft);
+            prop_assert!(times.heartbeat() < times.patience() && sent + times.patience() < deadline.fuse);
         }
     }
 

@@ -2,9 +2,16 @@
 //! route that is forgotten leaves its epoch behind: an answer that comes late may be older than what was forgotten.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use protocol::api::scheduler::{ProgramState, SchedulerEvent};
 use protocol::{Epoch, ProgramId};
+
+/// A route to a program that answers is asked for again after this long even if no event told of a change.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// The same for a program that does not answer, and for every route while no events come: somebody may be waiting.
+const FRESH_IN_DOUBT: Duration = Duration::from_millis(500);
 
 /// How many routes are kept at most.
 const MAX_ROUTES: usize = 100_000;
@@ -20,6 +27,19 @@ pub struct Route {
     pub state: ProgramState,
     /// Why it is not ready, for people.
     pub reason: Option<String>,
+    /// Whether what keeps it from being ready is its node's fault, which passes: it is tried again or moved.
+    pub is_fault_of_node: bool,
+}
+
+impl Route {
+    fn new(epoch: Epoch, node_url: Option<String>, state: ProgramState, reason: Option<String>) -> Self {
+        Self { epoch, node_url, state, reason, is_fault_of_node: false }
+    }
+
+    /// How long it is believed after it was learned, if no event told of another. `streaming` is whether events come.
+    pub fn fresh_for(&self, streaming: bool) -> Duration {
+        if streaming && self.state == ProgramState::Ready { FRESH } else { FRESH_IN_DOUBT }
+    }
 }
 
 /// The routes, each with the time `T` at which it was learned.
@@ -61,21 +81,19 @@ impl<T: Copy> KnownRoutes<T> {
         use SchedulerEvent::{VmScheduled, VmState, VmUnschedulable, VmUnscheduled};
         match event {
             VmScheduled { vm_hash, epoch, node_url, .. } => {
-                let state = ProgramState::Assigned;
-                self.learn(vm_hash, Route { epoch, node_url: Some(node_url), state, reason: None }, now);
+                self.learn(vm_hash, Route::new(epoch, Some(node_url), ProgramState::Assigned, None), now);
             }
             VmState { vm_hash, epoch, state } => {
                 let known = self.get(vm_hash).filter(|(route, _)| route.epoch == epoch);
                 match known {
                     // Why it fails is asked for when somebody wants to know.
                     Some(_) if state == ProgramState::Failing => self.forget(vm_hash),
-                    Some((route, _)) => self.learn(vm_hash, Route { state, reason: None, ..route }, now),
+                    Some((route, _)) => self.learn(vm_hash, Route::new(epoch, route.node_url, state, None), now),
                     None => {}
                 }
             }
             VmUnscheduled { vm_hash, epoch, reason, .. } => {
-                let (node_url, state) = (None, ProgramState::Unplaced);
-                self.learn(vm_hash, Route { epoch, node_url, state, reason: Some(reason) }, now);
+                self.learn(vm_hash, Route::new(epoch, None, ProgramState::Unplaced, Some(reason)), now);
             }
             VmUnschedulable { vm_hash, .. } => self.forget(vm_hash),
         }
@@ -106,7 +124,16 @@ mod tests {
     use super::*;
 
     fn route(epoch: u64) -> Route {
-        Route { epoch: Epoch::new(epoch), node_url: None, state: ProgramState::Ready, reason: None }
+        Route::new(Epoch::new(epoch), None, ProgramState::Ready, None)
+    }
+
+    #[test]
+    fn only_a_route_that_works_and_would_be_contradicted_is_believed_for_long() {
+        let ready = route(1);
+        assert_eq!(ready.fresh_for(true), FRESH);
+        assert_eq!(ready.fresh_for(false), FRESH_IN_DOUBT);
+        let starting = Route { state: ProgramState::Starting, ..ready };
+        assert_eq!(starting.fresh_for(true), FRESH_IN_DOUBT);
     }
 
     #[test]

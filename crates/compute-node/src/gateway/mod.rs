@@ -197,7 +197,7 @@ impl Gateway {
                     }
                 }
             }
-            (ProgramState::Failing, _) => Tried::NotSoon(reason()),
+            (ProgramState::Failing, _) if !route.is_fault_of_node => Tried::NotSoon(reason()),
             (ProgramState::Unplaced, _) if route.reason.as_deref().is_some_and(will_not_fit_soon) => {
                 Tried::NotSoon(reason())
             }

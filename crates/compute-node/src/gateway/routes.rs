@@ -1,11 +1,15 @@
 //! Where persistent programs run: asked of the scheduler once, then kept true by its event stream. What carries a lower
 //! epoch than the highest seen is not believed.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use protocol::api::scheduler::{SchedulerEvent, VmRecord};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use protocol::api::scheduler::{NodeStatus, SchedulerEvent, VmRecord};
 use protocol::client::{ClientError, Scheduler};
+use protocol::control::FailureKind;
 use protocol::{Epoch, ProgramId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -15,22 +19,27 @@ use crate::core::routes::KnownRoutes;
 pub(crate) use crate::core::routes::Route;
 use crate::single_flight::SingleFlight;
 
-/// A route is asked for again after this long even if no event told of a change, while the stream works.
-const FRESH: Duration = Duration::from_secs(30);
-
-/// The same while the stream is interrupted.
-const FRESH_WITHOUT_STREAM: Duration = Duration::from_millis(500);
-
 /// How long to wait before the stream is opened again.
 const RECONNECT: Duration = Duration::from_millis(500);
 
+/// A scheduler that sends no event is asked for a sign of life after this long, and given up after as long again: a request
+/// for a program that moved would wait in vain for the news.
+const PING_AFTER: Duration = Duration::from_secs(1);
+
+/// A scheduler that did not answer for this long is not waited for alone: the next one is asked, too.
+const HEDGE: Duration = Duration::from_millis(300);
+
+/// How long a request waits for news before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 fn route_of(record: VmRecord) -> Route {
-    let failure = record.failure.map(|failure| failure.kind.words().to_owned());
+    let failure = record.failure.map(|failure| failure.kind);
     Route {
         epoch: record.epoch.unwrap_or(Epoch::new(0)),
         node_url: record.node_url,
         state: record.state,
-        reason: failure.or(record.reason),
+        reason: failure.map(|kind| kind.words().to_owned()).or(record.reason),
+        is_fault_of_node: failure.is_some_and(FailureKind::is_fault_of_node),
     }
 }
 
@@ -42,7 +51,9 @@ pub(crate) struct Routes {
     known: Mutex<KnownRoutes<Instant>>,
     lookups: SingleFlight<ProgramId, Asked>,
     changed: Notify,
-    streaming: std::sync::atomic::AtomicBool,
+    streaming: AtomicBool,
+    /// The number of the scheduler whose events come, or came last.
+    followed: AtomicUsize,
 }
 
 impl Routes {
@@ -53,6 +64,7 @@ impl Routes {
             lookups: SingleFlight::default(),
             changed: Notify::new(),
             streaming: false.into(),
+            followed: 0.into(),
         })
     }
 
@@ -60,10 +72,9 @@ impl Routes {
     /// unknown.
     pub(crate) async fn find(self: &Arc<Self>, program: ProgramId) -> Asked {
         let known = self.known(program);
-        let streaming = self.streaming.load(std::sync::atomic::Ordering::Relaxed);
-        let fresh = if streaming { FRESH } else { FRESH_WITHOUT_STREAM };
-        if let Some((route, asked)) = &known
-            && asked.elapsed() < fresh
+        let streaming = self.streaming.load(Ordering::Relaxed);
+        if let Some((route, learned)) = &known
+            && learned.elapsed() < route.fresh_for(streaming)
         {
             return Ok(Some(route.clone()));
         }
@@ -82,9 +93,7 @@ impl Routes {
 
     /// Waits until some route changes, or for a while.
     pub(crate) async fn change(&self) {
-        let streaming = self.streaming.load(std::sync::atomic::Ordering::Relaxed);
-        let most = if streaming { Duration::from_secs(1) } else { FRESH_WITHOUT_STREAM };
-        let _ = tokio::time::timeout(most, self.changed.notified()).await;
+        let _ = tokio::time::timeout(LOOK_AGAIN, self.changed.notified()).await;
     }
 
     fn known(&self, program: ProgramId) -> Option<(Route, Instant)> {
@@ -97,35 +106,47 @@ impl Routes {
 
     /// The nodes that could run a copy on demand, by their URLs.
     pub(crate) async fn healthy_nodes(&self) -> Result<Vec<(protocol::NodeId, String)>, ClientError> {
-        use protocol::api::scheduler::NodeStatus;
-        let mut last = None;
-        for scheduler in &self.schedulers {
-            match scheduler.nodes().await {
-                Ok(nodes) => {
-                    let healthy = nodes.into_iter().filter(|n| n.status == NodeStatus::Healthy && n.draining.is_none());
-                    return Ok(healthy.map(|node| (node.node_hash, node.address)).collect());
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        last.map_or(Ok(Vec::new()), Err)
+        let nodes = self.first_answer(|scheduler| async move { scheduler.nodes().await }).await?.unwrap_or_default();
+        let healthy = nodes.into_iter().filter(|n| n.status == NodeStatus::Healthy && n.draining.is_none());
+        Ok(healthy.map(|node| (node.node_hash, node.address)).collect())
     }
 
     async fn ask(&self, program: ProgramId) -> Asked {
-        let mut last = None;
-        for scheduler in &self.schedulers {
-            match scheduler.vm(&program).await {
-                Ok(record) => {
-                    if let Some(record) = record {
-                        self.locked().learn(program, route_of(record), Instant::now());
-                    }
-                    // What is known may be newer than the answer; an answer that is older than what was known is none.
-                    return Ok(self.known(program).map(|(route, _)| route));
-                }
-                Err(error) => last = Some(Arc::new(error)),
+        let record = self
+            .first_answer(move |scheduler| async move { scheduler.vm(&program).await })
+            .await
+            .map_err(Arc::new)?
+            .flatten();
+        if let Some(record) = record {
+            self.locked().learn(program, route_of(record), Instant::now());
+        }
+        // What is known may be newer than the answer; an answer that is older than what was known is none.
+        Ok(self.known(program).map(|(route, _)| route))
+    }
+
+    /// Asks the scheduler whose events come, then, while there is no answer, the others as well. `None` without schedulers.
+    async fn first_answer<T, F: Future<Output = Result<T, ClientError>>>(
+        &self,
+        ask: impl Fn(Scheduler) -> F,
+    ) -> Result<Option<T>, ClientError> {
+        let first = self.followed.load(Ordering::Relaxed);
+        let in_order = self.schedulers.iter().cycle().skip(first).take(self.schedulers.len());
+        let ask = &ask;
+        let mut answers: FuturesUnordered<_> = (0..)
+            .zip(in_order)
+            .map(|(rank, scheduler)| async move {
+                tokio::time::sleep(HEDGE * rank).await;
+                ask(scheduler.clone()).await
+            })
+            .collect();
+        let mut failed = Ok(None);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(error) => failed = Err(error),
             }
         }
-        last.map_or(Ok(None), Err)
+        failed
     }
 
     fn apply(&self, event: SchedulerEvent) {
@@ -135,11 +156,11 @@ impl Routes {
 
     /// Follows the schedulers' events until `shutdown`.
     pub(crate) async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
-        use std::sync::atomic::Ordering;
         let mut next = 0;
         while !shutdown.is_cancelled() && !self.schedulers.is_empty() {
-            let scheduler = &self.schedulers[next % self.schedulers.len()];
-            let followed = shutdown.run_until_cancelled(self.follow_once(scheduler)).await;
+            let number = next % self.schedulers.len();
+            let scheduler = &self.schedulers[number];
+            let followed = shutdown.run_until_cancelled(self.follow_once(number)).await;
             if self.streaming.swap(false, Ordering::Relaxed) {
                 warn!(scheduler = scheduler.url(), error = ?followed.map(Result::err), "the scheduler's events are interrupted");
             }
@@ -148,11 +169,15 @@ impl Routes {
         }
     }
 
-    async fn follow_once(&self, scheduler: &Scheduler) -> Result<(), ClientError> {
-        let mut events = scheduler.events().await?;
+    async fn follow_once(&self, number: usize) -> Result<(), ClientError> {
+        let scheduler = &self.schedulers[number];
+        let mut events = scheduler.events().await?.ping_after(PING_AFTER);
         // What changed while nobody listened is asked for when it is needed.
         self.locked().clear();
-        self.streaming.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.followed.store(number, Ordering::Relaxed);
+        self.streaming.store(true, Ordering::Relaxed);
+        // Whoever waits for news may have missed them.
+        self.changed.notify_waiters();
         info!(scheduler = scheduler.url(), "following the scheduler");
         while let Some(event) = events.next().await? {
             self.apply(event);

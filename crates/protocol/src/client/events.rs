@@ -10,13 +10,14 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{CONNECT_TIMEOUT, ClientError, install_crypto};
 
-/// A side that sends nothing for this long is asked for a sign of life.
+/// A side that sends nothing for this long is asked for a sign of life, and has as long again to give one.
 const PING_AFTER: Duration = Duration::from_secs(15);
 
 /// A stream of events of one type. Dropping it closes the connection.
 pub struct EventStream<T> {
     url: String,
     socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    ping_after: Duration,
     marker: std::marker::PhantomData<fn() -> T>,
 }
 
@@ -34,10 +35,17 @@ pub async fn open_events<T: DeserializeOwned>(url: &str) -> Result<EventStream<T
         .await
         .map_err(|e| ClientError::unreachable(&url, &e))?
         .map_err(|e| ClientError::unreachable(&url, &e))?;
-    Ok(EventStream { url, socket, marker: std::marker::PhantomData })
+    Ok(EventStream { url, socket, ping_after: PING_AFTER, marker: std::marker::PhantomData })
 }
 
 impl<T: DeserializeOwned> EventStream<T> {
+    /// Asks the other side for a sign of life after it sent nothing for this long, and gives it up after as long again. 15 s
+    /// if it is not set.
+    #[must_use]
+    pub fn ping_after(self, ping_after: Duration) -> Self {
+        Self { ping_after, ..self }
+    }
+
     /// Sends a frame to the other side.
     ///
     /// # Errors
@@ -53,12 +61,12 @@ impl<T: DeserializeOwned> EventStream<T> {
     /// Waits for the next event; `None` when the other side closed the stream.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`] when the connection breaks or the other side is silent for 30 s,
+    /// [`ClientError::Unreachable`] when the connection breaks or the other side gives no sign of life,
     /// [`ClientError::Malformed`] for an event that cannot be read (the stream goes on after it).
     pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         let mut asked = false;
         loop {
-            let frame = match tokio::time::timeout(PING_AFTER, self.socket.next()).await {
+            let frame = match tokio::time::timeout(self.ping_after, self.socket.next()).await {
                 Ok(frame) => frame,
                 Err(elapsed) if asked => return Err(ClientError::unreachable(&self.url, &elapsed)),
                 Err(_) => {

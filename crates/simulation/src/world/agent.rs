@@ -1,60 +1,30 @@
-//! The agent of a compute node: the shell around [`Persistent`] and its connection to a scheduler.
-//!
-//! ```text
-//!   (none) ──dial──▶ Greeting ──welcome──▶ Open ──silent, ended, rejected──▶ (none)
-//!                        └──no welcome in time──▶ (none)
-//! ```
+//! The agent of a compute node: the shell around [`Persistent`]. Its connection to a scheduler is in [`super::session`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ::sandbox::spec::{End, SandboxState};
 use compute_node::core::persistent::{Assignment, Command, Event, Needs, Persistent};
-use lease::{BootTime, HolderDeadline, LeaseConfig, LeaseTimes};
+use lease::{HolderDeadline, LeaseConfig};
 use protocol::ProgramId;
-use protocol::control::{Failure, FailureKind, FromScheduler, Grant, Heartbeat};
-use scheduler::core::ConnectionId;
+use protocol::control::{Failure, FailureKind};
 
 use crate::check::Invariant;
 use crate::time::Moment;
 use crate::trap::Trap;
 
 use super::sandbox::Request;
-use super::wire::{Down, Up};
-use super::{AgentRun, Happening, Place, SandboxId, SchedulerId, World, name, say};
-
-/// As in the product: see `compute-node/src/control.rs`.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-const QUICKEST: Duration = Duration::from_millis(100);
-const SLOWEST: Duration = Duration::from_millis(500);
-const UNANSWERED: u32 = 5;
-const REMEMBERED: usize = 64;
+use super::session::Session;
+use super::{AgentRun, Happening, Place, SandboxId, World, name, say};
 
 #[derive(Debug)]
 pub(crate) struct Agent {
-    core: Persistent,
+    pub(super) core: Persistent,
     pub(crate) paused_until: Moment,
     armed: Option<Moment>,
-    session: Option<Session>,
-    next_scheduler: usize,
-    pause: Duration,
-    dialed: Moment,
+    pub(super) session: Session,
     /// The sandboxes that it accompanies.
     pub(super) tasks: BTreeMap<Assignment, Task>,
-}
-
-#[derive(Debug)]
-enum Session {
-    Greeting(ConnectionId),
-    Open { wire: ConnectionId, sequence: u64, sent: VecDeque<(u64, BootTime)>, answered: Moment },
-}
-
-impl Session {
-    fn wire(&self) -> ConnectionId {
-        match self {
-            Self::Greeting(wire) | Self::Open { wire, .. } => *wire,
-        }
-    }
 }
 
 /// One sandbox, as its task in the agent sees it.
@@ -76,13 +46,13 @@ impl World {
         machine.agent.as_ref().filter(|_| machine.run == run)
     }
 
-    fn agent_mut(&mut self, AgentRun(id, run): AgentRun) -> Option<&mut Agent> {
+    pub(super) fn agent_mut(&mut self, AgentRun(id, run): AgentRun) -> Option<&mut Agent> {
         let machine = self.machine_mut(id);
         if machine.run == run { machine.agent.as_mut() } else { None }
     }
 
     /// Puts off what an agent cannot do now. Returns whether it did.
-    fn agent_puts_off(&mut self, run: AgentRun, happening: impl FnOnce() -> Happening) -> bool {
+    pub(super) fn agent_puts_off(&mut self, run: AgentRun, happening: impl FnOnce() -> Happening) -> bool {
         let until = self.machine(run.0).agent_sleeps_until();
         let puts_off = until > self.now && self.machine(run.0).run == run.1;
         if puts_off {
@@ -112,10 +82,7 @@ impl World {
             core,
             paused_until: Moment::ZERO,
             armed: None,
-            session: None,
-            next_scheduler: 0,
-            pause: QUICKEST,
-            dialed: Moment::ZERO,
+            session: Session::default(),
             tasks: BTreeMap::new(),
         });
         say!(self, "{id} agent starts (run {})", number.0);
@@ -144,10 +111,10 @@ impl World {
     /// The agent's process ends at once.
     pub(super) fn agent_dies(&mut self, run: AgentRun) {
         let Some(agent) = self.agent(run) else { return };
-        let wire = agent.session.as_ref().map(Session::wire);
+        let wires = agent.session.wires();
         say!(self, "{} agent ends", run.0);
         self.machine_mut(run.0).agent = None;
-        if let Some(wire) = wire {
+        for wire in wires {
             self.close_at_node(wire);
         }
     }
@@ -244,118 +211,6 @@ impl World {
         if !self.agent_puts_off(run, || Happening::CodeChanged(run, program)) {
             self.tell_agent(run, Event::CodeChanged(program));
         }
-    }
-
-    // The connection to a scheduler.
-
-    pub(super) fn agent_dials(&mut self, run: AgentRun) {
-        if self.agent_puts_off(run, || Happening::AgentDials(run)) {
-            return;
-        }
-        let (now, schedulers) = (self.now, self.schedulers.len());
-        let Some(agent) = self.agent_mut(run).filter(|agent| agent.session.is_none()) else { return };
-        let scheduler = SchedulerId(u8::try_from(agent.next_scheduler % schedulers).unwrap_or(0));
-        agent.next_scheduler += 1;
-        agent.dialed = now;
-        let wire = self.open_wire(run, scheduler);
-        if let Some(agent) = self.agent_mut(run) {
-            agent.session = Some(Session::Greeting(wire));
-        }
-        self.after(HANDSHAKE, Happening::HandshakeEnds(run, wire));
-    }
-
-    pub(super) fn handshake_ends(&mut self, run: AgentRun, wire: ConnectionId) {
-        if self.agent_puts_off(run, || Happening::HandshakeEnds(run, wire)) {
-            return;
-        }
-        let session = self.agent(run).and_then(|agent| agent.session.as_ref());
-        if matches!(session, Some(Session::Greeting(greeting)) if *greeting == wire) {
-            self.session_ends(run, wire);
-        }
-    }
-
-    /// The session is over; another is tried after a pause.
-    fn session_ends(&mut self, run: AgentRun, wire: ConnectionId) {
-        self.close_at_node(wire);
-        let now = self.now;
-        let Some(agent) = self.agent_mut(run) else { return };
-        agent.session = None;
-        agent.pause = if now.since(agent.dialed) > SLOWEST { QUICKEST } else { (agent.pause * 2).min(SLOWEST) };
-        let pause = agent.pause;
-        say!(self, "{} has no connection", run.0);
-        self.after(pause, Happening::AgentDials(run));
-    }
-
-    pub(super) fn agent_receives(&mut self, run: AgentRun, wire: ConnectionId, what: Down) {
-        let now = self.now;
-        let Some(agent) = self.agent_mut(run) else { return };
-        if agent.session.as_ref().is_none_or(|session| session.wire() != wire) {
-            return;
-        }
-        match what {
-            Down::Welcome => {
-                agent.session = Some(Session::Open { wire, sequence: 0, sent: VecDeque::new(), answered: now });
-                say!(self, "{} is connected", run.0);
-                self.beats(run, wire);
-            }
-            Down::Frame(FromScheduler::Grant(grant)) => self.granted(run, grant),
-            Down::Frame(FromScheduler::Poke) => self.heartbeat(run),
-            Down::Frame(_) => {}
-            Down::End => self.session_ends(run, wire),
-        }
-    }
-
-    /// The heartbeat's clock ticks.
-    pub(super) fn beats(&mut self, run: AgentRun, wire: ConnectionId) {
-        if self.agent_puts_off(run, || Happening::Beats(run, wire)) {
-            return;
-        }
-        let (now, patience, every) = (self.now, self.times.heartbeat() * UNANSWERED, self.times.heartbeat());
-        let Some(agent) = self.agent_mut(run) else { return };
-        let Some(Session::Open { wire: open, answered, .. }) = &agent.session else { return };
-        if *open != wire {
-            return;
-        }
-        if now.since(*answered) > patience {
-            return self.session_ends(run, wire);
-        }
-        self.heartbeat(run);
-        self.after(every, Happening::Beats(run, wire));
-    }
-
-    fn heartbeat(&mut self, run: AgentRun) {
-        let now = self.lease_now(run.0);
-        let capacity = self.machine(run.0).capacity.clone();
-        let Some(agent) = self.agent_mut(run) else { return };
-        let (applied, programs) = (agent.core.applied().cloned(), agent.core.reports(now));
-        let Some(Session::Open { wire, sequence, sent, .. }) = &mut agent.session else { return };
-        *sequence += 1;
-        sent.push_back((*sequence, now));
-        if sent.len() > REMEMBERED {
-            sent.pop_front();
-        }
-        let heartbeat = Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None };
-        let wire = *wire;
-        self.send_up(wire, Up::Beat(heartbeat));
-    }
-
-    fn granted(&mut self, run: AgentRun, grant: Grant) {
-        let (now, lease_now) = (self.now, self.lease_now(run.0));
-        let Some(agent) = self.agent_mut(run) else { return };
-        let Some(Session::Open { sent, answered, .. }) = &mut agent.session else { return };
-        *answered = now;
-        let Some(sent) = sent.iter().find(|(number, _)| *number == grant.sequence).map(|(_, at)| *at) else { return };
-        let lease = Duration::from_millis(grant.lease_ms);
-        let config = LeaseConfig { lease, heartbeat: lease / 5, ..LeaseConfig::default() };
-        let Ok(times) = LeaseTimes::new(config) else { return };
-        let sent = match self.trap {
-            Some(Trap::CountFromArrival) => lease_now,
-            Some(Trap::IssuerConstantAtHolder) => {
-                sent + times.longest_wait().saturating_sub(sent.until(times.holder(sent).fuse))
-            }
-            _ => sent,
-        };
-        self.tell_agent(run, Event::Granted { sent, times, grant });
     }
 
     // The sandboxes, as `compute-node/src/programs/sandboxes.rs` accompanies them.

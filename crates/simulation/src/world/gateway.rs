@@ -107,6 +107,7 @@ impl World {
             node_url: view.place.map(|place| place.node.to_string()),
             state: view.state,
             reason: None,
+            is_fault_of_node: false,
         };
         let takes = self.chance.mostly_short(Duration::from_secs(8));
         let stream = self.gateway_mut(id).stream;

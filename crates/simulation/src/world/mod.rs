@@ -21,6 +21,7 @@ mod message_node;
 mod phases;
 mod sandbox;
 mod scheduler;
+mod session;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,6 +121,8 @@ pub(crate) enum Happening {
     AgentDials(AgentRun),
     /// The agent gives up waiting for a welcome.
     HandshakeEnds(AgentRun, ConnectionId),
+    /// An agent has waited for an answer as long as it waits.
+    PatienceEnds(AgentRun, ConnectionId),
     Beats(AgentRun, ConnectionId),
     Fetched(AgentRun, Assignment, Result<(), Failure>),
     CodeChanged(AgentRun, ProgramId),
@@ -274,6 +277,7 @@ impl World {
             Happening::AgentWakes(run) => self.agent_wakes(run),
             Happening::AgentDials(run) => self.agent_dials(run),
             Happening::HandshakeEnds(run, wire) => self.handshake_ends(run, wire),
+            Happening::PatienceEnds(run, wire) => self.patience_ends(run, wire),
             Happening::Beats(run, wire) => self.beats(run, wire),
             Happening::Fetched(run, assignment, result) => self.fetched(run, assignment, result),
             Happening::CodeChanged(run, program) => self.code_changed(run, program),
