@@ -7,9 +7,11 @@
 //! one that took over could still renew the leases.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt};
 use lease::{BootTime, LeaseConfig, LeaseTimes, clock};
 use protocol::control::{
@@ -28,6 +30,9 @@ use crate::statements::Statements;
 
 /// How long connecting and proving keys may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// A connection that is not there after this long is tried beside it once more.
+const CONNECT_AGAIN: Duration = Duration::from_millis(400);
 
 /// The shortest and the longest pause between two tries of one scheduler.
 const QUICKEST: Duration = Duration::from_millis(100);
@@ -176,11 +181,10 @@ impl Sent<'_> {
 
 async fn connect(identity: &Identity, url: &str) -> Result<(Socket, LeaseTimes), ControlError> {
     let address = format!("{}/api/v1/control", url.trim_end_matches('/').replacen("http", "ws", 1));
-    let (mut socket, _) =
-        tokio_tungstenite::connect_async(&address).await.map_err(|e| ControlError::Connection(e.to_string()))?;
-    if let MaybeTlsStream::Plain(stream) = socket.get_ref() {
-        let _ = stream.set_nodelay(true);
-    }
+    let stream = connect_tcp(&address).await.map_err(|e| ControlError::Connection(e.to_string()))?;
+    let _ = stream.set_nodelay(true);
+    let upgraded = tokio_tungstenite::client_async_tls(&address, stream).await;
+    let (mut socket, _) = upgraded.map_err(|e| ControlError::Connection(e.to_string()))?;
     let FromScheduler::Challenge(challenge) = receive(&mut socket).await? else { return Err(ControlError::Unexpected) };
     let hello = answer(identity, &challenge)?;
     send(&mut socket, &FromNode::Hello(hello.clone())).await?;
@@ -191,6 +195,22 @@ async fn connect(identity: &Identity, url: &str) -> Result<(Socket, LeaseTimes),
     };
     welcome.verify(&challenge, &hello).map_err(|e| ControlError::Unproven(e.to_string()))?;
     Ok((socket, times(identity, &welcome)?))
+}
+
+/// Connects to the first of several tries: when a link is back, the next one is not late, as the kernel's own is.
+async fn connect_tcp(address: &str) -> io::Result<TcpStream> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("{address} is no address of a scheduler"));
+    let uri: http::Uri = address.parse().map_err(|_| invalid())?;
+    let host = uri.host().ok_or_else(invalid)?.trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("wss") { 443 } else { 80 });
+    let mut again = interval(CONNECT_AGAIN);
+    let mut tries = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            _ = again.tick() => tries.push(TcpStream::connect((host, port))),
+            Some(stream) = tries.next() => return stream,
+        }
+    }
 }
 
 fn answer(identity: &Identity, challenge: &Challenge) -> Result<Hello, ControlError> {
