@@ -105,6 +105,7 @@ ONLY ?=
 bench: build packages-bench examples $(TOOLS)/bench
 	$(CARGO) build --release --locked -p aleph-bench
 	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-bench $(ONLY)
+	$(if $(ONLY),,$(CARGO) bench --locked -p aleph-sandbox --features client --bench deadline)
 
 # What the runtime image and the sandbox have, for the host: twice, as one list names packages that the other has as well.
 $(TOOLS)/bench: runtimes/python3/requirements.txt crates/guest/python/requirements.txt | packages

@@ -120,6 +120,7 @@ impl Postgres {
         let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
         let (address, port) = (self.address.to_string(), self.port.to_string());
         let mut command = self.command("postgres");
+        command.process_group(0);
         command.arg("-D").arg(self.data()).args(["-p", &port, "-h", &address, "-k"]).arg(self.folder.path());
         let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log"));
         command.stderr(log.expect("a log")).stdout(Stdio::null());

@@ -52,6 +52,8 @@ impl Role {
     fn spawn(mut command: Command, arguments: &[String], log: &Path) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(log).expect("a log can be written");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        // Who interrupts the test does not interrupt what it tests: that is the test's to end.
+        command.process_group(0);
         // SAFETY: only a system call that is async-signal-safe.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));

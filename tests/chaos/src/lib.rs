@@ -28,6 +28,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+use tokio_util::sync::CancellationToken;
 
 use crate::fault::Fault;
 use crate::hosts::{Hosts, Place};
@@ -70,7 +71,7 @@ impl Options {
 /// Makes a network, hurts it as often as asked for, and says what came of it.
 ///
 /// # Errors
-/// When the network does not start, or it is interrupted.
+/// When the network does not start, or it is interrupted twice.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let remains = Remains::new(options.nodes)?;
     let hosts = Hosts::new(options.nodes);
@@ -82,9 +83,18 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         mount_change("/", private).context("cannot make mounts private")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
+            let enough = CancellationToken::new();
+            let told = story::tell(options, &hosts, remains.root(), enough.clone());
+            let interrupted = async {
+                // The fault that is under way is healed, and what came of all of them is said.
+                let _ = tokio::signal::ctrl_c().await;
+                eprintln!("chaos: no more faults; interrupt again to end at once");
+                enough.cancel();
+                let _ = tokio::signal::ctrl_c().await;
+            };
             tokio::select! {
-                report = story::tell(options, &hosts, remains.root()) => report,
-                _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+                report = told => report,
+                () = interrupted => Err(anyhow::anyhow!("interrupted")),
             }
         })
     });

@@ -8,6 +8,7 @@ use aleph_tests::eventually;
 use anyhow::Context;
 use protocol::history::{Entry, Fact};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::Options;
 use crate::check::{Asked, Gap, Live, longest_gap, overlaps, stale};
@@ -42,11 +43,16 @@ struct Story<'a> {
     live: Vec<Live>,
 }
 
-/// See the module.
+/// See the module. `enough` ends it after the fault that is under way.
 ///
 /// # Errors
 /// When the network does not start.
-pub(crate) async fn tell(options: &Options, hosts: &Hosts, root: &Path) -> anyhow::Result<Report> {
+pub(crate) async fn tell(
+    options: &Options,
+    hosts: &Hosts,
+    root: &Path,
+    enough: CancellationToken,
+) -> anyhow::Result<Report> {
     let world = World::start(hosts, root, options).await?;
     let nodes = 0..options.nodes;
     let load = Load::start((0..options.programs).map(|program| world.url(program)).collect());
@@ -69,7 +75,7 @@ pub(crate) async fn tell(options: &Options, hosts: &Hosts, root: &Path) -> anyho
         println!("{run}");
         let sick = run.sick.is_some();
         runs.push(run);
-        if sick {
+        if sick || enough.is_cancelled() {
             break;
         }
     }

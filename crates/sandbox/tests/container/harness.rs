@@ -188,9 +188,13 @@ impl Sandbox {
         whole
     }
 
+    pub(crate) fn supervisor_pid(&self) -> i32 {
+        fs::read_to_string(self.directory.lock()).unwrap().parse().unwrap()
+    }
+
     pub(crate) fn signal_supervisor(&self, signal: rustix::process::Signal) {
-        let pid = fs::read_to_string(self.directory.lock()).unwrap().parse().unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+        let pid = rustix::process::Pid::from_raw(self.supervisor_pid()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     pub(crate) async fn stop_and_clear(&mut self) {
