@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use lease::BootTime;
 
-/// The first pause.
+/// The pause after the first failure of something that worked: most of what ends once comes up again.
+const AT_ONCE: Duration = Duration::from_millis(100);
+/// The first pause of what never worked.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(60);
 /// A run this long counts as a success: the next failure starts from the first pause again.
 const STABLE: Duration = Duration::from_secs(60);
 
-/// Counts failures in a row. The pause doubles with each, from one second to one minute.
+/// Counts failures in a row. The pause doubles with each, from one second to one minute; what worked is tried again at once
+/// after its first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,
@@ -24,6 +27,9 @@ impl Backoff {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
+        if self.failures == 1 && worked_since.is_some() {
+            return now + AT_ONCE;
+        }
         now + (FIRST * 2_u32.saturating_pow(self.failures - 1)).min(LONGEST)
     }
 }
@@ -39,6 +45,7 @@ mod tests {
         let pauses: Vec<_> = (0..8).map(|_| now.until(backoff.failed(now, None)).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(now.until(backoff.failed(now, Some(now - STABLE / 2))).as_secs(), 60);
-        assert_eq!(now.until(backoff.failed(now, Some(now - STABLE))).as_secs(), 1);
+        assert_eq!(now.until(backoff.failed(now, Some(now - STABLE))), AT_ONCE);
+        assert_eq!(now.until(backoff.failed(now, Some(now - STABLE / 2))).as_secs(), 2);
     }
 }

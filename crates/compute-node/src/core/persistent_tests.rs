@@ -159,12 +159,12 @@ fn failures_are_reported_and_tried_again_ever_more_slowly() {
     let mut node = running(a);
     node.handle(at(1000), Event::SandboxGone(a, Some(failure())));
     assert_eq!(states(&node, 1010), [ReportedState::Failing(failure())]);
-    assert_eq!(node.next_wakeup(), Some(at(2000)));
-    assert_eq!(node.handle(at(1999), Event::Tick), []);
-    assert_eq!(node.handle(at(2000), Event::Tick), [Command::Fetch(a)]);
-    assert_eq!(node.reports(at(2001))[0].restarts, 1);
-    node.handle(at(2010), Event::FetchFailed(a, failure()));
-    assert_eq!(node.next_wakeup(), Some(at(4010)));
+    assert_eq!(node.next_wakeup(), Some(at(1100)), "it worked: at once");
+    assert_eq!(node.handle(at(1099), Event::Tick), []);
+    assert_eq!(node.handle(at(1100), Event::Tick), [Command::Fetch(a)]);
+    assert_eq!(node.reports(at(1101))[0].restarts, 1);
+    node.handle(at(1110), Event::FetchFailed(a, failure()));
+    assert_eq!(node.next_wakeup(), Some(at(3110)));
 }
 
 #[test]
