@@ -57,6 +57,9 @@ pub struct ClaimSpec {
     pub configure: guest::Configure,
     /// Its network; none but loopback when absent.
     pub network: Option<NetworkSpec>,
+    /// Its volumes, one that lies in another after it.
+    #[serde(default)]
+    pub volumes: Vec<VolumeSpec>,
     /// Where its output goes.
     pub logs: LogSpec,
     /// How long it has to become ready, in milliseconds.
@@ -93,6 +96,25 @@ pub enum CodeSource {
     /// A squashfs image.
     Squashfs(PathBuf),
     /// A directory.
+    Directory(PathBuf),
+}
+
+/// Storage that a program sees beside its code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// Where the program sees it: an absolute path.
+    pub mount: PathBuf,
+    /// Where it is on the machine.
+    pub source: VolumeSource,
+}
+
+/// Where a volume is on the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeSource {
+    /// A squashfs image; the program cannot write to it.
+    Squashfs(PathBuf),
+    /// A directory that the program owns. Its file system limits what can be written, and has to support mapped ids.
     Directory(PathBuf),
 }
 

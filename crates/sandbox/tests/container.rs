@@ -3,9 +3,10 @@
 #[path = "container/harness.rs"]
 mod harness;
 
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use aleph_sandbox::spec::{End, Request, SandboxState};
+use aleph_sandbox::spec::{End, Request, SandboxState, VolumeSource, VolumeSpec};
 use guest::StartFailure;
 use lease::clock;
 use protocol::api::compute_node::LogSource;
@@ -64,6 +65,41 @@ async fn a_program_is_shut_in() {
     let refused = "(lambda o: [str(o.mkdir('/opt/code/x'))])(__import__('os'))[0]";
     assert_eq!(sandbox.get(&format!("/{refused}")).await, "Internal Server Error");
     sandbox.stop_and_clear().await;
+}
+
+#[tokio::test]
+async fn volumes_are_where_the_program_expects_them() {
+    let mut sandbox = Sandbox::start("volumes").await;
+    let (data, inner) = (sandbox.folder().join("data"), sandbox.folder().join("inner"));
+    let (packages, image) = (sandbox.folder().join("packages"), sandbox.folder().join("packages.squashfs"));
+    for folder in [&data, &inner, &packages] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    std::fs::write(data.join("before"), "kept").unwrap();
+    std::fs::write(packages.join("module.py"), "answer = 42").unwrap();
+    let made = std::process::Command::new("mksquashfs").args([&packages, &image]).arg("-quiet").status().unwrap();
+    assert!(made.success());
+    let volume = |mount: &str, source| VolumeSpec { mount: mount.into(), source };
+    let mut claim = asgi(HELLO, "main:app");
+    claim.volumes = vec![
+        volume("/data", VolumeSource::Directory(data.clone())),
+        volume("/opt/packages", VolumeSource::Squashfs(image)),
+        volume("/data/inner", VolumeSource::Directory(inner.clone())),
+    ];
+    sandbox.claim(claim).await;
+    assert_eq!(sandbox.next_end_or_ready().await, SandboxState::Ready);
+    let ask = async |python: &str| sandbox.get(&format!("/{python}")).await;
+    assert_eq!(ask("open('/data/before').read()").await, "kept");
+    assert_eq!(ask("str(open('/data/after','w').write('new'))").await, "3");
+    assert_eq!(ask("str(open('/data/inner/deep','w').write('new'))").await, "3");
+    assert_eq!(ask("open('/opt/packages/module.py').read()").await, "answer = 42");
+    assert_eq!(ask("open('/opt/packages/x','w')").await, "Internal Server Error", "an image cannot be written to");
+    // On disk it belongs to root, whatever ids the sandbox had, so that the next one can read it.
+    let written = std::fs::metadata(data.join("after")).unwrap();
+    assert_eq!((written.uid(), written.gid(), written.len()), (0, 0, 3));
+    assert!(inner.join("deep").exists() && !data.join("inner/deep").exists());
+    sandbox.stop_and_clear().await;
+    assert_eq!(std::fs::read(data.join("after")).unwrap(), b"new");
 }
 
 #[tokio::test]

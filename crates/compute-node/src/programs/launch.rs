@@ -52,6 +52,7 @@ pub(crate) fn claim(id: ProgramId, content: &ProgramContent, code: CodeSource, t
         code,
         configure: configure(id, content, terms.epoch),
         network: terms.network,
+        volumes: Vec::new(),
         logs: terms.logs,
         ready_within_ms: millis(terms.ready_within),
         request_limit_ms: millis(request_limit(content)),

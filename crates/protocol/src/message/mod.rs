@@ -7,6 +7,7 @@ mod content;
 mod envelope;
 mod error_code;
 mod item_type;
+mod layout;
 pub mod program;
 mod time;
 mod volume;
@@ -19,6 +20,7 @@ pub use content::{
 pub use envelope::{Envelope, EnvelopeError, MAX_INLINE_BYTES, MAX_ITEM_CONTENT_CHARS};
 pub use error_code::ErrorCode;
 pub use item_type::ItemType;
+pub use layout::{LayoutError, PlacedVolume, place_volumes};
 pub use program::ProgramContent;
 pub use time::MessageTime;
 pub use volume::{Persistence, Volume, VolumeKind};

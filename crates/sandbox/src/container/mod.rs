@@ -22,7 +22,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use rustix::process::{Pid, WaitOptions, wait};
 
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::layout::SandboxDirectory;
-use crate::spec::{ClaimSpec, CodeSource, ContainerSpec};
+use crate::spec::{ClaimSpec, CodeSource, ContainerSpec, VolumeSource};
 
 pub use mounts::{enter_own_namespace, id_mapped_mounts_work};
 
@@ -231,11 +231,14 @@ impl Container {
         if let Some(network) = &claim.network {
             network::connect(network, init).claiming("cannot connect the container to the network")?;
         }
-        let code = self.open_code(&claim.code)?;
+        let map = namespaces::user_namespace(self.spec.first_uid, IDS_PER_CONTAINER).claiming("cannot map ids")?;
+        let mut mounts = vec![(self.open_code(&claim.code, &map)?, PathBuf::from(CODE_DIRECTORY))];
+        for (number, volume) in claim.volumes.iter().enumerate() {
+            mounts.push((self.open_volume(number, &volume.source, &map)?, volume.mount.clone()));
+        }
         let inside = namespaces::Inside {
             host_name: claim.program.host_label(),
-            code,
-            code_directory: CODE_DIRECTORY.into(),
+            mounts,
             owner: self.spec.first_uid,
             name_servers: claim.network.iter().flat_map(|network| network.name_servers.clone()).collect(),
         };
@@ -243,20 +246,33 @@ impl Container {
     }
 
     /// The code as a mount that is nowhere yet.
-    fn open_code(&self, code: &CodeSource) -> Result<OwnedFd, ClaimError> {
-        let map = namespaces::user_namespace(self.spec.first_uid, IDS_PER_CONTAINER).claiming("cannot map ids")?;
-        let directory = match code {
-            CodeSource::Directory(directory) => directory.clone(),
-            CodeSource::Squashfs(image) => {
-                let mount_point = self.directory.path().join("code");
-                fs::create_dir_all(&mount_point).claiming("cannot mount the code")?;
-                mounts::mount_squashfs(image, &mount_point).map_err(|e| {
-                    ClaimError::Code(format!("the code is no squashfs image that this machine can mount: {e}"))
-                })?;
-                mount_point
+    fn open_code(&self, code: &CodeSource, map: &OwnedFd) -> Result<OwnedFd, ClaimError> {
+        match code {
+            CodeSource::Directory(directory) => {
+                mounts::clone_mount(directory, Some(map)).claiming("cannot open the code")
             }
-        };
-        mounts::clone_mount(&directory, Some(&map)).claiming("cannot open the code")
+            CodeSource::Squashfs(image) => self.open_image(image, "code", "the code", map),
+        }
+    }
+
+    /// A volume as a mount that is nowhere yet.
+    fn open_volume(&self, number: usize, source: &VolumeSource, map: &OwnedFd) -> Result<OwnedFd, ClaimError> {
+        match source {
+            VolumeSource::Directory(directory) => {
+                mounts::clone_writable(directory, map).claiming("cannot open a volume")
+            }
+            VolumeSource::Squashfs(image) => {
+                self.open_image(image, &format!("volume-{number}"), &format!("volume {number}"), map)
+            }
+        }
+    }
+
+    fn open_image(&self, image: &Path, name: &str, what: &str, map: &OwnedFd) -> Result<OwnedFd, ClaimError> {
+        let mount_point = self.directory.path().join(name);
+        fs::create_dir_all(&mount_point).claiming("cannot mount an image")?;
+        mounts::mount_squashfs(image, &mount_point)
+            .map_err(|e| ClaimError::Code(format!("{what} is no squashfs image that this machine can mount: {e}")))?;
+        mounts::clone_mount(&mount_point, Some(map)).claiming("cannot open an image")
     }
 
     /// How often the kernel killed something in it for want of memory.

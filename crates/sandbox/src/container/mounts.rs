@@ -67,6 +67,14 @@ pub(super) fn clone_mount(path: &Path, id_map: Option<&OwnedFd>) -> io::Result<O
     set_attributes(tree.as_fd(), read_only, None).map(|()| tree)
 }
 
+/// A directory as a writable mount that is mounted nowhere yet, with ids mapped: what the container's user 0 writes belongs
+/// to user 0 on disk, whatever ids the container has this time.
+pub(super) fn clone_writable(path: &Path, id_map: &OwnedFd) -> io::Result<OwnedFd> {
+    let tree = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_IDMAP;
+    set_attributes(tree.as_fd(), attributes, Some(id_map.as_fd())).map(|()| tree)
+}
+
 /// Whether the file system at this path can be mounted with mapped ids.
 ///
 /// # Errors

@@ -17,10 +17,8 @@ use super::mounts;
 pub(super) struct Inside {
     /// Its new host name.
     pub(super) host_name: String,
-    /// The code, mounted nowhere yet.
-    pub(super) code: OwnedFd,
-    /// Where it goes.
-    pub(super) code_directory: PathBuf,
+    /// Code and volumes, mounted nowhere yet, each with the place where it goes.
+    pub(super) mounts: Vec<(OwnedFd, PathBuf)>,
     /// The id that owns what is made there.
     pub(super) owner: u32,
     /// What `/etc/resolv.conf` will say.
@@ -55,7 +53,7 @@ pub(super) fn user_namespace(first: u32, count: u32) -> io::Result<OwnedFd> {
     namespace
 }
 
-/// Gives a container its host name, code and name servers.
+/// Gives a container its host name, name servers, code and volumes.
 pub(super) fn set_up_inside(init: Pid, inside: &Inside) -> io::Result<()> {
     let namespace = |kind: &str| File::open(format!("/proc/{}/ns/{kind}", init.as_raw_nonzero()));
     let (uts, mounts_of_init) = (namespace("uts")?, namespace("mnt")?);
@@ -64,10 +62,13 @@ pub(super) fn set_up_inside(init: Pid, inside: &Inside) -> io::Result<()> {
         rustix::system::sethostname(inside.host_name.as_bytes())?;
         // From here on `/` is the container's: a link in the image leads nowhere else.
         move_into_link_name_space(mounts_of_init.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        make_directories(&inside.code_directory, inside.owner)?;
-        mounts::attach(inside.code.as_fd(), &inside.code_directory)?;
+        // Before the volumes: what is written here is no volume's.
         if !inside.name_servers.is_empty() {
             write_name_servers(&inside.name_servers, inside.owner)?;
+        }
+        for (mount, at) in &inside.mounts {
+            make_directories(at, inside.owner)?;
+            mounts::attach(mount.as_fd(), at)?;
         }
         Ok(())
     })
@@ -75,13 +76,25 @@ pub(super) fn set_up_inside(init: Pid, inside: &Inside) -> io::Result<()> {
 
 fn make_directories(path: &Path, owner: u32) -> io::Result<()> {
     for directory in path.ancestors().collect::<Vec<_>>().into_iter().rev().skip(1) {
-        match fs::create_dir(directory) {
-            Ok(()) => lchown(directory, Some(owner), Some(owner))?,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
+        // As the container's root, who is who also where ids are mapped: in a volume that this directory lies in.
+        match as_owner(owner, || fs::create_dir(directory)) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Makes files as another user, who owns them then.
+fn as_owner<T>(owner: u32, work: impl FnOnce() -> T) -> T {
+    let set = |id: u32| {
+        // SAFETY: these system calls only change with which ids this thread opens files.
+        unsafe { (libc::setfsgid(id), libc::setfsuid(id)) }
+    };
+    set(owner);
+    let result = work();
+    set(0);
+    result
 }
 
 fn write_name_servers(servers: &[Ipv4Addr], owner: u32) -> io::Result<()> {

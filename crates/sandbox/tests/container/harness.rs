@@ -231,6 +231,7 @@ fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>
         code: CodeSource::Directory(code),
         configure: Configure { interface, environment: variables },
         network: None,
+        volumes: Vec::new(),
         logs: LogSpec { directory: PathBuf::new(), max_bytes: 1 << 20 },
         ready_within_ms: 20_000,
         request_limit_ms: 10_000,
