@@ -272,6 +272,8 @@ pub enum FailureKind {
     BadCode,
     /// The runtime is no squashfs image or lacks what the program needs.
     BadRuntime,
+    /// A volume has no place where it could be mounted, or is no image.
+    BadVolume,
     /// The entrypoint is not there or cannot be executed.
     BadEntrypoint,
     /// The code raised while it was loaded or started.
@@ -295,6 +297,7 @@ impl FailureKind {
             Self::Unavailable => "a file of the program cannot be fetched",
             Self::BadCode => "the code cannot be unpacked",
             Self::BadRuntime => "the runtime image cannot be used",
+            Self::BadVolume => "a volume of the program cannot be mounted",
             Self::BadEntrypoint => "the entrypoint cannot be started",
             Self::StartupError => "the program failed while starting",
             Self::NeverReady => "the program never became ready",

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use protocol::client::MessageNode;
 use protocol::control::{Failure, FailureKind};
-use protocol::message::{ItemType, MessageType, StoreContent, parse_content};
+use protocol::message::{
+    ItemType, MessageType, PlacedVolume, StoreContent, VolumeKind, parse_content, place_volumes,
+};
 use protocol::{Address, FileHash, ProgramId};
+use sandbox::spec::{VolumeSource, VolumeSpec};
 
 use super::catalog::{Catalog, Lookup, Program};
 use super::code::{CodeCache, CodeError, OpenedCode};
@@ -18,7 +21,15 @@ pub(crate) struct Fetched {
     pub(crate) program: Arc<Program>,
     pub(crate) image: MountedImage,
     pub(crate) code: OpenedCode,
+    pub(crate) volumes: Vec<FetchedVolume>,
     _code_file: CachedFile,
+}
+
+/// A volume that only has to be fetched.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchedVolume {
+    pub(crate) spec: VolumeSpec,
+    _file: CachedFile,
 }
 
 /// Fetches what programs need.
@@ -54,15 +65,33 @@ impl Fetcher {
         let program = self.program(id).await?;
         let content = &program.content;
         refuse_unsupported(&program)?;
-        let (code, runtime) = tokio::join!(
+        let placed = place_volumes(&content.volumes).map_err(|e| failure(FailureKind::BadVolume, e.to_string()))?;
+        let (code, runtime, volumes) = tokio::join!(
             self.file(&content.code.reference, content.code.use_latest, &content.address, "code"),
             self.file(&content.runtime.reference, content.runtime.use_latest, &content.address, "runtime"),
+            self.images_of(placed, &content.address),
         );
+        let volumes = volumes?;
         let ((code_hash, code_file), (runtime_hash, runtime_file)) = (code?, runtime?);
         let image = self.images.mount(runtime_hash, runtime_file).await;
         let image = image.map_err(|e| failure(FailureKind::BadRuntime, e))?;
         let code = self.open_code(&program, code_hash, &code_file).await?;
-        Ok(Fetched { program, image, code, _code_file: code_file })
+        Ok(Fetched { program, image, code, volumes, _code_file: code_file })
+    }
+
+    /// The immutable volumes.
+    async fn images_of(&self, placed: Vec<PlacedVolume>, owner: &Address) -> Result<Vec<FetchedVolume>, Failure> {
+        let mut volumes = Vec::new();
+        for volume in placed {
+            if let VolumeKind::Immutable { reference, use_latest } = &volume.kind {
+                let what = format!("volume at {}", volume.mount);
+                let (_, file) = self.file(reference, *use_latest, owner, &what).await?;
+                let source = VolumeSource::Squashfs(file.path().to_owned());
+                let spec = VolumeSpec { mount: volume.mount.into(), source };
+                volumes.push(FetchedVolume { spec, _file: file });
+            }
+        }
+        Ok(volumes)
     }
 
     async fn program(&self, id: ProgramId) -> Result<Arc<Program>, Failure> {
@@ -160,7 +189,7 @@ fn file_failure(error: &FileError, what: &str) -> Failure {
 fn refuse_unsupported(program: &Program) -> Result<(), Failure> {
     let content = &program.content;
     let asked = [
-        (!content.volumes.is_empty(), "volumes"),
+        (!content.volumes.iter().all(|v| matches!(v.kind, VolumeKind::Immutable { .. })), "volumes to write to"),
         (content.data.is_some(), "input data (`data`)"),
         (content.requirements.as_ref().is_some_and(|r| r.gpu.as_ref().is_some_and(|gpu| !gpu.is_empty())), "a GPU"),
     ];

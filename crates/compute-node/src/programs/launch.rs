@@ -7,7 +7,7 @@ use lease::HolderDeadline;
 use protocol::control::{Failure, FailureKind};
 use protocol::message::program::{self, ProgramContent};
 use protocol::{Epoch, ProgramId};
-use sandbox::spec::{ClaimSpec, CodeSource, End, Limits, LogSpec, NetworkSpec};
+use sandbox::spec::{ClaimSpec, CodeSource, End, Limits, LogSpec, NetworkSpec, VolumeSpec};
 
 use crate::core::persistent::Needs;
 
@@ -31,6 +31,7 @@ pub(crate) fn request_limit(content: &ProgramContent) -> Duration {
 pub(crate) struct Terms {
     pub(crate) epoch: Option<Epoch>,
     pub(crate) network: Option<NetworkSpec>,
+    pub(crate) volumes: Vec<VolumeSpec>,
     pub(crate) logs: LogSpec,
     pub(crate) ready_within: Duration,
     pub(crate) deadline: HolderDeadline,
@@ -52,7 +53,7 @@ pub(crate) fn claim(id: ProgramId, content: &ProgramContent, code: CodeSource, t
         code,
         configure: configure(id, content, terms.epoch),
         network: terms.network,
-        volumes: Vec::new(),
+        volumes: terms.volumes,
         logs: terms.logs,
         ready_within_ms: millis(terms.ready_within),
         request_limit_ms: millis(request_limit(content)),

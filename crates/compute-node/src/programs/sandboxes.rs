@@ -213,6 +213,7 @@ impl Sandboxes {
         let terms = Terms {
             epoch: owner.epoch(),
             network,
+            volumes: fetched.volumes.iter().map(|volume| volume.spec.clone()).collect(),
             logs: self.logs_of(owner.program()),
             ready_within: self.config.ready_within,
             deadline,
