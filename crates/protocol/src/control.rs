@@ -29,6 +29,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::account::{self, Account, SignatureError};
+use crate::data::{DataEntry, DataReport};
 use crate::history::Statement;
 use crate::{Address, BootId, Epoch, NodeId, ProgramId};
 
@@ -197,6 +198,9 @@ pub struct Heartbeat {
     /// Whether the node takes no new programs (it is shutting down, or its disk is full).
     #[serde(default)]
     pub draining: Option<String>,
+    /// The data of programs that the node has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataReport>,
 }
 
 /// What a node offers to persistent programs.
@@ -208,6 +212,9 @@ pub struct Capacity {
     pub memory_mib: u64,
     /// MiB of disk.
     pub disk_mib: u64,
+    /// MiB of its pool for volumes; 0 when it has none, and takes no programs that write to volumes.
+    #[serde(default)]
+    pub pool_mib: u64,
     /// `x86_64` or `arm64`.
     pub architecture: String,
     /// The processor's vendor, as `/proc/cpuinfo` names it.
@@ -327,6 +334,8 @@ pub enum Refusal {
     NoCapacity,
     /// It takes no new programs.
     Draining,
+    /// It does not have the data that the program shall start with.
+    NoData,
 }
 
 /// The answer to a heartbeat: a lease for every `Run` entry of the set.
@@ -341,6 +350,9 @@ pub struct Grant {
     /// The whole set; absent when the heartbeat said that this version is applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entries: Option<Vec<SetEntry>>,
+    /// What to do about the data of programs; as complete as `entries`, and there when they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataEntry>,
 }
 
 /// One program of an assigned set.

@@ -10,6 +10,7 @@ pub mod api;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod control;
+pub mod data;
 pub mod history;
 pub mod id;
 pub mod message;

@@ -127,12 +127,12 @@ impl Engine {
                 }
                 self.handle(event);
             }
-            Input::Connected { node, connection, url, software, outbox } => {
+            Input::Connected { node, connection, account, url, software, outbox } => {
                 if let Some(older) = self.newest.insert(node, connection) {
                     self.connections.remove(&older);
                 }
                 self.connections.insert(connection, outbox);
-                self.handle(Event::NodeConnected { node, connection, url, software });
+                self.handle(Event::NodeConnected { node, connection, account, url, software });
             }
             Input::Barrier(answer) => self.barriers.push(answer),
         }

@@ -162,7 +162,8 @@ impl Control {
         let node = hello.node;
         tracing::info!(%node, url = hello.url, software = hello.software, "the node connected");
         self.metrics.connections.increment(1.0);
-        let connected = Input::Connected { node, connection, url: hello.url, software: hello.software, outbox };
+        let (account, url, software) = (signer.clone(), hello.url, hello.software);
+        let connected = Input::Connected { node, connection, account, url, software, outbox };
         let end = match self.tell(connected).await {
             Ok(()) => self.exchange(socket, (node, &signer), connection, &mut frames).await,
             Err(end) => end,

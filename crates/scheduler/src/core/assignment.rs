@@ -27,6 +27,7 @@ use protocol::api::scheduler::ProgramState;
 use protocol::control::{Directive, Failure, ReportedState, SetEntry};
 use protocol::{Epoch, NodeId, ProgramId};
 
+use super::data::Data;
 use super::desired::ProgramSpec;
 use super::event::{Cause, Gone, Proof};
 
@@ -51,6 +52,10 @@ pub(super) struct Program {
     pub(super) held_until: Option<BootTime>,
     /// Since when it waits for a node.
     pub(super) waiting_since: BootTime,
+    /// Where its data is, if it has any.
+    pub(super) data: Option<Box<Data>>,
+    /// Where somebody wants it to move.
+    pub(super) wish: Option<NodeId>,
     /// The last reason for which no node fitted.
     pub(super) unplaceable: Option<String>,
     /// What people were last told, and since when that is so.
@@ -127,6 +132,8 @@ pub(super) struct Assignment {
     pub(super) expiry: IssuerExpiry,
     /// Whether a grant ever named it. Until then the node has no right to start it.
     pub(super) granted: bool,
+    /// Whether the node may have started it: it said so, or an earlier scheduler would know.
+    pub(super) has_started: bool,
     /// What the node last said about it.
     pub(super) observed: Option<Observed>,
     /// Since when the node fails, without the program having been ready in between.
@@ -152,6 +159,7 @@ pub(super) struct Observed {
 
 impl Program {
     pub(super) fn new(spec: Arc<ProgramSpec>, now: BootTime, wall: DateTime<Utc>) -> Self {
+        let data = spec.data.map(|on_loss| Box::new(Data::new(on_loss)));
         Self {
             spec,
             gone: None,
@@ -162,6 +170,8 @@ impl Program {
             failed_writes: 0,
             held_until: None,
             waiting_since: now,
+            data,
+            wish: None,
             unplaceable: None,
             shown: (ProgramState::Unplaced, wall),
         }
@@ -208,15 +218,17 @@ impl Stage {
         }
     }
 
-    /// The nodes whose room it takes: where it is or was, and where it goes.
-    pub(super) fn occupies(&self) -> [Option<NodeId>; 2] {
+    /// The nodes whose room it takes: where it is or was, and where it goes, unless that is where its data is kept.
+    pub(super) fn occupies(&self, keeper: Option<NodeId>) -> [Option<NodeId>; 2] {
         match self {
             Self::Unplaced => [None, None],
             Self::Forgetting { node, .. } => [*node, None],
             Self::Storing { node, .. } => [Some(*node), None],
             Self::Assigned(assignment) => [Some(assignment.node), None],
-            Self::Releasing { assignment, target, .. } => [Some(assignment.node), target.map(|(node, _)| node)],
-            Self::Closing { node, target, .. } => [Some(*node), *target],
+            Self::Releasing { assignment, target, .. } => {
+                [Some(assignment.node), target.map(|(node, _)| node).filter(|node| Some(*node) != keeper)]
+            }
+            Self::Closing { node, target, .. } => [Some(*node), target.filter(|node| Some(*node) != keeper)],
         }
     }
 
@@ -246,11 +258,13 @@ impl Stage {
 impl Assignment {
     /// A new one, of which nothing was heard yet.
     pub(super) fn new(node: NodeId, epoch: Epoch, at: DateTime<Utc>, expiry: IssuerExpiry, granted: bool) -> Self {
-        Self { node, epoch, at, expiry, granted, observed: None, failing_since: None, unwanted: None }
+        let (observed, failing_since, unwanted) = (None, None, None);
+        Self { node, epoch, at, expiry, granted, has_started: granted, observed, failing_since, unwanted }
     }
 
     /// Takes in what its node says about it. `since` counts when the state is a new one.
     pub(super) fn observe(&mut self, state: &ReportedState, since: DateTime<Utc>, restarts: u32, at: DateTime<Utc>) {
+        self.has_started |= !matches!(state, ReportedState::Preparing | ReportedState::Refused(_));
         let before = self.observed.take();
         let same = before.as_ref().filter(|o| std::mem::discriminant(&o.state) == std::mem::discriminant(state));
         let failure = match state {

@@ -5,6 +5,8 @@ use protocol::message::{ContentError, ProgramContent, VolumeKind};
 use protocol::{Address, NodeId, ProgramId};
 use regex::{Regex, RegexBuilder};
 
+use super::data::OnLoss;
+
 /// Disk that every program takes beside its volumes, in MiB: its unpacked code, its writable layer and its logs.
 pub const BASE_DISK_MIB: u64 = 256;
 
@@ -20,6 +22,21 @@ pub struct Needs {
     pub memory_mib: u64,
     /// MiB of disk.
     pub disk_mib: u64,
+    /// MiB of the node's pool, for volumes that are written to.
+    pub pool_mib: u64,
+}
+
+impl Needs {
+    /// The same without what one of several takes.
+    #[must_use]
+    pub fn without(self, one: Self) -> Self {
+        Self {
+            vcpus: self.vcpus - one.vcpus,
+            memory_mib: self.memory_mib - one.memory_mib,
+            disk_mib: self.disk_mib - one.disk_mib,
+            pool_mib: self.pool_mib - one.pool_mib,
+        }
+    }
 }
 
 /// What a program demands of the node that runs it, beside room.
@@ -50,6 +67,8 @@ pub struct ProgramSpec {
     pub needs: Needs,
     /// What it demands of the node.
     pub demands: Demands,
+    /// Whether it has data that has to follow it, and what to do when it cannot.
+    pub data: Option<OnLoss>,
     /// Why no node can ever run it, when that is so.
     pub impossible: Option<String>,
     /// The item content of its message, byte for byte; empty when it is not known.
@@ -77,6 +96,11 @@ impl ProgramSpec {
             time: program.time.as_micros(),
             needs: needs(&program),
             demands,
+            data: program
+                .volumes
+                .iter()
+                .any(|volume| matches!(volume.kind, VolumeKind::Persistent { .. }))
+                .then(|| on_loss(&program)),
             impossible,
             content,
         }))
@@ -91,6 +115,7 @@ impl ProgramSpec {
             time: 0,
             needs: Needs::default(),
             demands: Demands::default(),
+            data: None,
             impossible: Some(why.into()),
             content: String::new(),
         }
@@ -110,8 +135,16 @@ fn needs(program: &ProgramContent) -> Needs {
     Needs {
         vcpus: program.resources.vcpus.into(),
         memory_mib: program.resources.memory,
-        disk_mib: BASE_DISK_MIB + volumes.sum::<u64>(),
+        disk_mib: BASE_DISK_MIB,
+        pool_mib: volumes.sum(),
     }
+}
+
+/// What its owner wants when its data cannot be reached: the word at `on_data_loss` in the message's metadata.
+fn on_loss(program: &ProgramContent) -> OnLoss {
+    let word =
+        program.metadata.as_ref().and_then(|metadata| metadata.get("on_data_loss")).and_then(|word| word.as_str());
+    if word == Some("fresh") { OnLoss::Fresh } else { OnLoss::Wait }
 }
 
 /// The demands, or why no node can meet them.
@@ -169,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn disk_is_the_sum_of_the_writable_volumes_and_a_constant() {
+    fn the_pool_holds_the_writable_volumes_and_the_disk_a_constant() {
         let spec = read(|c| {
             c["volumes"] = json!([
                 {"ref": "aa", "mount": "/lib"},
@@ -177,7 +210,7 @@ mod tests {
                 {"persistence": "host", "size_mib": 10, "mount": "/data"},
             ]);
         });
-        assert_eq!(spec.unwrap().needs, Needs { vcpus: 1, memory_mib: 128, disk_mib: BASE_DISK_MIB + 15 });
+        assert_eq!(spec.unwrap().needs, Needs { vcpus: 1, memory_mib: 128, disk_mib: BASE_DISK_MIB, pool_mib: 15 });
     }
 
     #[test]

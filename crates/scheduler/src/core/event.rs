@@ -55,6 +55,8 @@ pub enum Event {
         node: NodeId,
         /// The connection.
         connection: ConnectionId,
+        /// The account that it proved itself with.
+        account: Address,
         /// The node's public base URL.
         url: String,
         /// Name and version of its software.
@@ -126,6 +128,10 @@ pub struct Restored {
     pub programs: Vec<(Arc<ProgramSpec>, Option<Epoch>)>,
     /// The assignments that were not closed.
     pub assignments: Vec<OpenAssignment>,
+    /// The newest closed assignment of each program that may have written.
+    pub writers: Vec<(ProgramId, NodeId, Epoch)>,
+    /// The nodes that keep copies of programs' data, and have one.
+    pub standbys: Vec<(ProgramId, NodeId)>,
     /// The nodes that were known.
     pub nodes: Vec<Registration>,
     /// The nodes that an operator drains, and why.
@@ -344,6 +350,13 @@ pub enum Write {
         /// When, for people.
         at: DateTime<Utc>,
     },
+    /// Keep which node has a copy of a program's data. Before it is known, the one before counts.
+    Standby {
+        /// The program.
+        program: ProgramId,
+        /// The node.
+        node: NodeId,
+    },
     /// Keep how a node was registered.
     Node(Registration),
     /// Drop a node that is no longer part of the network.
@@ -363,6 +376,7 @@ impl Write {
             Self::Close { program, .. } | Self::Forget { program, .. } => Some(*program),
             Self::Remember(_)
             | Self::Record { .. }
+            | Self::Standby { .. }
             | Self::Node(_)
             | Self::ForgetNode(_)
             | Self::EarlierLeasesEnded { .. } => None,

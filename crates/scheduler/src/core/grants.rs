@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::control::{Directive, SetEntry, SetVersion};
+use protocol::data::DataEntry;
 use protocol::{Epoch, ProgramId};
 
 /// Gives out version numbers: one sequence for all nodes of a process, so that no version is ever used for two sets.
@@ -29,13 +30,15 @@ pub(super) struct AssignedSet {
     number: u64,
     /// The entries of assignments, each with the version that brought it.
     entries: BTreeMap<ProgramId, (SetEntry, u64)>,
+    /// What to do about data.
+    data: BTreeMap<ProgramId, DataEntry>,
     /// What the node holds although it is not its own.
     strays: BTreeSet<(ProgramId, Epoch)>,
 }
 
 impl AssignedSet {
     pub(super) fn new(versions: &mut Versions) -> Self {
-        Self { number: versions.next(), entries: BTreeMap::new(), strays: BTreeSet::new() }
+        Self { number: versions.next(), entries: BTreeMap::new(), data: BTreeMap::new(), strays: BTreeSet::new() }
     }
 
     pub(super) fn put(&mut self, entry: SetEntry, versions: &mut Versions) {
@@ -47,6 +50,27 @@ impl AssignedSet {
         if self.entries.remove(&program).is_some() {
             self.number = versions.next();
         }
+    }
+
+    pub(super) fn put_data(&mut self, entry: DataEntry, versions: &mut Versions) {
+        self.number = versions.next();
+        self.data.insert(entry.program, entry);
+    }
+
+    pub(super) fn remove_data(&mut self, program: ProgramId, versions: &mut Versions) {
+        if self.data.remove(&program).is_some() {
+            self.number = versions.next();
+        }
+    }
+
+    /// All orders about data.
+    pub(super) fn data(&self) -> Vec<DataEntry> {
+        self.data.values().cloned().collect()
+    }
+
+    /// The programs whose data the node writes or keeps.
+    pub(super) fn programs_with_data(&self) -> impl Iterator<Item = ProgramId> {
+        self.data.keys().copied()
     }
 
     /// Replaces the strays. Returns those that are new.

@@ -50,6 +50,7 @@ impl Scheduler {
         if !was_heard {
             self.node_heard(turn, id);
         }
+        self.data_reported(turn, id, &heartbeat.data);
         self.changes.node(id, false);
         self.grant(turn, id, connection, heartbeat);
     }
@@ -77,6 +78,7 @@ impl Scheduler {
                 }
             }
             ReportedState::Released => self.turned_down(turn, id, node, Cause::GivenUp),
+            ReportedState::Refused(_) if assignment.has_started => self.turned_down(turn, id, node, Cause::GivenUp),
             ReportedState::Refused(_) => self.turned_down(turn, id, node, Cause::Refused),
             _ => {
                 observe(assignment, report, turn);
@@ -142,16 +144,21 @@ impl Scheduler {
         }
         let Some(node) = self.nodes.get(&id) else { return };
         let set = node.set.version(&self.versions);
-        let entries = (heartbeat.applied.as_ref() != Some(&set)).then(|| node.set.entries());
+        let is_new = heartbeat.applied.as_ref() != Some(&set);
+        let entries = is_new.then(|| node.set.entries());
+        let data = if is_new { node.set.data() } else { Vec::new() };
         let expiry = self.times.issuer(turn.now);
         for program in node.set.renewed() {
-            let program = self.programs.get_mut(&program);
-            if let Some(assignment) = program.and_then(|program| program.stage.assignment_mut()) {
+            let Some(program) = self.programs.get_mut(&program) else { continue };
+            if let Some(assignment) = program.stage.assignment_mut() {
                 assignment.expiry = expiry;
                 assignment.granted = true;
+                if let Some(data) = &mut program.data {
+                    data.granted(assignment.node, assignment.epoch);
+                }
             }
         }
-        let grant = Grant { sequence: heartbeat.sequence, lease_ms: millis(self.times.lease()), set, entries };
+        let grant = Grant { sequence: heartbeat.sequence, lease_ms: millis(self.times.lease()), set, entries, data };
         turn.command(Command::Send { connection, frame: FromScheduler::Grant(grant) });
         turn.pokes.remove(&id);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use protocol::control::FromScheduler;
-use protocol::{NodeId, ProgramId};
+use protocol::{Address, NodeId, ProgramId};
 
 use super::Scheduler;
 use super::assignment::Stage;
@@ -51,6 +51,7 @@ impl Scheduler {
                 self.settle(turn, program);
             }
         }
+        self.review_keeper(turn, id);
         self.drop_if_unused(turn, id);
     }
 
@@ -76,12 +77,15 @@ impl Scheduler {
         turn: &mut Turn,
         id: NodeId,
         connection: ConnectionId,
+        account: Address,
         url: String,
         software: &str,
     ) {
         let node = self.node(turn, id);
         let is_new_url = node.public_url() != url;
-        node.connect(connection, url.clone(), software);
+        let peer = node.peer();
+        node.connect(connection, account, url.clone(), software);
+        let is_new_peer = peer != node.peer();
         node.updated_at = turn.wall;
         let registration = node.registration();
         self.waiting.improve(id);
@@ -93,6 +97,9 @@ impl Scheduler {
                 let (node, epoch, url) = (assignment.node, assignment.epoch, url.clone());
                 turn.notice(Notice::Assigned { program: id, node, epoch, url, waited: None, again: false });
             }
+        }
+        if is_new_peer {
+            self.peer_moved(turn, id);
         }
         turn.command(Command::Send { connection, frame: FromScheduler::Poke });
     }
@@ -108,6 +115,7 @@ impl Scheduler {
     pub(super) fn node_heard(&mut self, turn: &mut Turn, id: NodeId) {
         turn.notice(Notice::NodeHeard { node: id });
         self.watch(id);
+        self.review_keeper(turn, id);
         self.no_longer_silent(turn, id);
         self.show_node(turn, id);
     }
@@ -145,6 +153,8 @@ impl Scheduler {
             if self.brake.silent(turn.now, id, self.listed()) {
                 self.brake_moved(turn);
             }
+            self.data_of_silent(id);
+            self.review_keeper(turn, id);
             self.end_never_granted(turn, id);
             self.show_node(turn, id);
         }

@@ -7,6 +7,7 @@
 //! * `assignment`: the life of a program's assignments, with its diagram; `programs`: what moves it.
 //! * `operations`: what operators order.
 //! * [`placement`]: which node fits best; `waiting`: who waits for one.
+//! * [`data`]: where the data of a program is, so where it may start; `copies`: who keeps copies of it.
 //! * `grants`: what a node is told to run; `heartbeat`: what it reports, and the leases that the answer renews.
 //! * [`brake`]: what keeps it from moving everything at once.
 //! * [`leadership`]: which of several schedulers decides.
@@ -19,6 +20,8 @@
 
 mod assignment;
 pub mod brake;
+mod copies;
+pub mod data;
 pub mod desired;
 mod event;
 mod grants;
@@ -165,8 +168,8 @@ impl Scheduler {
             Event::ProgramGone { program, evidence } => self.program_gone(turn, program, evidence),
             Event::NodesListed(list) => self.nodes_listed(turn, &list),
             Event::NodeGone { node } => self.node_gone(turn, node),
-            Event::NodeConnected { node, connection, url, software } => {
-                self.node_connected(turn, node, connection, url, &software);
+            Event::NodeConnected { node, connection, account, url, software } => {
+                self.node_connected(turn, node, connection, account, url, &software);
             }
             Event::NodeDisconnected { node, connection } => self.node_disconnected(turn, node, connection),
             Event::Heartbeat { node, connection, heartbeat } => self.heartbeat(turn, node, connection, &heartbeat),
@@ -184,7 +187,9 @@ impl Scheduler {
     /// people see follow from it.
     fn transition(&mut self, turn: &mut Turn, id: ProgramId, stage: Stage) {
         let Some(program) = self.programs.get_mut(&id) else { return };
-        let (was, is) = (program.stage.occupies(), stage.occupies());
+        // What is kept for it there already is not taken twice.
+        let keeper = program.data.as_ref().and_then(|data| data.keeper());
+        let (was, is) = (program.stage.occupies(keeper), stage.occupies(keeper));
         let (old_entry, new_entry) = (program.stage.entry(id), stage.entry(id));
         program.stage = stage;
         let needs = program.spec.needs;
@@ -208,6 +213,7 @@ impl Scheduler {
             }
         }
         self.settle(turn, id);
+        self.sync_data(turn, id);
         self.changes.is_loud = true;
         for node in was.into_iter().flatten() {
             self.drop_if_unused(turn, node);

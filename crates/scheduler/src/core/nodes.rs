@@ -10,13 +10,15 @@
 //!
 //! Only heartbeats and time move it. Whether a node is Silent or Lost ends no assignment: that is for each lease to say.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lease::{BootTime, LeaseTimes};
 use protocol::api::scheduler::NodeStatus;
 use protocol::control::Heartbeat;
-use protocol::{Address, NodeId};
+use protocol::data::Peer;
+use protocol::{Address, NodeId, ProgramId};
 
 use super::desired::Needs;
 use super::event::{ConnectionId, Registration};
@@ -50,6 +52,8 @@ pub(super) struct Node {
     pub(super) manager: Option<Address>,
     /// Where gateways reach it: what it said when it connected.
     pub(super) url: Option<String>,
+    /// The account that it last proved itself with.
+    account: Option<Address>,
     pub(super) software: Option<String>,
     /// Whether the message that registered it is over.
     pub(super) is_gone: bool,
@@ -65,6 +69,8 @@ pub(super) struct Node {
     last_alive: BootTime,
     pub(super) updated_at: DateTime<Utc>,
     pub(super) set: AssignedSet,
+    /// The programs of which it reported data.
+    pub(super) has_data_of: BTreeSet<ProgramId>,
 }
 
 impl Node {
@@ -87,6 +93,7 @@ impl Node {
             name: String::new(),
             manager: None,
             url: None,
+            account: None,
             software: None,
             is_gone: false,
             connection: None,
@@ -97,6 +104,7 @@ impl Node {
             last_alive: now,
             updated_at: wall,
             set,
+            has_data_of: BTreeSet::new(),
         }
     }
 
@@ -133,7 +141,19 @@ impl Node {
         self.url.as_deref().unwrap_or(&self.offer.address)
     }
 
-    pub(super) fn connect(&mut self, connection: ConnectionId, url: String, software: &str) {
+    /// What other nodes have to know to talk to it, once it has connected.
+    pub(super) fn peer(&self) -> Option<Peer> {
+        let (url, account) = (self.public_url().to_owned(), self.account.clone()?);
+        Some(Peer { node: self.offer.node, url, account })
+    }
+
+    /// Whether it can keep copies for others.
+    pub(super) fn can_keep(&self) -> bool {
+        self.offer.is_listed && self.offer.draining.is_none() && self.life != Life::Lost && !self.is_gone
+    }
+
+    pub(super) fn connect(&mut self, connection: ConnectionId, account: Address, url: String, software: &str) {
+        self.account = Some(account);
         self.connection = Some(connection);
         self.sequence = None;
         self.url = Some(url);
@@ -208,14 +228,13 @@ impl Node {
         self.offer.used.vcpus += needs.vcpus;
         self.offer.used.memory_mib += needs.memory_mib;
         self.offer.used.disk_mib += needs.disk_mib;
+        self.offer.used.pool_mib += needs.pool_mib;
     }
 
     /// Undoes one [`Self::occupy`] with the same needs.
     pub(super) fn vacate(&mut self, needs: Needs) {
         self.offer.programs -= 1;
-        self.offer.used.vcpus -= needs.vcpus;
-        self.offer.used.memory_mib -= needs.memory_mib;
-        self.offer.used.disk_mib -= needs.disk_mib;
+        self.offer.used = self.offer.used.without(needs);
     }
 
     /// Whether an operator drains it.

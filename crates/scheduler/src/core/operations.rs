@@ -40,6 +40,7 @@ impl Scheduler {
             }
             self.settle(turn, program);
         }
+        self.review_keeper(turn, id);
     }
 
     /// Takes an operator's word that nothing runs there any more. Of a node that is heard nobody can say that.

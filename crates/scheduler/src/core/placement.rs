@@ -60,6 +60,8 @@ pub enum Obstacle {
     Vcpus,
     /// Too little disk left.
     Disk,
+    /// Too little left for volumes.
+    Pool,
     /// It refused or failed this program a short while ago.
     Avoided,
 }
@@ -70,6 +72,7 @@ pub fn left(capacity: &Capacity, used: Needs) -> Needs {
         vcpus: u64::from(capacity.vcpus).saturating_sub(used.vcpus),
         memory_mib: capacity.memory_mib.saturating_sub(used.memory_mib),
         disk_mib: capacity.disk_mib.saturating_sub(used.disk_mib),
+        pool_mib: capacity.pool_mib.saturating_sub(used.pool_mib),
     }
 }
 
@@ -90,6 +93,7 @@ pub fn obstacle(spec: &ProgramSpec, offer: &Offer, avoided: bool) -> Option<Obst
         (left.memory_mib < spec.needs.memory_mib, Obstacle::Memory),
         (left.vcpus < spec.needs.vcpus, Obstacle::Vcpus),
         (left.disk_mib < spec.needs.disk_mib, Obstacle::Disk),
+        (left.pool_mib < spec.needs.pool_mib, Obstacle::Pool),
         (avoided, Obstacle::Avoided),
     ];
     checks.into_iter().find_map(|(applies, obstacle)| applies.then_some(obstacle))
@@ -135,6 +139,11 @@ fn share_left(spec: &ProgramSpec, offer: &Offer) -> u64 {
     share(left.vcpus, spec.needs.vcpus, capacity.vcpus.into())
         .min(share(left.memory_mib, spec.needs.memory_mib, capacity.memory_mib))
         .min(share(left.disk_mib, spec.needs.disk_mib, capacity.disk_mib))
+        .min(if spec.needs.pool_mib == 0 {
+            u64::MAX
+        } else {
+            share(left.pool_mib, spec.needs.pool_mib, capacity.pool_mib)
+        })
 }
 
 fn lot(program: ProgramId, node: NodeId) -> [u8; 32] {
@@ -163,6 +172,7 @@ pub fn explain<'a>(
                 Obstacle::Memory => most.memory_mib = most.memory_mib.max(left.memory_mib),
                 Obstacle::Vcpus => most.vcpus = most.vcpus.max(left.vcpus),
                 Obstacle::Disk => most.disk_mib = most.disk_mib.max(left.disk_mib),
+                Obstacle::Pool => most.pool_mib = most.pool_mib.max(left.pool_mib),
                 _ => {}
             }
         }
@@ -191,6 +201,9 @@ fn words(obstacle: Obstacle, needs: Needs, most: Needs) -> String {
         Obstacle::Vcpus => format!("with too few processors (needs {}, most free {})", needs.vcpus, most.vcpus),
         Obstacle::Disk => {
             format!("with too little disk (needs {} MiB, most free {} MiB)", needs.disk_mib, most.disk_mib)
+        }
+        Obstacle::Pool => {
+            format!("with too little room for volumes (needs {} MiB, most free {} MiB)", needs.pool_mib, most.pool_mib)
         }
     }
 }

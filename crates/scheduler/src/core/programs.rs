@@ -8,6 +8,7 @@ use protocol::history::Fact;
 use protocol::{Epoch, NodeId, ProgramId};
 
 use super::assignment::{Assignment, Avoid, Program, Stage};
+use super::data::Data;
 use super::desired::ProgramSpec;
 use super::event::{Cause, Command, Gone, Notice, OpenAssignment, Origin, Proof, Restored, Write};
 use super::placement::obstacle;
@@ -42,6 +43,14 @@ impl Scheduler {
             self.programs.insert(id, program);
             self.settle(turn, id);
         }
+        for (id, node, epoch) in restored.writers {
+            if let Some(data) = self.programs.get_mut(&id).and_then(|program| program.data.as_mut()) {
+                data.last = Some((node, epoch));
+            }
+        }
+        for (id, node) in restored.standbys {
+            self.set_keeper(turn, id, |data| data.confirmed = Some(node));
+        }
         for OpenAssignment { program: id, node, epoch, at } in restored.assignments {
             let unknown =
                 || ProgramSpec::unknown(id, "what it is, is not known: the message node has to be asked first");
@@ -49,6 +58,14 @@ impl Scheduler {
                 self.programs.entry(id).or_insert_with(|| Program::new(Arc::new(unknown()), turn.now, turn.wall));
             program.last_epoch = Some(epoch);
             program.at_least = epoch.next();
+            if let Some(data) = &mut program.data {
+                data.granted(node, epoch);
+                data.base = Some(data.base_after_restart(node));
+                // It was the standby when it was chosen, and writes itself now.
+                if data.confirmed == Some(node) {
+                    self.set_keeper(turn, id, |data| data.confirmed = None);
+                }
+            }
             let mut assignment = Assignment::new(node, epoch, at, expiry, true);
             let is_drained = self.node(turn, node).is_drained();
             assignment.unwanted = is_drained.then_some(Cause::Draining);
@@ -74,8 +91,9 @@ impl Scheduler {
         if program.spec.is_unknown() {
             // From here on it takes room, which it did not while nobody knew how much.
             self.waiting.dismiss(program);
-            let nodes = program.stage.occupies();
+            let nodes = program.stage.occupies(None);
             let needs = std::mem::replace(&mut program.spec, spec.clone()).needs;
+            program.data = spec.data.map(|on_loss| Box::new(Data::new(on_loss)));
             for node in nodes.into_iter().flatten() {
                 let node = self.node(turn, node);
                 node.vacate(needs);
@@ -101,6 +119,7 @@ impl Scheduler {
 
     /// Assigns it to a node that fits; it runs there only after the database has said under which epoch.
     pub(super) fn store(&mut self, turn: &mut Turn, id: ProgramId, node: NodeId) {
+        self.data_starts(turn, id, node);
         self.transition(turn, id, Stage::Storing { node, retry_at: None });
         self.write(turn, id);
     }
@@ -108,9 +127,7 @@ impl Scheduler {
     pub(super) fn stored(&mut self, turn: &mut Turn, id: ProgramId, node: NodeId, epoch: Epoch) {
         let expiry = self.times.issuer(turn.now);
         let Some(program) = self.programs.get_mut(&id) else { return };
-        if !matches!(program.stage, Stage::Storing { .. }) {
-            return;
-        }
+        let Stage::Storing { node: asked, .. } = program.stage else { return };
         let again = program.last_epoch.replace(epoch).is_some();
         program.at_least = epoch.next().max(program.at_least);
         program.failed_writes = 0;
@@ -121,7 +138,11 @@ impl Scheduler {
         assignment.unwanted = is_drained.then_some(Cause::Draining);
         let url = self.node(turn, node).public_url().to_owned();
         turn.notice(Notice::Assigned { program: id, node, epoch, url, waited: Some(waited), again });
+        if asked != node {
+            self.data_starts(turn, id, node);
+        }
         self.transition(turn, id, Stage::Assigned(assignment));
+        self.record_loss(turn, id);
         if let Some(gone) = gone {
             self.release(turn, id, Cause::Gone(gone), None);
         } else if self.nodes.get(&node).is_some_and(|node| !node.offer.is_healthy) {
@@ -151,6 +172,10 @@ impl Scheduler {
             _ => return,
         };
         let (node, epoch) = (assignment.node, assignment.epoch);
+        if let Some(data) = &mut program.data {
+            let has_run = assignment.has_started || cause != Cause::Refused;
+            data.ended(node, epoch, has_run && assignment.granted, turn.now);
+        }
         let closing = Stage::Closing { node, epoch, cause, proof, target, retry_at: None };
         program.waiting_since = turn.now;
         turn.notice(Notice::Ended { program: id, node, epoch, cause, proof });
@@ -170,10 +195,12 @@ impl Scheduler {
         if gone {
             return self.forget(turn, id);
         }
-        let Some(offer) = target.and_then(|node| self.nodes.get(&node)).map(|node| &node.offer) else { return };
         let program = &self.programs[&id];
-        if obstacle(&program.spec, offer, program.avoids(offer.node, turn.now)).is_none() {
-            self.store(turn, id, offer.node);
+        let Some(offer) = target.and_then(|node| self.offer_to(program, node)) else { return };
+        let node = offer.node;
+        let has_data = program.data.is_none() || self.base_on(id, node).is_some();
+        if has_data && obstacle(&program.spec, &offer, program.avoids(node, turn.now)).is_none() {
+            self.store(turn, id, node);
         }
     }
 
@@ -196,6 +223,7 @@ impl Scheduler {
         let gone = program.gone.is_some();
         self.transition(turn, id, Stage::Unplaced);
         if gone {
+            self.set_keeper(turn, id, |data| (data.confirmed, data.filling) = (None, None));
             self.programs.remove(&id);
             self.changes.program(id, true);
         }

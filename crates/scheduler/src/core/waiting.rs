@@ -4,6 +4,7 @@
 //! all others the answer is known. So a heartbeat that changes nothing costs nothing, however many programs wait.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use lease::BootTime;
 use protocol::{NodeId, ProgramId};
@@ -11,10 +12,14 @@ use protocol::{NodeId, ProgramId};
 use super::Scheduler;
 use super::assignment::{Program, Stage};
 use super::brake::Permit;
-use super::event::{Command, Notice, Write};
-use super::placement::{Offer, choose, explain};
+use super::data::Sources;
+use super::event::{Cause, Command, Notice, Write};
+use super::placement::{Offer, choose, explain, obstacle};
 use super::timers::Timer;
 use super::turn::Turn;
+
+/// A program whose copy is behind by no more than this is stopped, to be started where the copy is.
+const CLOSE_BEHIND: Duration = Duration::from_secs(3);
 
 /// A program's place in the order of the placements.
 type Place = (i64, ProgramId);
@@ -32,6 +37,8 @@ pub(super) struct Waiting {
     unplaced: BTreeMap<Place, Tried>,
     /// Programs that run on a node that they should leave.
     movers: BTreeMap<Place, Tried>,
+    /// Programs of whose data nobody keeps copies.
+    bare: BTreeMap<Place, Tried>,
     /// Nodes that may fit programs that they did not fit before.
     improved: BTreeSet<NodeId>,
     /// Whether somebody waits who was not tried on every node.
@@ -49,7 +56,9 @@ impl Waiting {
         let place = program.turn();
         let waits = program.gone.is_none() && matches!(program.stage, Stage::Unplaced);
         let moves = matches!(&program.stage, Stage::Assigned(assignment) if assignment.unwanted.is_some());
-        for (queue, belongs) in [(&mut self.unplaced, waits), (&mut self.movers, moves)] {
+        let queues =
+            [(&mut self.unplaced, waits), (&mut self.movers, moves), (&mut self.bare, program.needs_standby())];
+        for (queue, belongs) in queues {
             if !belongs {
                 queue.remove(&place);
             } else if let Tried::No = queue.entry(place).or_insert(Tried::No) {
@@ -62,11 +71,12 @@ impl Waiting {
     pub(super) fn dismiss(&mut self, program: &Program) {
         self.unplaced.remove(&program.turn());
         self.movers.remove(&program.turn());
+        self.bare.remove(&program.turn());
     }
 
     /// Tries the program on all nodes again.
     pub(super) fn retry(&mut self, program: &Program) {
-        for queue in [&mut self.unplaced, &mut self.movers] {
+        for queue in [&mut self.unplaced, &mut self.movers, &mut self.bare] {
             if let Some(tried) = queue.get_mut(&program.turn()) {
                 *tried = Tried::No;
                 self.has_fresh = true;
@@ -101,6 +111,9 @@ impl Scheduler {
         for (place, tried) in self.waiting.movers.clone() {
             self.try_to_move(turn, place, tried, &improved);
         }
+        for (place, tried) in self.waiting.bare.clone() {
+            self.try_to_find_keeper(turn, place, tried, &improved);
+        }
     }
 
     fn try_to_place(&mut self, turn: &mut Turn, place: Place, tried: Tried, improved: &BTreeSet<NodeId>) {
@@ -115,7 +128,10 @@ impl Scheduler {
             return;
         }
         self.waiting.unplaced.insert(place, Tried::OnAll);
-        let reason = explain(&program.spec, self.offers(), |node| program.avoids(node, turn.now));
+        let reason = match program.data.as_ref().map(|data| data.sources()) {
+            Some(Sources::Nowhere(reason)) => reason,
+            _ => explain(&program.spec, self.offers(), |node| program.avoids(node, turn.now)),
+        };
         let program = self.programs.get_mut(&place.1).expect("it was there a moment ago");
         if program.unplaceable.is_none() {
             turn.command(Command::Store(Write::Remember(program.spec.clone())));
@@ -143,6 +159,9 @@ impl Scheduler {
         let Some(program) = self.programs.get(&place.1) else { return };
         let Stage::Assigned(assignment) = &program.stage else { return };
         let (Some(cause), here) = (assignment.unwanted, assignment.node) else { return };
+        if program.data.is_some() {
+            return self.try_to_move_with_data(turn, place, here, cause);
+        }
         if let Some(target) = self.candidate(program, tried, improved, turn.now) {
             self.avoid(turn.now, place.1, here);
             self.release(turn, place.1, cause, Some(target));
@@ -151,14 +170,79 @@ impl Scheduler {
         }
     }
 
+    /// First the data, while the program runs; then, when the copy is nearly as new as the original, the program.
+    fn try_to_move_with_data(&mut self, turn: &mut Turn, place: Place, here: NodeId, cause: Cause) {
+        self.waiting.movers.insert(place, Tried::OnAll);
+        let Some(program) = self.programs.get(&place.1) else { return };
+        let Some(data) = &program.data else { return };
+        let avoided = |node| node == here || program.avoids(node, turn.now);
+        let fits = |node: &NodeId| {
+            self.offer_to(program, *node).is_some_and(|offer| obstacle(&program.spec, &offer, avoided(*node)).is_none())
+        };
+        let keeper = data.keeper();
+        let target = match program.wish.filter(|wish| *wish != here) {
+            Some(wish) => Some(wish).filter(fits),
+            None => keeper.filter(fits).or_else(|| choose(&program.spec, self.offers(), avoided)),
+        };
+        match target {
+            Some(target) if keeper != Some(target) => {
+                self.set_keeper(turn, place.1, |data| (data.filling, data.is_keeper_gone) = (Some(target), false));
+            }
+            Some(target) if data.behind(target).is_some_and(|behind| behind <= CLOSE_BEHIND) => {
+                self.avoid(turn.now, place.1, here);
+                self.release(turn, place.1, cause, Some(target));
+            }
+            _ => {}
+        }
+    }
+
+    /// Finds a node for copies, one of another owner if there is one: what one owner's nodes suffer, they suffer together.
+    fn try_to_find_keeper(&mut self, turn: &mut Turn, place: Place, tried: Tried, improved: &BTreeSet<NodeId>) {
+        let Some(program) = self.programs.get(&place.1) else { return };
+        let (Some(data), Some(assignment)) = (&program.data, program.stage.assignment()) else { return };
+        let here = assignment.node;
+        let owner = self.nodes.get(&here).map(|node| &node.offer.owner);
+        let gone = data.keeper();
+        let avoided = |node| node == here || gone == Some(node) || program.avoids(node, turn.now);
+        let among = |offer: &&Offer| tried == Tried::No || improved.contains(&offer.node);
+        let elsewhere = self.offers().filter(among).filter(|offer| Some(&offer.owner) != owner);
+        let keeper = choose(&program.spec, elsewhere, avoided);
+        let keeper = keeper.or_else(|| choose(&program.spec, self.offers().filter(among), avoided));
+        match keeper {
+            Some(keeper) => {
+                self.set_keeper(turn, place.1, |data| (data.filling, data.is_keeper_gone) = (Some(keeper), false));
+            }
+            None => drop(self.waiting.bare.insert(place, Tried::OnAll)),
+        }
+    }
+
     fn offers(&self) -> impl Iterator<Item = &Offer> {
         self.nodes.values().map(|node| &node.offer)
+    }
+
+    /// What a node offers to this program, for which it may keep room already.
+    pub(super) fn offer_to(&self, program: &Program, node: NodeId) -> Option<Offer> {
+        let mut offer = self.nodes.get(&node)?.offer.clone();
+        if program.data.as_ref().is_some_and(|data| data.keeper() == Some(node)) {
+            offer.used = offer.used.without(program.spec.needs);
+        }
+        Some(offer)
     }
 
     /// The best node for it, other than the one that it is on.
     fn candidate(&self, program: &Program, tried: Tried, improved: &BTreeSet<NodeId>, now: BootTime) -> Option<NodeId> {
         let here = program.stage.assignment().map(|assignment| assignment.node);
         let avoided = |node| Some(node) == here || program.avoids(node, now);
+        match program.data.as_ref().map(|data| data.sources()) {
+            Some(Sources::Nowhere(_)) => return None,
+            Some(Sources::On(groups)) => {
+                return groups.into_iter().find_map(|group| {
+                    let offers: Vec<_> = group.iter().filter_map(|(node, _)| self.offer_to(program, *node)).collect();
+                    choose(&program.spec, offers.iter(), avoided)
+                });
+            }
+            None | Some(Sources::Anywhere) => {}
+        }
         match tried {
             Tried::No => choose(&program.spec, self.offers(), avoided),
             Tried::OnAll => {

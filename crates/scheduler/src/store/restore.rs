@@ -31,6 +31,17 @@ impl Led {
                 .await?;
         let nodes: Vec<NodeRow> =
             sqlx::query_as("SELECT node_id, name, owner, manager, address, url FROM nodes").fetch_all(&mut *tx).await?;
+        let writers: Vec<(String, String, i64)> = sqlx::query_as(
+            "SELECT program_id, node_id, epoch FROM assignments AS a
+             WHERE closed_at IS NOT NULL AND close_proof NOT IN ('never_granted', 'refused') AND close_cause <> 'refused'
+             AND epoch = (SELECT MAX(epoch) FROM assignments AS b WHERE b.program_id = a.program_id
+                          AND b.closed_at IS NOT NULL AND b.close_proof NOT IN ('never_granted', 'refused')
+                          AND b.close_cause <> 'refused')",
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let standbys: Vec<(String, String)> =
+            sqlx::query_as("SELECT program_id, node_id FROM standbys").fetch_all(&mut *tx).await?;
         let draining = super::orders::draining(&mut tx).await?;
         let earlier_wait = match meta(&mut tx, LEASE_WAIT).await? {
             Some(text) => Some(Duration::from_nanos(id("a duration", &text)?)),
@@ -50,6 +61,14 @@ impl Led {
         Ok(Restored {
             programs: programs.into_iter().map(program).collect::<Result<_, StoreError>>()?,
             assignments: assignments.into_iter().map(assignment).collect::<Result<_, StoreError>>()?,
+            writers: writers
+                .into_iter()
+                .map(|(program, node, number)| Ok((id("a program", &program)?, id("a node", &node)?, epoch(number)?)))
+                .collect::<Result<_, StoreError>>()?,
+            standbys: standbys
+                .into_iter()
+                .map(|(program, node)| Ok((id("a program", &program)?, id("a node", &node)?)))
+                .collect::<Result<_, StoreError>>()?,
             nodes: nodes.into_iter().map(registration).collect::<Result<_, StoreError>>()?,
             draining,
             earlier_wait,

@@ -41,7 +41,9 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
             if let Some((_, epoch)) = open_assignment(tx, *program).await? {
                 close(tx, scheduler, *program, epoch, Cause::Gone(*cause), Proof::NeverGranted, *at).await?;
             }
-            sqlx::query("DELETE FROM programs WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
+            for table in ["DELETE FROM programs WHERE program_id = $1", "DELETE FROM standbys WHERE program_id = $1"] {
+                sqlx::query(table).bind(program.to_string()).execute(&mut *tx).await?;
+            }
             Some(Event::Forgotten { program: *program })
         }
         Write::Record { program, epoch, node, at, fact } => {
@@ -50,6 +52,17 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
             if open_assignment(tx, *program).await? == Some((*node, *epoch)) {
                 append(tx, scheduler, news).await?;
             }
+            None
+        }
+        Write::Standby { program, node } => {
+            sqlx::query(
+                "INSERT INTO standbys (program_id, node_id) VALUES ($1, $2)
+                 ON CONFLICT (program_id) DO UPDATE SET node_id = excluded.node_id",
+            )
+            .bind(program.to_string())
+            .bind(node.to_string())
+            .execute(tx)
+            .await?;
             None
         }
         Write::Node(registration) => {

@@ -1,0 +1,186 @@
+//! The data of programs in the control protocol: which node has which copy of a program's volumes, who keeps copies of whose,
+//! and what a program starts with.
+//!
+//! A set's `Run` entry of a program with persistent volumes has a [`DataOrder::Live`] beside it, which goes on while it is
+//! being released; the node that keeps copies has a [`DataOrder::Keep`]. Both come with the set, by the same version. No
+//! order, or an empty list, deletes nothing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Address, Epoch, NodeId, ProgramId};
+
+/// Names a snapshot set of a program, the same on every node. Sets of a later epoch are newer, whatever their sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotId {
+    /// The epoch under which the program ran.
+    pub epoch: Epoch,
+    /// Counts the snapshots of that epoch.
+    pub sequence: u64,
+}
+
+impl SnapshotId {
+    /// The snapshot set with this number of this epoch.
+    pub const fn new(epoch: Epoch, sequence: u64) -> Self {
+        Self { epoch, sequence }
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.sequence)
+    }
+}
+
+/// A text that names no snapshot set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' names no snapshot: expected the epoch and a number, like 3-17")]
+pub struct NotASnapshotId(pub String);
+
+impl FromStr for SnapshotId {
+    type Err = NotASnapshotId;
+
+    fn from_str(text: &str) -> Result<Self, NotASnapshotId> {
+        let number = |digits: &str| digits.parse::<u64>().ok();
+        text.split_once('-')
+            .and_then(|(epoch, sequence)| Some(Self::new(Epoch::new(number(epoch)?), number(sequence)?)))
+            // One id has one text, as texts are names of folders.
+            .filter(|id| id.to_string() == text)
+            .ok_or_else(|| NotASnapshotId(text.to_owned()))
+    }
+}
+
+impl Serialize for SnapshotId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SnapshotId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Another compute node, as the scheduler knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The node.
+    pub node: NodeId,
+    /// Its public base URL.
+    pub url: String,
+    /// The account whose key it proves.
+    pub account: Address,
+}
+
+/// What a node shall do about a program's data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataEntry {
+    /// The program.
+    pub program: ProgramId,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
+    /// What to do.
+    pub order: DataOrder,
+}
+
+/// See [`DataEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum DataOrder {
+    /// It is this node's to write. Copies go to the standby, if there is one.
+    Live {
+        /// What it starts with.
+        base: DataBase,
+        /// Who keeps copies.
+        standby: Option<Peer>,
+    },
+    /// This node keeps copies of what that one sends.
+    Keep {
+        /// The node that the program runs on.
+        from: Peer,
+    },
+}
+
+/// What a program starts with under an epoch. A node that does not have it refuses the assignment
+/// ([`crate::control::Refusal::NoData`]): it never starts a program with less than it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "base", rename_all = "snake_case")]
+pub enum DataBase {
+    /// With nothing: it never ran before.
+    Empty,
+    /// With what it wrote on this same node under its last epoch.
+    Own {
+        /// That epoch.
+        epoch: Epoch,
+    },
+    /// With the newest complete snapshot that this node has.
+    Copy {
+        /// Not with an older one than this.
+        at_least: Option<SnapshotId>,
+    },
+}
+
+/// What a node says about the data of one program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataReport {
+    /// The program.
+    pub program: ProgramId,
+    /// What runs, or last ran, on this node.
+    pub live: Option<LiveReport>,
+    /// The newest complete snapshot that came from another node or was taken here, and how old it is.
+    pub copy: Option<CopyReport>,
+}
+
+/// Data that a program wrote on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveReport {
+    /// The epoch that it belongs to.
+    pub epoch: Epoch,
+    /// The newest snapshot that the standby said it has complete.
+    pub confirmed: Option<SnapshotId>,
+    /// How long ago the oldest write happened that is in no confirmed snapshot, in milliseconds; 0 when there is none.
+    pub at_risk_ms: u64,
+    /// Whether the program has ended and `confirmed` holds everything that it wrote.
+    pub is_final: bool,
+}
+
+/// A complete snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyReport {
+    /// Which.
+    pub newest: SnapshotId,
+    /// How long ago it was taken, in milliseconds, never less than it is.
+    pub age_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_of_later_epochs_are_newer_and_have_one_text_each() {
+        let id = |text: &str| text.parse::<SnapshotId>();
+        assert!(id("2-1").unwrap() > id("1-99").unwrap() && id("2-2").unwrap() > id("2-1").unwrap());
+        assert_eq!(id("3-17").unwrap().to_string(), "3-17");
+        for bad in ["", "3", "3-", "03-1", "3-+1", "-1-1", "../1-1"] {
+            assert!(id(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn orders_are_told_apart_in_json() {
+        let base = DataBase::Copy { at_least: Some(SnapshotId::new(Epoch::new(3), 17)) };
+        let entry = DataEntry {
+            program: ProgramId::from_bytes([1; 32]),
+            epoch: Epoch::new(4),
+            order: DataOrder::Live { base, standby: None },
+        };
+        let json = serde_json::to_value(&entry).unwrap();
+        assert_eq!(json["order"]["order"], "live");
+        assert_eq!(json["order"]["base"]["at_least"], "3-17");
+        assert_eq!(serde_json::from_value::<DataEntry>(json).unwrap(), entry);
+    }
+}

@@ -1,0 +1,230 @@
+//! Where the data of a program with persistent volumes is, and on which nodes it may therefore start.
+//!
+//! ```text
+//!   Nothing ──first assignment that ran──▶ Written by (node, epoch) ◀──────────────────┐
+//!                                            │        │                                │
+//!                     that node has it still │        │ it has not, or is not heard of │ the next one ran
+//!                                            ▼        ▼                                │
+//!                                   goes on there,   a copy that is known to be the newest: goes on with it,
+//!                                   or where a copy  and what is lost is said ─────────┤
+//!                                   is as new ───────┘  none: waits, and says for whom │
+//! ```
+//! Reports of nodes and ends of assignments move it. What no node reports is unknown, not absent: nothing is started with less
+//! than what may still come back, unless the program's owner said so ([`OnLoss::Fresh`]).
+//!
+//! The *standby* is the node that keeps copies. It is *confirmed*, and the database told so, when it has its first complete
+//! snapshot; until then it is only being filled, and the one before it counts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lease::BootTime;
+use protocol::data::{CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
+use protocol::{Epoch, NodeId};
+
+/// What to do when no copy of a program's data can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLoss {
+    /// Wait for one.
+    #[default]
+    Wait,
+    /// Start with empty volumes.
+    Fresh,
+}
+
+/// What a crash cost a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// The epoch whose last writes are lost.
+    pub epoch: Epoch,
+    /// What the program went on with; `None` for nothing.
+    pub snapshot: Option<SnapshotId>,
+    /// Writes of at most this long before its end are lost; `None` when all of them are, or when nobody knows.
+    pub at_most: Option<Duration>,
+}
+
+/// A copy on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Copy {
+    pub(super) newest: SnapshotId,
+    /// It was taken after this.
+    pub(super) taken: BootTime,
+}
+
+/// What a node last said.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Held {
+    pub(super) live: Option<LiveReport>,
+    pub(super) copy: Option<Copy>,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Data {
+    /// The last assignment that may have written, and may still.
+    pub(super) last: Option<(NodeId, Epoch)>,
+    /// The one before.
+    pub(super) before: Option<(NodeId, Epoch)>,
+    /// When the last one had ended at the latest, if it has.
+    pub(super) ended: Option<BootTime>,
+    /// The node that keeps copies, and has one.
+    pub(super) confirmed: Option<NodeId>,
+    /// The node that shall keep copies, and has none yet.
+    pub(super) filling: Option<NodeId>,
+    /// What nodes that are heard say.
+    pub(super) held: BTreeMap<NodeId, Held>,
+    /// The newest snapshot that another node than the writer has complete, as far as this scheduler heard.
+    pub(super) floor: Option<SnapshotId>,
+    /// Whether it heard that from a node that knows: the writer, or the confirmed standby.
+    pub(super) is_floor_known: bool,
+    /// Whether the keeper will not keep it any longer, and another has to be found.
+    pub(super) is_keeper_gone: bool,
+    /// What the current assignment starts with.
+    pub(super) base: Option<DataBase>,
+    /// What the start of the current assignment cost.
+    pub(super) loss: Option<Loss>,
+    /// What the nodes were told, each once.
+    pub(super) told: Vec<(NodeId, DataEntry)>,
+    pub(super) on_loss: OnLoss,
+}
+
+/// Where a program may start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sources {
+    /// On any node, with nothing.
+    Anywhere,
+    /// On these nodes; those of an earlier group are to be preferred.
+    On(Vec<Vec<(NodeId, DataBase)>>),
+    /// Nowhere yet.
+    Nowhere(String),
+}
+
+impl Data {
+    pub(super) fn new(on_loss: OnLoss) -> Self {
+        Self { on_loss, ..Self::default() }
+    }
+
+    /// The node whose room is kept for it.
+    pub(super) fn keeper(&self) -> Option<NodeId> {
+        self.filling.or(self.confirmed)
+    }
+
+    /// Takes in what a node says. Returns whether its standby has its first complete snapshot with that.
+    pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, now: BootTime) -> bool {
+        let copy = report
+            .copy
+            .as_ref()
+            .map(|CopyReport { newest, age_ms }| Copy { newest: *newest, taken: now - Duration::from_millis(*age_ms) });
+        let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
+        let writer = report.live.as_ref().filter(is_writer);
+        self.is_floor_known |= writer.is_some() || (self.confirmed == Some(node) && copy.is_some());
+        self.floor = self.floor.max(copy.as_ref().map(|copy| copy.newest)).max(writer.and_then(|live| live.confirmed));
+        let is_filled = self.filling == Some(node) && self.is_acceptable(node, copy.as_ref());
+        self.held.insert(node, Held { live: report.live.clone(), copy });
+        is_filled
+    }
+
+    /// A copy that is known to be as new as any.
+    fn is_acceptable(&self, node: NodeId, copy: Option<&Copy>) -> bool {
+        let Some(copy) = copy else { return false };
+        if self.is_floor_known {
+            return self.floor.is_none_or(|floor| copy.newest >= floor);
+        }
+        // Of a scheduler that has just started nothing is known but what the database says.
+        self.confirmed == Some(node)
+    }
+
+    /// Whether the node that wrote last is heard of and has its data.
+    fn live(&self) -> Option<(NodeId, &LiveReport)> {
+        let (node, epoch) = self.last?;
+        let live = self.held.get(&node)?.live.as_ref().filter(|live| live.epoch == epoch)?;
+        Some((node, live))
+    }
+
+    /// Whether this node has everything that was written, so that the program can move there without loss.
+    pub(super) fn is_exact(&self, node: NodeId) -> bool {
+        let Some((writer, live)) = self.live() else { return false };
+        let copy = self.held.get(&node).and_then(|held| held.copy.as_ref());
+        node == writer || (live.is_final && copy.is_some_and(|copy| Some(copy.newest) >= live.confirmed))
+    }
+
+    /// How far a copy on this node is behind a program that runs; `None` while it has none, or nobody knows.
+    pub(super) fn behind(&self, node: NodeId) -> Option<Duration> {
+        let (_, live) = self.live()?;
+        let copy = self.held.get(&node)?.copy.as_ref()?;
+        (Some(copy.newest) >= live.confirmed).then(|| Duration::from_millis(live.at_risk_ms))
+    }
+
+    /// Where it may start, by what nodes say that are heard of now.
+    pub(super) fn sources(&self) -> Sources {
+        let Some((node, epoch)) = self.last else { return Sources::Anywhere };
+        if let Some((writer, _)) = self.live() {
+            let copies = self.held.keys().filter(|node| **node != writer && self.is_exact(**node));
+            let base = DataBase::Copy { at_least: self.floor };
+            let copies = copies.map(|node| (*node, base)).collect();
+            return Sources::On(vec![vec![(writer, DataBase::Own { epoch })], copies]);
+        }
+        let mut copies: Vec<_> = self
+            .held
+            .iter()
+            .filter(|(node, held)| self.is_acceptable(**node, held.copy.as_ref()))
+            .filter_map(|(node, held)| Some((held.copy.as_ref()?.newest, *node)))
+            .collect();
+        copies.sort_unstable_by(|a, b| b.cmp(a));
+        let base = |newest| DataBase::Copy { at_least: Some(newest) };
+        match (copies.is_empty(), self.on_loss) {
+            (false, _) => Sources::On(copies.into_iter().map(|(newest, node)| vec![(node, base(newest))]).collect()),
+            (true, OnLoss::Fresh) => Sources::Anywhere,
+            (true, OnLoss::Wait) => Sources::Nowhere(self.waits_for(node)),
+        }
+    }
+
+    fn waits_for(&self, writer: NodeId) -> String {
+        let others: Vec<_> = self.confirmed.iter().map(|standby| format!("its standby {standby}")).collect();
+        let others = if others.is_empty() { "no other has a copy".to_owned() } else { others.join(", ") };
+        format!("it waits for its data: node {writer} had it, {others}; none of them is heard of with it")
+    }
+
+    /// It starts on this node: what that costs.
+    pub(super) fn starts(&mut self, node: NodeId, base: DataBase) {
+        self.loss = match (self.last, base) {
+            (Some((_, epoch)), DataBase::Copy { .. }) if !self.is_exact(node) => {
+                let copy = self.held.get(&node).and_then(|held| held.copy.as_ref());
+                let at_most = copy.zip(self.ended).map(|(copy, ended)| ended.since(copy.taken));
+                Some(Loss { epoch, snapshot: copy.map(|copy| copy.newest), at_most })
+            }
+            (Some((_, epoch)), DataBase::Empty) => Some(Loss { epoch, snapshot: None, at_most: None }),
+            _ => None,
+        };
+        self.base = Some(base);
+        for keeper in [&mut self.confirmed, &mut self.filling] {
+            keeper.take_if(|keeper| *keeper == node);
+        }
+    }
+
+    /// What an assignment that the database brought back starts with. It may have started already.
+    pub(super) fn base_after_restart(&self, node: NodeId) -> DataBase {
+        match self.before {
+            None => DataBase::Empty,
+            Some((writer, epoch)) if writer == node => DataBase::Own { epoch },
+            Some(_) => DataBase::Copy { at_least: None },
+        }
+    }
+
+    /// From now on this assignment may write.
+    pub(super) fn granted(&mut self, node: NodeId, epoch: Epoch) {
+        if self.last != Some((node, epoch)) {
+            self.before = self.last.replace((node, epoch));
+            self.ended = None;
+        }
+    }
+
+    /// The assignment ended that could write. `has_run` is false when its node turned it down.
+    pub(super) fn ended(&mut self, node: NodeId, epoch: Epoch, has_run: bool, now: BootTime) {
+        match (self.last == Some((node, epoch)), has_run) {
+            (true, true) => self.ended = Some(now),
+            (true, false) => self.last = self.before,
+            (false, _) => {}
+        }
+    }
+}
