@@ -5,6 +5,7 @@
 #   make test     what CI runs
 #   make lint     its quick part
 #   make simulate the pure cores in worlds with faults: SEEDS=10000 of them, or the whole story of one with SEED=7
+#   make exhaustive everything that can happen to leases and epochs in a small world, for DEPTH=4 ticks of its time
 #   make chaos    real faults on real processes on several hosts: RUNS=50 of them, drawn with SEED=7
 #   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"
 #   make build    aleph and aleph-node in target/release/
@@ -26,7 +27,7 @@ DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-to
 	/usr/lib/postgresql=postgresql /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light
 
-.PHONY: demo test simulate chaos lint bench build packages packages-bench runtimes guest examples clean
+.PHONY: demo test simulate exhaustive chaos lint bench build packages packages-bench runtimes guest examples clean
 
 build: packages guest runtimes
 	$(CARGO) build --release --locked -p aleph-cli -p aleph-node -p aleph-sandbox
@@ -52,6 +53,12 @@ SEEDS ?= 10000
 simulate:
 	$(CARGO) run --release --locked --quiet -p aleph-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
 		$(if $(TRAP),--trap $(TRAP))
+
+# One lease lasts two ticks and some. A tick more takes about ten times as long, and as much memory.
+DEPTH ?= 3
+exhaustive:
+	DEPTH=$(DEPTH) $(CARGO) test --release --locked --quiet -p aleph-simulation --test exhaustive -- \
+		--ignored --nocapture all_mishaps_together
 
 # Programs run exactly once, whatever dies, hangs or cannot be reached: JSON and the logs of failures under target/chaos/.
 RUNS ?= 50
