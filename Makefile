@@ -5,10 +5,10 @@
 #   make test     what CI runs
 #   make lint     its quick part
 #   make simulate the pure cores in worlds with faults: SEEDS=10000 of them, or the whole story of one with SEED=7
-#   make exhaustive everything that can happen to leases and epochs in a small world, for DEPTH=4 ticks of its time
+#   make exhaustive  everything that can happen to leases and epochs in a small world, for DEPTH=4 ticks of its time
 #   make coverage how much of the pure cores a thousand of the simulation's worlds reach, line by line
 #   make chaos    real faults on real processes on several hosts: RUNS=50 of them, drawn with SEED=7
-#   make chaos-swarm Docker Swarm in a partition, for comparison
+#   make chaos-swarm  Docker Swarm in a partition, for comparison
 #   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"
 #   make build    aleph and aleph-node in target/release/
 

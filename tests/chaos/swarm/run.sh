@@ -19,7 +19,7 @@ pids=()
 mkdir "$work/witness" "$work/image"
 
 cleanup() {
-    # Each is the first process of its namespace: nothing of it is left when it ends.
+    # What they started is in their process namespaces, which end with them.
     for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
     wait "${pids[@]}" 2>/dev/null || true
     for host in switch 0 1 2; do ip netns delete "$name-$host" 2>/dev/null || true; done
@@ -78,8 +78,6 @@ on 0 swarm update --dispatcher-heartbeat "${heartbeat}s" >/dev/null
 token=$(on 0 swarm join-token --quiet worker)
 for host in 1 2; do
     on "$host" swarm join --advertise-addr "10.98.0.1$host" --token "$token" 10.98.0.10:2377 >/dev/null
-    id=$(on "$host" info --format '{{.Swarm.NodeID}}')
-    on 0 node update --label-add "host=$host" "$id" >/dev/null
 done
 on 0 service create --detach --quiet --name probe --replicas 1 --network host --no-resolve-image --constraint node.role==worker \
     --env 'NODE={{.Node.ID}}' --mount "type=bind,source=$work/witness,destination=/witness" probe:1 >/dev/null

@@ -30,8 +30,8 @@ pub(crate) struct Clocks {
 }
 
 impl Clocks {
-    /// The tightest constants that can be built, which end leases within few ticks: two heartbeats and a little, the largest
-    /// drift, the least margins. What they do not allow, no others do.
+    /// The tightest constants that can be built: two heartbeats and a little, the largest drift, the least margins. They end
+    /// leases within few ticks; that leases of other lengths end in the right order is for the crate `lease` to show.
     pub(crate) fn new(trap: Option<Trap>) -> Self {
         let config = LeaseConfig {
             heartbeat: Duration::from_millis(1000),

@@ -25,8 +25,9 @@
 //!
 //! Bounds: one program, two schedulers, three nodes, one store; so many ticks of the true time, of which a lease lasts two
 //! and some (`clocks`); a heartbeat of each node and a beat of the leader in each; and of each kind of mishap one.
-//! A lost message is one that never arrives, a paused scheduler one to which nothing happens. That several heartbeats are
-//! older than a lease is not looked at, nor is a database that forgets.
+//! A lost message is one that never arrives, a paused scheduler one to which nothing happens. Not looked at: messages that
+//! arrive later than a lease after their heartbeat, beats that are under way while others act, and databases that forget.
+//! That no deposed leader writes is what the transaction's check is for; a planted mistake shows that one tries.
 //!
 //! `make exhaustive DEPTH=4` looks at all mishaps together for so many ticks, at each alone for one more, and at none for two.
 
