@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use protocol::client::MessageNode;
 use protocol::control::{Failure, FailureKind};
-use protocol::message::{
-    ItemType, MessageType, PlacedVolume, StoreContent, VolumeKind, parse_content, place_volumes,
-};
+use protocol::message::{ItemType, MessageType, PlacedVolume, StoreContent, VolumeKind, parse_content, place_volumes};
 use protocol::{Address, FileHash, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
 
