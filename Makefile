@@ -5,7 +5,10 @@
 #   make test     what CI runs
 #   make lint     its quick part
 #   make simulate the pure cores in worlds with faults: SEEDS=10000 of them, or the whole story of one with SEED=7
+#   make exhaustive  everything that can happen to leases and epochs in a small world, for DEPTH=4 ticks of its time
+#   make coverage how much of the pure cores a thousand of the simulation's worlds reach, line by line
 #   make chaos    real faults on real processes on several hosts: RUNS=50 of them, drawn with SEED=7
+#   make chaos-swarm  Docker Swarm in a partition, for comparison
 #   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"
 #   make build    aleph and aleph-node in target/release/
 
@@ -25,8 +28,9 @@ DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-to
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq /usr/bin/pgrep=procps \
 	/usr/lib/postgresql=postgresql /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light
+DEBIAN_SWARM := /lib/x86_64-linux-gnu/libdevmapper.so.1.02.1=libdevmapper1.02.1
 
-.PHONY: demo test simulate chaos lint bench build packages packages-bench runtimes guest examples clean
+.PHONY: demo test simulate exhaustive coverage chaos chaos-swarm lint bench build packages packages-bench packages-swarm runtimes guest examples clean
 
 build: packages guest runtimes
 	$(CARGO) build --release --locked -p aleph-cli -p aleph-node -p aleph-sandbox
@@ -53,12 +57,48 @@ simulate:
 	$(CARGO) run --release --locked --quiet -p aleph-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
 		$(if $(TRAP),--trap $(TRAP))
 
+# One lease lasts two ticks and some. A tick more takes about seven times as long, and as much memory.
+DEPTH ?= 3
+exhaustive:
+	DEPTH=$(DEPTH) $(CARGO) test --release --locked --quiet -p aleph-simulation --test exhaustive -- \
+		--ignored --nocapture deeper
+
+# Its tool reads what rustc's instrumentation writes by itself: LLVM's own tools in Debian are too old for it.
+CORES := crates/lease/src/* crates/scheduler/src/core/* crates/compute-node/src/core/* crates/sandbox/src/supervisor/core.rs
+coverage: $(TOOLS)/bin/cargo-tarpaulin
+	mkdir -p target/coverage
+	PATH=$(abspath $(TOOLS)/bin):$$PATH $(CARGO) tarpaulin --engine llvm --skip-clean --locked -p aleph-simulation --test seeds \
+		$(patsubst %,--include-files '%',$(CORES)) --timeout 1800 --target-dir target/coverage --output-dir target/coverage \
+		--out Stdout --out Lcov
+
+$(TOOLS)/bin/cargo-tarpaulin:
+	$(CARGO) install --quiet --locked --root $(TOOLS) --version 0.37.5 cargo-tarpaulin
+
 # Programs run exactly once, whatever dies, hangs or cannot be reached: JSON and the logs of failures under target/chaos/.
 RUNS ?= 50
 chaos: build
 	$(CARGO) build --release --locked -p aleph-chaos
 	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(FAULTS),--only "$(FAULTS)")
+
+# The comparison: a partition around the worker that runs a service of one replica.
+SWARM_RUNS ?= 3
+PARTITION ?= 60
+HEARTBEAT ?= 5
+chaos-swarm: packages-swarm $(TOOLS)/docker $(TOOLS)/swarm-probe
+	tests/chaos/swarm/run.sh $(abspath $(TOOLS)/docker) $(TOOLS)/swarm-probe $(SWARM_RUNS) $(PARTITION) $(HEARTBEAT)
+
+# Unpacked, not installed: the package would start a daemon that changes the machine's firewall.
+$(TOOLS)/docker: | packages-swarm
+	rm -rf $@ $@.new
+	mkdir -p $@.new
+	cd $@.new && { apt-get download -qq docker.io containerd || { apt-get update -qq && apt-get download -qq docker.io containerd; }; }
+	for package in $@.new/*.deb; do dpkg-deb --extract $$package $@.new; rm $$package; done
+	mv $@.new $@
+
+$(TOOLS)/swarm-probe: tests/chaos/swarm/probe.rs
+	mkdir -p $(@D)
+	rustc -O --edition 2024 --target $(HOST) -C target-feature=+crt-static -o $@ $<
 
 lint: $(TOOLS)/bin/cargo-deny
 	$(CARGO) fmt --all --check
@@ -74,6 +114,9 @@ packages:
 
 packages-bench: packages
 	@scripts/install-packages $(DEBIAN_BENCH)
+
+packages-swarm: packages
+	@scripts/install-packages $(DEBIAN_SWARM)
 
 # The init and the ASGI server, brought into every sandbox.
 guest: target/guest/aleph-init target/guest/asgi.py target/guest/python/.complete

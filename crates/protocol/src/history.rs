@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::account::{SignatureError, recover};
+use crate::data::SnapshotId;
 use crate::{Account, Address, Epoch, NodeId, ProgramId};
 
 pub use verify::{Problem, Trust, Verified, verify};
@@ -86,6 +87,15 @@ impl Statement {
 pub enum Fact {
     /// The node got the right to run it, under a new epoch.
     Assigned,
+    /// It goes on with less than it had written.
+    DataLost {
+        /// The epoch whose last writes are lost.
+        of: Epoch,
+        /// The snapshot that it goes on with; `None` when it starts with nothing.
+        snapshot: Option<SnapshotId>,
+        /// Only writes of at most this long before that epoch's end are lost, in milliseconds; `None` when nobody knows.
+        at_most_ms: Option<u64>,
+    },
     /// The node said so.
     Stated {
         /// What it said.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::extract::ws::Utf8Bytes;
 use chrono::Utc;
 use lease::clock;
-use protocol::NodeId;
+use protocol::{Address, NodeId};
 use protocol::api::scheduler::SchedulerEvent;
 use protocol::control::FromScheduler;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -37,6 +37,7 @@ pub(crate) enum Input {
     Connected {
         node: NodeId,
         connection: ConnectionId,
+        account: Address,
         url: String,
         software: String,
         /// Where frames for it go. It is dropped when the node has a newer connection or does not take them.

@@ -1,6 +1,5 @@
 //! A term as the leader: everything that decides, from the moment at which the database was read until the end.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protocol::client::MessageNode;
@@ -56,9 +55,7 @@ impl Term {
         let events = broadcast::Sender::new(api::QUEUE);
         let client = MessageNode::new(config.message_node.as_str());
         let (nodes, node_list) = Nodes::new(client.clone(), inbox.clone(), snapshots.clone());
-        let known: BTreeSet<_> = (restored.programs.iter().map(|(spec, _)| spec.id))
-            .chain(restored.assignments.iter().map(|assignment| assignment.program))
-            .collect();
+        let known = (restored.known(), restored.unread());
         let programs = Programs::new(client, inbox.clone(), known, following, node_list.clone(), config.resync);
         let core = Scheduler::new(seat.times, Policy::default(), random_nonce());
         let engine = Engine::new(core, events_in, writes, snapshot, events.clone(), metrics.clone());

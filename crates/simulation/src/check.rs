@@ -225,7 +225,7 @@ impl World {
     pub(crate) fn check_assignments(&mut self) {
         let mut used: BTreeMap<NodeId, u64> = BTreeMap::new();
         for (program, node, _) in self.store.database.open() {
-            let memory = self.store.database.spec(program).map_or(0, |spec| spec.needs.memory_mib);
+            let memory = self.message_node.spec(program).map_or(0, |spec| spec.needs.memory_mib);
             *used.entry(node).or_default() += memory;
         }
         for (node, memory) in used {

@@ -12,6 +12,7 @@
 //! * [`Trap`]: planted mistakes, which prove that the checker can fail.
 //!
 //! `make simulate SEEDS=10000` runs many seeds, `make simulate SEED=7` tells one story from beginning to end.
+//! `tests/exhaustive` leaves nothing to chance, in a smaller world.
 
 mod agenda;
 mod chance;

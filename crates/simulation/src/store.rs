@@ -118,11 +118,6 @@ impl Database {
         self.open.iter().map(|(program, (node, epoch))| (*program, *node, *epoch))
     }
 
-    /// What an open assignment takes of its node.
-    pub(crate) fn spec(&self, program: ProgramId) -> Option<&Arc<ProgramSpec>> {
-        self.programs.get(&program)
-    }
-
     /// An operator drains a node, or does so no more.
     pub(crate) fn drain(&mut self, node: NodeId, reason: Option<String>) {
         match reason {
@@ -289,6 +284,13 @@ impl Store {
         self.database = self.copies[index].clone();
         self.copies.truncate(index + 1);
         true
+    }
+
+    /// What these programs are cannot be read any more.
+    pub(crate) fn make_unreadable(&mut self, programs: &[ProgramId]) {
+        for (id, spec) in self.database.programs.iter_mut().filter(|(id, _)| programs.contains(id)) {
+            *spec = Arc::new(ProgramSpec::unknown(*id, "it cannot be read"));
+        }
     }
 
     /// The database is lost, its copies as well.

@@ -148,7 +148,7 @@ impl<'a> Check<'a> {
                     Some(_) => return Err(format!("{signer} does not speak for the node {}", entry.node)),
                 }
             }
-            Fact::Releasing { .. } => drop(self.open_as(about)?),
+            Fact::Releasing { .. } | Fact::DataLost { .. } => drop(self.open_as(about)?),
             Fact::Ended { proof, .. } => {
                 let runs = self.open_as(about)?.2;
                 if runs && matches!(proof.as_str(), "never_granted" | "refused") {

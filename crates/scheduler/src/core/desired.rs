@@ -39,6 +39,13 @@ impl Needs {
     }
 }
 
+impl Needs {
+    /// Whether they are those of a program of which only the id is known: every other one takes a processor.
+    pub fn is_unread(self) -> bool {
+        self.vcpus == 0
+    }
+}
+
 /// What a program demands of the node that runs it, beside room.
 #[derive(Debug, Clone, Default)]
 pub struct Demands {

@@ -1,5 +1,6 @@
 //! What the core is told and what it asks for.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,6 +141,21 @@ pub struct Restored {
     pub earlier_wait: Option<Duration>,
     /// Whether the database knows every assignment that can live. A new one does not: there may have been one before.
     pub is_complete: bool,
+}
+
+impl Restored {
+    /// All programs that are desired, or were.
+    pub fn known(&self) -> BTreeSet<ProgramId> {
+        let assigned = self.assignments.iter().map(|assignment| assignment.program);
+        self.programs.iter().map(|(spec, _)| spec.id).chain(assigned).collect()
+    }
+
+    /// Those of which the database does not say what they are: the message node has to.
+    pub fn unread(&self) -> BTreeSet<ProgramId> {
+        let read: BTreeSet<_> =
+            self.programs.iter().filter(|(spec, _)| !spec.is_unknown()).map(|(spec, _)| spec.id).collect();
+        self.known().difference(&read).copied().collect()
+    }
 }
 
 /// An assignment that was not closed when the scheduler ended.

@@ -87,6 +87,7 @@ impl Node {
             capacity: None,
             used: Needs::default(),
             programs: 0,
+            unread: 0,
         };
         Self {
             offer,
@@ -225,6 +226,7 @@ impl Node {
 
     pub(super) fn occupy(&mut self, needs: Needs) {
         self.offer.programs += 1;
+        self.offer.unread += u32::from(needs.is_unread());
         self.offer.used.vcpus += needs.vcpus;
         self.offer.used.memory_mib += needs.memory_mib;
         self.offer.used.disk_mib += needs.disk_mib;
@@ -234,6 +236,7 @@ impl Node {
     /// Undoes one [`Self::occupy`] with the same needs.
     pub(super) fn vacate(&mut self, needs: Needs) {
         self.offer.programs -= 1;
+        self.offer.unread -= u32::from(needs.is_unread());
         self.offer.used = self.offer.used.without(needs);
     }
 

@@ -39,6 +39,8 @@ pub struct Offer {
     pub used: Needs,
     /// How many programs that are.
     pub programs: u32,
+    /// How many of them nobody knows the needs of yet.
+    pub unread: u32,
 }
 
 /// Why a node does not fit, in the order of the checks.
@@ -50,6 +52,8 @@ pub enum Obstacle {
     Silent,
     /// It takes no new programs.
     Draining,
+    /// It has a program of which nobody knows yet how much it takes.
+    Unread,
     /// The program asks for another node, owner or address.
     OtherNode,
     /// The program asks for another processor.
@@ -88,6 +92,7 @@ pub fn obstacle(spec: &ProgramSpec, offer: &Offer, avoided: bool) -> Option<Obst
         || demands.address.as_ref().is_some_and(|pattern| !pattern.is_match(&offer.address));
     let checks = [
         (offer.draining.is_some(), Obstacle::Draining),
+        (offer.unread > 0, Obstacle::Unread),
         (other_node, Obstacle::OtherNode),
         (!cpu_fits(spec, capacity), Obstacle::OtherCpu),
         (left.memory_mib < spec.needs.memory_mib, Obstacle::Memory),
@@ -192,6 +197,7 @@ fn words(obstacle: Obstacle, needs: Needs, most: Needs) -> String {
         Obstacle::Unlisted => "no longer in the list of nodes".to_owned(),
         Obstacle::Silent => "not heard of".to_owned(),
         Obstacle::Draining => "draining".to_owned(),
+        Obstacle::Unread => "with a program that the message node has to be asked about first".to_owned(),
         Obstacle::OtherNode => "not the node, owner or address that it asks for".to_owned(),
         Obstacle::OtherCpu => "without the processor that it asks for".to_owned(),
         Obstacle::Avoided => "that refused or failed it a short while ago".to_owned(),

@@ -35,6 +35,8 @@ pub(crate) struct Programs {
     engine: mpsc::Sender<Input>,
     /// The programs that the core knows as desired.
     desired: BTreeSet<ProgramId>,
+    /// Those of them of which it does not know more than that.
+    unread: BTreeSet<ProgramId>,
     /// Messages of the list that are no persistent programs: they never change, so they are looked at once.
     others: BTreeSet<String>,
     status: watch::Sender<Following>,
@@ -45,17 +47,17 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// A follower that starts with the programs that the database knows.
+    /// A follower that starts with the programs that the database knows, and those of them of which it knows only the id.
     pub(crate) fn new(
         client: MessageNode,
         engine: mpsc::Sender<Input>,
-        desired: BTreeSet<ProgramId>,
+        (desired, unread): (BTreeSet<ProgramId>, BTreeSet<ProgramId>),
         status: watch::Sender<Following>,
         nodes: NodeList,
         resync: Duration,
     ) -> Self {
         let next_sync = Instant::now();
-        Self { client, engine, desired, others: BTreeSet::new(), status, nodes, resync, next_sync }
+        Self { client, engine, desired, unread, others: BTreeSet::new(), status, nodes, resync, next_sync }
     }
 
     /// Follows until the shutdown.
@@ -146,7 +148,7 @@ impl Programs {
 
     async fn take_in(&mut self, message: &StoredMessage, origin: Origin) -> Result<(), ClientError> {
         let hash = &message.envelope.item_hash;
-        let known = hash.parse().is_ok_and(|id: ProgramId| self.desired.contains(&id));
+        let known = hash.parse().is_ok_and(|id: ProgramId| self.desired.contains(&id) && !self.unread.contains(&id));
         if known || self.others.contains(hash) {
             return Ok(());
         }
@@ -161,6 +163,7 @@ impl Programs {
         match program {
             Ok(Some(spec)) => {
                 self.desired.insert(spec.id);
+                self.unread.remove(&spec.id);
                 self.tell(Event::ProgramDesired { spec: Arc::new(spec), origin }).await;
                 return Ok(());
             }
@@ -207,6 +210,7 @@ impl Programs {
         let Some(evidence) = evidence(status) else { return Ok(false) };
         tracing::info!(%program, evidence = evidence.as_str(), "the program is not desired any more");
         self.desired.remove(&program);
+        self.unread.remove(&program);
         self.tell(Event::ProgramGone { program, evidence }).await;
         Ok(true)
     }

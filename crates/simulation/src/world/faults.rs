@@ -68,6 +68,7 @@ faults! {
     StoreFailsOver = "store fails over",
     StoreOldCopy = "store restored from an older copy",
     StoreLost = "store lost",
+    StoreUnreadable = "stored programs unreadable",
     SilenceMessageNode = "message node silent",
     EmptyMessageNode = "message node lists nothing",
     Flood = "flood of programs",
@@ -177,9 +178,12 @@ impl World {
             Fault::KillScheduler | Fault::PauseScheduler | Fault::MoveScheduler | Fault::JumpWall | Fault::CutStore => {
                 self.strike_scheduler(fault);
             }
-            Fault::StoreRefuses | Fault::StoreSlow | Fault::StoreFailsOver | Fault::StoreOldCopy | Fault::StoreLost => {
-                self.strike_store(fault);
-            }
+            Fault::StoreRefuses
+            | Fault::StoreSlow
+            | Fault::StoreFailsOver
+            | Fault::StoreOldCopy
+            | Fault::StoreLost
+            | Fault::StoreUnreadable => self.strike_store(fault),
             Fault::SilenceMessageNode
             | Fault::EmptyMessageNode
             | Fault::Flood
@@ -356,6 +360,15 @@ impl World {
                     self.store.lose();
                 }
                 self.checker.counts_again |= is_other || fault == Fault::StoreLost;
+            }
+            Fault::StoreUnreadable => {
+                // Another version of the scheduler starts, say, which reads less than the one before wrote.
+                for id in self.scheduler_ids() {
+                    self.scheduler_dies(id);
+                    self.start_scheduler_in(id, until.since(self.now));
+                }
+                let unreadable: Vec<_> = self.message_node.all().filter(|_| self.chance.percent(50)).collect();
+                self.store.make_unreadable(&unreadable);
             }
             _ => {
                 let slow = self.chance.millis(100, 3000);

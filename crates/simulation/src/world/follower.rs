@@ -35,8 +35,9 @@ impl World {
         let is_empty = self.message_node.empty_until > self.now;
         let listed: BTreeSet<ProgramId> =
             if is_empty { BTreeSet::new() } else { self.message_node.in_force().collect() };
-        let known = self.process(run).map(|process| process.known.clone()).unwrap_or_default();
-        for program in listed.difference(&known) {
+        let (known, unread) =
+            self.process(run).map(|process| (process.known.clone(), process.unread.clone())).unwrap_or_default();
+        for program in listed.iter().filter(|program| !known.contains(program) || unread.contains(program)) {
             self.desires(run, *program, Origin::Listed);
         }
         for program in known.difference(&listed) {
@@ -57,7 +58,7 @@ impl World {
             process.has_stream = false;
             return self.after(QUICKEST, Happening::ListsPrograms(run));
         }
-        let is_known = process.known.contains(&program);
+        let is_known = process.known.contains(&program) && !process.unread.contains(&program);
         if !self.message_node.is_in_force(program) {
             self.asks_about(run, program);
         } else if !is_known {
@@ -70,6 +71,7 @@ impl World {
         let Some(spec) = self.message_node.spec(program) else { return };
         if let Some(process) = self.process_mut(run) {
             process.known.insert(program);
+            process.unread.remove(&program);
             self.tell_scheduler(run, Event::ProgramDesired { spec, origin });
         }
     }

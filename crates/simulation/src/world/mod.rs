@@ -176,7 +176,7 @@ pub(crate) struct World {
     machines: Vec<Machine>,
     wires: BTreeMap<ConnectionId, Wire>,
     paths: BTreeMap<(MachineId, SchedulerId), Path>,
-    message_node: MessageNode,
+    pub(crate) message_node: MessageNode,
     gateways: Vec<Gateway>,
     pub(crate) checker: Checker,
     pub(crate) tally: Tally,

@@ -198,7 +198,7 @@ impl World {
         let has_room = |id: MachineId| {
             let node = self.machine(id).node;
             let on_it = database.open().filter(|(_, on, _)| *on == node).map(|(assigned, ..)| assigned);
-            let taken: u64 = on_it.filter_map(|on| database.spec(on)).map(|spec| spec.needs.memory_mib).sum();
+            let taken: u64 = on_it.filter_map(|on| self.message_node.spec(on)).map(|spec| spec.needs.memory_mib).sum();
             taken + spec.needs.memory_mib <= self.memory_of(id)
         };
         assigned.map(|(_, node, _)| machine_of(node)).or_else(|| self.eligible().find(|id| has_room(*id)))

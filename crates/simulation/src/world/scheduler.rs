@@ -57,6 +57,8 @@ pub(crate) struct Process {
     batch: Vec<Write>,
     /// The programs that its follower knows as desired.
     pub(super) known: BTreeSet<ProgramId>,
+    /// Those of which it does not know more than the id.
+    pub(super) unread: BTreeSet<ProgramId>,
     pub(super) has_stream: bool,
     /// What a trap takes for the state of programs.
     last_words: BTreeMap<ProgramId, ReportedState>,
@@ -119,9 +121,7 @@ impl World {
             self.store.database.close_all();
         }
         let restored = self.store.database.restore(self.times.longest_wait());
-        let known: BTreeSet<_> = (restored.programs.iter().map(|(spec, _)| spec.id))
-            .chain(restored.assignments.iter().map(|assignment| assignment.program))
-            .collect();
+        let (known, unread) = (restored.known(), restored.unread());
         say!(self, "{id} knows of {} assignments", restored.assignments.len());
         let core = Scheduler::new(self.times, Policy::default(), format!("{id} run {}", number.0));
         self.host_mut(id).process = Some(Process {
@@ -133,6 +133,7 @@ impl World {
             queue: Vec::new(),
             batch: Vec::new(),
             known,
+            unread,
             has_stream: false,
             last_words: BTreeMap::new(),
             pause: Duration::ZERO,

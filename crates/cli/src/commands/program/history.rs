@@ -6,7 +6,8 @@ use anyhow::Result;
 use comfy_table::Cell;
 use protocol::history::{Entry, Fact, SignedEntry, Stated, Trust, Verified, verify};
 use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel};
-use protocol::{Address, NodeId, ProgramId};
+use protocol::data::SnapshotId;
+use protocol::{Address, Epoch, NodeId, ProgramId};
 use serde_json::json;
 
 use crate::args::HistoryArgs;
@@ -75,9 +76,21 @@ async fn node_accounts(context: &Context) -> Result<BTreeMap<NodeId, Vec<Address
         .collect())
 }
 
+fn data_lost(of: Epoch, snapshot: Option<SnapshotId>, at_most_ms: Option<u64>) -> String {
+    match (snapshot, at_most_ms) {
+        (None, _) => format!("everything that epoch {of} had: it starts with empty volumes"),
+        (Some(snapshot), None) => format!("goes on with snapshot {snapshot}; what epoch {of} wrote after it"),
+        (Some(snapshot), Some(ms)) => {
+            let seconds = std::time::Duration::from_millis(ms).as_secs_f64();
+            format!("goes on with snapshot {snapshot}; at most the last {seconds:.1} s of epoch {of}")
+        }
+    }
+}
+
 fn row(entry: &Entry) -> [Cell; 5] {
     let (what, why) = match &entry.fact {
         Fact::Assigned => ("assigned", String::new()),
+        Fact::DataLost { of, snapshot, at_most_ms } => ("data lost", data_lost(*of, *snapshot, *at_most_ms)),
         Fact::Stated { statement } => match statement.stated {
             Stated::Started => ("started", String::new()),
             Stated::Ready => ("ready", String::new()),
