@@ -44,9 +44,7 @@ pub enum Error {
     #[error("the pool is in use: another process holds {0}; stop it, or give this one a pool of its own")]
     InUse(PathBuf),
     /// What the pool wrote down cannot be read.
-    #[error(
-        "{path} is damaged ({reason}); restore it from a backup, or move the folder it is in out of the pool to begin anew"
-    )]
+    #[error("{path} is damaged ({reason}); restore it from a backup, or move it and the volumes of its program away")]
     Damaged {
         /// The file.
         path: PathBuf,

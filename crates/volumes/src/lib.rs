@@ -20,5 +20,5 @@ pub use core::program::{Program, RecoveryPoint, Refusal, Source};
 pub use core::snapshot::{SnapshotId, SnapshotSet};
 pub use error::Error;
 pub use live::{Removed, VolumeUsage};
-pub use pool::{FileConfig, Pool, PoolConfig, PoolUsage};
+pub use pool::{FileConfig, Pool, PoolConfig, PoolUsage, Storage};
 pub use streams::SendStream;

@@ -62,6 +62,7 @@ impl Pool {
         for volume in &volumes {
             create(&folder, volume).await?;
         }
+        self.sync().await?;
         state.change(&places, |p| p.create_live(epoch, volumes)).await?;
         info!(%program, %epoch, "created volumes");
         Ok(())
@@ -86,6 +87,9 @@ impl Pool {
             // It may be there already, when this was interrupted before.
             btrfs::remove(&path_in(&folder, volume)).await?;
             create(&folder, volume).await?;
+        }
+        if !opening.added.is_empty() {
+            self.sync().await?;
         }
         for volume in &opening.resized {
             btrfs::limit(&path_in(&folder, volume), Some(volume.limit_bytes())).await?;
@@ -209,7 +213,7 @@ impl Pool {
             }
             state.change(&places, |p| Ok(p.collect(now))).await?;
             let folders: Vec<_> = over.folders.iter().map(|folder| places.live_folder(*folder)).collect();
-            for folder in if over.all { vec![places.data()] } else { folders } {
+            for folder in if over.all { vec![places.data().to_owned()] } else { folders } {
                 if let Err(error) = remove_data(&places, &folder).await {
                     warn!(%program, folder = %folder.display(), %error, "cannot remove volumes whose time is over");
                 }
@@ -255,7 +259,7 @@ async fn create(folder: &Path, volume: &VolumeSpec) -> Result<(), Error> {
 pub(crate) async fn make_folder(places: &Places, folder: &Path) -> Result<(), Error> {
     let data = places.data();
     if !data.exists() {
-        btrfs::create(&data).await?;
+        btrfs::create(data).await?;
     }
     btrfs::remove(folder).await?;
     std::fs::create_dir_all(folder).map_err(Error::at("make the folder", folder))

@@ -1,17 +1,19 @@
-//! What is written down about a program's volumes, in the pool itself:
+//! What is written down about a program's volumes, and where they are.
 //!
 //! ```text
-//! <pool>/programs/<program id>/program.json          the program's state; the highest epoch, which outlives everything else
-//! <pool>/programs/<program id>/sets/<snapshot>.json  a snapshot set is complete when this file is there
-//! <pool>/programs/<program id>/data/                 a subvolume, which `btrfs receive` is confined to
-//!                                   live/<folder>/<volume key>        what sandboxes write, and recovery points
-//!                                   snapshots/<snapshot>/<volume key> read-only
-//!                                   <volume key>                      a stream that is arriving
+//! <records>/<program id>/program.json           the program's state; the highest epoch, which outlives everything else
+//! <records>/<program id>/sets/<snapshot>.json   a snapshot set is complete when this file is there
+//! <pool>/programs/<program id>/                 a subvolume, which `btrfs receive` is confined to
+//!                              live/<folder>/<volume key>         what sandboxes write, and recovery points
+//!                              snapshots/<snapshot>/<volume key>  read-only
+//!                              <volume key>                       a stream that is arriving
 //! ```
 //!
-//! A record is replaced in one step and durable before anybody acts on it, so after an interruption what no record names is
-//! a leftover. What cannot be read is never taken for absent: it blocks its program, and nothing of it is removed.
+//! A record is replaced in one step, after what it names is durable, and is durable before anybody acts on it. So after an
+//! interruption what no record names is a leftover. What cannot be read, or names what is not there, is never taken for
+//! absent: it blocks its program, and nothing of it is removed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -32,21 +34,22 @@ const MAX_RECORD: u64 = 4 << 20;
 /// Where the things of a program are.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
-    folder: PathBuf,
+    records: PathBuf,
+    data: PathBuf,
 }
 
 impl Places {
-    /// Of this program, in the pool mounted there.
-    pub(crate) fn new(root: &Path, program: ProgramId) -> Self {
-        Self { folder: programs(root).join(program.to_string()) }
+    /// Of this program, with records below that folder, in the pool mounted there.
+    pub(crate) fn new(records: &Path, root: &Path, program: ProgramId) -> Self {
+        Self { records: records.join(program.to_string()), data: programs(root).join(program.to_string()) }
     }
 
     fn record(&self) -> PathBuf {
-        self.folder.join("program.json")
+        self.records.join("program.json")
     }
 
     fn sets(&self) -> PathBuf {
-        self.folder.join("sets")
+        self.records.join("sets")
     }
 
     fn set(&self, id: SnapshotId) -> PathBuf {
@@ -54,13 +57,13 @@ impl Places {
     }
 
     /// The subvolume with all data of the program.
-    pub(crate) fn data(&self) -> PathBuf {
-        self.folder.join("data")
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
     }
 
     /// The folders of live copies.
     pub(crate) fn live(&self) -> PathBuf {
-        self.data().join("live")
+        self.data.join("live")
     }
 
     /// The live copy with this number.
@@ -70,7 +73,7 @@ impl Places {
 
     /// The folders of snapshot sets.
     pub(crate) fn snapshots(&self) -> PathBuf {
-        self.data().join("snapshots")
+        self.data.join("snapshots")
     }
 
     /// The set with this name.
@@ -85,7 +88,7 @@ impl Places {
 
     /// Where a stream arrives.
     pub(crate) fn arriving(&self, volume: &VolumeKey) -> PathBuf {
-        self.data().join(volume.as_str())
+        self.data.join(volume.as_str())
     }
 
     /// Writes down the state of the program.
@@ -116,59 +119,70 @@ impl Places {
             return Ok(());
         }
         fs::create_dir_all(&sets).map_err(Error::at("make the folder", &sets))?;
-        let parents = [self.folder.as_path(), self.folder.parent().expect("it is in the pool")];
+        let parents = [self.records.as_path(), self.records.parent().expect("it is below the records")];
         parents.into_iter().try_for_each(sync_folder)
     }
 
     /// Reads what is written down; `None` when nothing is, and there is nothing that it should have been about.
     pub(crate) fn read(&self) -> Result<Option<Program>, Error> {
         let Some(mut program) = read::<Program>(&self.record())? else {
-            if self.data().exists() || self.list(&self.sets())?.iter().any(|name| !name.starts_with('.')) {
-                return Err(Error::Damaged { path: self.record(), reason: "it is missing".to_owned() });
+            if self.data.exists() || list(&self.sets())?.iter().any(|name| !name.starts_with('.')) {
+                return Err(damaged(&self.record(), "it is missing"));
             }
             return Ok(None);
         };
-        for name in self.list(&self.sets())? {
+        for name in list(&self.sets())? {
             let Some(id) = name.strip_suffix(".json").and_then(|id| id.parse::<SnapshotId>().ok()) else { continue };
-            let path = self.set(id);
-            let set = read::<SnapshotSet>(&path)?.filter(|set| set.id == id);
-            let damaged = |reason: &str| Error::Damaged { path: path.clone(), reason: reason.to_owned() };
-            let set = set.ok_or_else(|| damaged("it is about another snapshot"))?;
-            if let Some(volume) = set.volumes.iter().find(|v| !self.snapshot(id, &v.name.key()).is_dir()) {
-                return Err(damaged(&format!("the snapshot of volume {} is missing", volume.name)));
-            }
-            program.add_set(set);
+            let set = read::<SnapshotSet>(&self.set(id))?.filter(|set| set.id == id);
+            program.add_set(set.ok_or_else(|| damaged(&self.set(id), "it is about another snapshot"))?);
         }
+        self.check_volumes(&program)?;
         Ok(Some(program))
+    }
+
+    /// Whether everything is there that the records name.
+    fn check_volumes(&self, program: &Program) -> Result<(), Error> {
+        let copies = program.live().into_iter().chain(program.recovery_points().iter().map(|point| &point.was));
+        let copies = copies.map(|live| (self.record(), self.live_folder(live.folder), &live.volumes));
+        let sets = program.sets().map(|set| (self.set(set.id), self.snapshot_folder(set.id), &set.volumes));
+        for (record, folder, volumes) in copies.chain(sets) {
+            if let Some(volume) = volumes.iter().find(|v| !folder.join(v.name.key().as_str()).is_dir()) {
+                let reason = format!("it names a volume {} in {} that is not there", volume.name, folder.display());
+                return Err(damaged(&record, &reason));
+            }
+        }
+        Ok(())
     }
 
     /// What an interruption left of a program that is in this state.
     pub(crate) fn leftovers(&self, program: &Program) -> Result<Vec<PathBuf>, Error> {
         let mut leftovers = Vec::new();
         let mut look = |folder: PathBuf, belongs: &dyn Fn(&str) -> bool| -> Result<(), Error> {
-            let names = self.list(&folder)?.into_iter().filter(|name| !belongs(name));
+            let names = list(&folder)?.into_iter().filter(|name| !belongs(name));
             leftovers.extend(names.map(|name| folder.join(name)));
             Ok(())
         };
-        look(self.folder.clone(), &|name| ["program.json", "sets", "data"].contains(&name))?;
+        look(self.records.clone(), &|name| ["program.json", "sets"].contains(&name))?;
         look(self.sets(), &|name| name.ends_with(".json"))?;
-        look(self.data(), &|name| ["live", "snapshots"].contains(&name))?;
+        look(self.data.clone(), &|name| ["live", "snapshots"].contains(&name))?;
         look(self.live(), &|name| name.parse().is_ok_and(|folder| program.has_folder(folder)))?;
         look(self.snapshots(), &|name| name.parse().is_ok_and(|id| program.set(id).is_ok()))?;
         Ok(leftovers)
     }
-
-    /// The names in a folder; none when it is not there.
-    fn list(&self, folder: &Path) -> Result<Vec<String>, Error> {
-        list(folder).map_err(Error::at("read", folder))
-    }
 }
 
-fn list(folder: &Path) -> io::Result<Vec<String>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+fn damaged(path: &Path, reason: &str) -> Error {
+    Error::Damaged { path: path.to_owned(), reason: reason.to_owned() }
+}
+
+/// The names in a folder; none when it is not there.
+fn list(folder: &Path) -> Result<Vec<String>, Error> {
+    let names = || -> io::Result<Vec<String>> {
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    match names() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
+        names => names.map_err(Error::at("read", folder)),
     }
 }
 
@@ -176,23 +190,25 @@ fn programs(root: &Path) -> PathBuf {
     root.join("programs")
 }
 
-/// The programs that have something in the pool.
-pub(crate) fn all_programs(root: &Path) -> Result<Vec<ProgramId>, Error> {
-    let folder = programs(root);
-    fs::create_dir_all(&folder).map_err(Error::at("make the folder", &folder))?;
-    // Nothing else is put there by us, and what others put there is theirs.
-    Ok(list(&folder).map_err(Error::at("read", &folder))?.iter().filter_map(|name| name.parse().ok()).collect())
+/// The programs that there are records of, or volumes.
+pub(crate) fn all_programs(records: &Path, root: &Path) -> Result<BTreeSet<ProgramId>, Error> {
+    let mut programs_found = BTreeSet::new();
+    for folder in [records, &programs(root)] {
+        fs::create_dir_all(folder).map_err(Error::at("make the folder", folder))?;
+        // Nothing else is put there by us, and what others put there is theirs.
+        programs_found.extend(list(folder)?.iter().filter_map(|name| name.parse::<ProgramId>().ok()));
+    }
+    Ok(programs_found)
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
     match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Ok(metadata) if metadata.len() > MAX_RECORD => return Err(damaged("it is too long".to_owned())),
+        Ok(metadata) if metadata.len() > MAX_RECORD => return Err(damaged(path, "it is too long")),
         _ => {}
     }
     let text = fs::read(path).map_err(Error::at("read", path))?;
-    serde_json::from_slice(&text).map(Some).map_err(|e| damaged(e.to_string()))
+    serde_json::from_slice(&text).map(Some).map_err(|e| damaged(path, &e.to_string()))
 }
 
 /// Replaces a file in one step, durably.
@@ -206,7 +222,8 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
         file.persist(path)?;
         Ok(())
     };
-    replace().map_err(Error::at("write", path))?;
+    // Not "the pool is full", if anything is: this is another disk.
+    replace().map_err(|e| Error::Io(format!("write {}", path.display()), e))?;
     sync_folder(folder)
 }
 
@@ -227,12 +244,13 @@ mod tests {
     #[test]
     fn records_survive_and_damage_is_not_absence() {
         let root = tempfile::tempdir().unwrap();
-        let places = Places::new(root.path(), PROGRAM);
+        let places = Places::new(&root.path().join("records"), &root.path().join("pool"), PROGRAM);
         assert_eq!(places.read().unwrap(), None);
         let mut program = Program::default();
         program.observe(Epoch::new(3)).unwrap();
         places.write_program(&program).unwrap();
-        assert_eq!(all_programs(root.path()).unwrap(), [PROGRAM]);
+        let all = all_programs(&root.path().join("records"), &root.path().join("pool")).unwrap();
+        assert_eq!(all, BTreeSet::from([PROGRAM]));
         assert_eq!(places.read().unwrap().as_ref(), Some(&program));
 
         let id = SnapshotId::new(Epoch::new(3), 1);
@@ -252,7 +270,7 @@ mod tests {
     #[test]
     fn what_no_record_names_is_a_leftover() {
         let root = tempfile::tempdir().unwrap();
-        let places = Places::new(root.path(), PROGRAM);
+        let places = Places::new(&root.path().join("records"), &root.path().join("pool"), PROGRAM);
         let mut program = Program::default();
         let folder = program.create_live(Epoch::FIRST, Vec::new()).unwrap();
         places.write_program(&program).unwrap();
@@ -260,12 +278,15 @@ mod tests {
             fs::create_dir_all(folder).unwrap();
         }
         fs::write(places.sets().join(".tmpx"), "").unwrap();
-        fs::create_dir(places.data().join("0".repeat(32))).unwrap();
+        fs::create_dir(places.data.join("0".repeat(32))).unwrap();
         let mut leftovers = places.leftovers(&program).unwrap();
         leftovers.sort();
-        let relative: Vec<_> = leftovers.iter().map(|p| p.strip_prefix(&places.folder).unwrap()).collect();
-        let arriving = format!("data/{}", "0".repeat(32));
-        let expected = [arriving.as_str(), "data/live/9", "data/snapshots/1-1", "sets/.tmpx"].map(Path::new);
-        assert_eq!(relative, expected);
+        let expected = [
+            places.data.join("0".repeat(32)),
+            places.live_folder(9),
+            places.snapshots().join("1-1"),
+            places.sets().join(".tmpx"),
+        ];
+        assert_eq!(leftovers, expected);
     }
 }

@@ -211,8 +211,9 @@ impl Pool {
 /// anybody's node.
 async fn apply(places: &Places, max_bytes: u64, stream: impl AsyncRead) -> Result<u64, Error> {
     let mut command = btrfs::command("btrfs");
-    // -e: a stream has to end with its end mark.
-    command.args(["-q", "receive", "-e", "-C"]).arg(places.data()).stdin(Stdio::piped());
+    // -e: a stream has to end with its end mark. -C confines what it writes, -m what it may name as parent or clone from: without
+    // it, a stream could take in the snapshots of other programs.
+    command.args(["-q", "receive", "-e", "-C", "-m"]).arg(places.data()).arg(places.data()).stdin(Stdio::piped());
     let mut process = command.spawn().map_err(|e| btrfs::not_started("btrfs", e))?;
     let mut input = process.stdin.take().expect("it is piped");
     // It ends the input when it ends, whether all was copied or not.

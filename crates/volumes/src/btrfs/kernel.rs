@@ -97,7 +97,9 @@ fn ask<T>(path: &Path, request: u64) -> io::Result<T> {
     let mut args = MaybeUninit::<T>::zeroed();
     // SAFETY: the request's number holds the size of T, so the kernel writes no more than that into `args`, which outlives
     // the call.
-    if unsafe { libc::ioctl(file.as_raw_fd(), request, args.as_mut_ptr()) } != 0 {
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, args.as_mut_ptr()) };
+    // Some kernels (6.18 is one) return 1 for a success of BTRFS_IOC_GET_SUBVOL_INFO.
+    if result < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: it was all zeros, the kernel wrote numbers over it, and T has only numbers in it.

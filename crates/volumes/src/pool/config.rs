@@ -2,10 +2,22 @@
 
 use std::path::PathBuf;
 
-/// Where the pool is.
+/// The pool of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PoolConfig {
-    /// A folder on a btrfs file system that the operator mounted, with `noatime`: otherwise reading counts as a change.
+pub struct PoolConfig {
+    /// Where the volumes are.
+    pub storage: Storage,
+    /// Where it is written down what the volumes are and which epochs were seen: a folder on another file system than the
+    /// pool, so that a pool which programs have filled still takes note of an epoch. It belongs to the pool; neither is of use
+    /// without the other.
+    pub records: PathBuf,
+}
+
+/// Where the volumes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// A folder on a btrfs file system that the operator mounted, with `noatime`: otherwise reading counts as a change. Two
+    /// pools on one file system work, but differences between them are refused: each finds the other's copy of the parent.
     Folder(PathBuf),
     /// A file that the node makes a file system in.
     File(FileConfig),

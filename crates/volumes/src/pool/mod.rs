@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use protocol::ProgramId;
 use tracing::{error, info, warn};
 
-pub use config::{FileConfig, PoolConfig};
+pub use config::{FileConfig, PoolConfig, Storage};
 
 use crate::btrfs::{self, ScrubReport, kernel};
 use crate::core::growth::{Growth, KEPT_FREE_ON_DISK};
@@ -122,14 +122,14 @@ impl Pool {
         if !file_systems.lines().any(|line| line.ends_with("\tbtrfs")) {
             return Err(Error::KernelWithoutBtrfs);
         }
-        let (root, lock) = match &config {
-            PoolConfig::Folder(root) => {
+        let (root, lock) = match &config.storage {
+            Storage::Folder(root) => {
                 if !kernel::is_btrfs(root).map_err(Error::at("look at", root))? {
                     return Err(Error::NotOnBtrfs(root.clone()));
                 }
                 (root.clone(), lock(&root.join("pool.lock"))?)
             }
-            PoolConfig::File(file) => {
+            Storage::File(file) => {
                 let mut path = file.file.clone().into_os_string();
                 path.push(".lock");
                 let lock = lock(Path::new(&path))?;
@@ -140,7 +140,7 @@ impl Pool {
         };
         let root = fs::canonicalize(&root).map_err(Error::at("find", &root))?;
         prepare(&root).await?;
-        let programs = load(&root).await?;
+        let programs = load(&config.records, &root).await?;
         let pool = Self(Arc::new(Inner {
             config,
             root,
@@ -158,7 +158,7 @@ impl Pool {
     /// # Errors
     /// When sandboxes still use it.
     pub async fn close(self) -> Result<(), Error> {
-        let PoolConfig::File(config) = &self.0.config else { return Ok(()) };
+        let Storage::File(config) = &self.0.config.storage else { return Ok(()) };
         let mount = config.mount.clone();
         blocking(move || image::unmount(&mount)).await
     }
@@ -181,7 +181,7 @@ impl Pool {
         let inside = rustix::fs::statvfs(&self.0.root).map_err(|e| Error::at("look at", &self.0.root)(e.into()))?;
         let used = (inside.f_blocks - inside.f_bfree) * inside.f_frsize;
         let free = inside.f_bavail * inside.f_frsize;
-        let PoolConfig::File(config) = &self.0.config else {
+        let Storage::File(config) = &self.0.config.storage else {
             return Ok(PoolUsage { total: inside.f_blocks * inside.f_frsize, used, free });
         };
         let levels = image::levels(config).map_err(Error::at("look at", &config.file))?;
@@ -196,7 +196,7 @@ impl Pool {
     /// # Errors
     /// When growing fails.
     pub async fn grow_if_needed(&self) -> Result<(), Error> {
-        let PoolConfig::File(config) = &self.0.config else { return Ok(()) };
+        let Storage::File(config) = &self.0.config.storage else { return Ok(()) };
         let _one_at_a_time = self.0.growing.lock().await;
         if image::grow_if_needed(config).await? == Growth::DiskIsShort {
             warn!(file = %config.file.display(), "{}", Error::DiskIsShort);
@@ -225,7 +225,7 @@ impl Pool {
     }
 
     pub(crate) fn places(&self, program: ProgramId) -> Places {
-        Places::new(&self.0.root, program)
+        Places::new(&self.0.config.records, &self.0.root, program)
     }
 
     pub(crate) fn slot(&self, program: ProgramId) -> Arc<Slot> {
@@ -293,10 +293,10 @@ async fn prepare(root: &Path) -> Result<(), Error> {
 }
 
 /// Reads the records of all programs and removes what belongs to none.
-async fn load(root: &Path) -> Result<HashMap<ProgramId, Arc<Slot>>, Error> {
+async fn load(records: &Path, root: &Path) -> Result<HashMap<ProgramId, Arc<Slot>>, Error> {
     let mut programs = HashMap::new();
-    for id in all_programs(root)? {
-        let places = Places::new(root, id);
+    for id in all_programs(records, root)? {
+        let places = Places::new(records, root, id);
         let state = match places.read() {
             Ok(program) => {
                 let program = program.unwrap_or_default();

@@ -20,7 +20,7 @@ async fn names_are_data_never_paths() {
     pool.close().await.unwrap();
 
     let pool = place.open().await;
-    let data = place.records(PROGRAM).join("data/live/1");
+    let data = place.data(PROGRAM).join("live/1");
     for text in names {
         let path = pool.live_path(PROGRAM, &name(text)).await.unwrap();
         assert_eq!(path.parent().unwrap(), data.canonicalize().unwrap());
@@ -159,7 +159,7 @@ async fn a_retired_copy_is_kept_for_its_time_and_can_come_back() {
     assert_eq!(read(&pool, "data", "f").await, b"newer");
     let removed = pool.collect(at(100)).await.unwrap();
     assert_eq!((removed.len(), removed[0].recovery_points, removed[0].all), (1, 1, false));
-    let live = place.records(PROGRAM).join("data/live");
+    let live = place.data(PROGRAM).join("live");
     let mut folders: Vec<_> = std::fs::read_dir(live).unwrap().map(|e| e.unwrap().file_name()).collect();
     folders.sort();
     assert_eq!(folders, ["2", "3"]);
@@ -181,7 +181,7 @@ async fn a_forgotten_program_can_be_undeleted_in_time() {
 
     pool.forget(PROGRAM, at(200)).await.unwrap();
     assert!(pool.collect(at(200)).await.unwrap()[0].all);
-    assert!(!place.records(PROGRAM).join("data").exists());
+    assert!(!place.data(PROGRAM).exists());
     assert!(matches!(pool.undelete(PROGRAM).await, Err(Error::Refused(Refusal::NotForgotten))));
     pool.close().await.unwrap();
     let pool = place.open().await;
@@ -204,5 +204,5 @@ async fn subvolumes_that_a_program_made_go_with_the_volume() {
     }
     pool.forget(PROGRAM, at(1)).await.unwrap();
     pool.collect(at(1)).await.unwrap();
-    assert!(!place.records(PROGRAM).join("data").exists());
+    assert!(!place.data(PROGRAM).exists());
 }

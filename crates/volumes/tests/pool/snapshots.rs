@@ -26,7 +26,7 @@ async fn sets_are_listed_and_deleted() {
     pool.delete_snapshot(PROGRAM, id(1, 2)).await.unwrap();
     let gone = pool.delete_snapshot(PROGRAM, id(1, 2)).await.unwrap_err();
     assert!(matches!(gone, Error::Refused(Refusal::NoSnapshot(_))), "{gone}");
-    let folders: Vec<_> = fs::read_dir(place.records(PROGRAM).join("data/snapshots")).unwrap().collect();
+    let folders: Vec<_> = fs::read_dir(place.data(PROGRAM).join("snapshots")).unwrap().collect();
     assert_eq!(folders.len(), 1);
     pool.promote(PROGRAM, Source::Snapshot(id(1, 4)), epoch(2), at(9)).await.unwrap();
     assert_eq!(read(&pool, "data", "f").await, [4]);
@@ -55,7 +55,8 @@ async fn a_change_is_seen_wherever_it_still_is() {
     let mapped = path.clone();
     let renamed = path.clone();
     let other = pool.live_path(PROGRAM, &name("b")).await.unwrap();
-    let changes: [(&str, Box<dyn Fn()>); 5] = [
+    type Change = (&'static str, Box<dyn Fn()>);
+    let changes: [Change; 5] = [
         ("in memory", Box::new(move || fs::write(path.join("f"), "2").unwrap())),
         (
             "fsync",

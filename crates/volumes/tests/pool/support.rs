@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use protocol::{Epoch, ProgramId};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use volumes::{FileConfig, Pool, PoolConfig, SnapshotId, VolumeName, VolumeSpec};
+use volumes::{FileConfig, Pool, PoolConfig, SnapshotId, Storage, VolumeName, VolumeSpec};
 
 pub(crate) const PROGRAM: ProgramId = ProgramId::from_bytes([1; 32]);
 pub(crate) const OTHER: ProgramId = ProgramId::from_bytes([2; 32]);
@@ -29,7 +29,11 @@ impl Place {
         self.folder.path()
     }
 
-    pub(crate) fn config(&self) -> FileConfig {
+    pub(crate) fn config(&self) -> PoolConfig {
+        PoolConfig { storage: Storage::File(self.file_config()), records: self.path().join("records") }
+    }
+
+    pub(crate) fn file_config(&self) -> FileConfig {
         FileConfig { initial_mib: 256, headroom_mib: 0, ..FileConfig::new(self.file(), self.mount(), 512) }
     }
 
@@ -42,12 +46,26 @@ impl Place {
     }
 
     pub(crate) async fn open(&self) -> Pool {
-        Pool::open(PoolConfig::File(self.config())).await.unwrap()
+        Pool::open(self.config()).await.unwrap()
     }
 
     /// The records of a program.
     pub(crate) fn records(&self, program: ProgramId) -> PathBuf {
+        self.path().join("records").join(program.to_string())
+    }
+
+    /// The volumes of a program.
+    pub(crate) fn data(&self, program: ProgramId) -> PathBuf {
         self.mount().join("programs").join(program.to_string())
+    }
+
+    /// The same place as it is on the disk now, as after a loss of power.
+    pub(crate) fn as_after_a_crash(&self) -> Self {
+        let crashed = Self::new();
+        let words = ["-r", "--sparse=always"].map(PathBuf::from);
+        let from = [self.file(), self.path().join("records"), crashed.path().to_owned()];
+        assert!(Command::new("cp").args(words).args(from).status().unwrap().success());
+        crashed
     }
 }
 
