@@ -115,6 +115,9 @@ impl Pool {
 
     /// The directory of a live volume, for a sandbox to mount.
     ///
+    /// Whoever may write a directory may make subvolumes in it, which have no limit and are in no snapshot: the sandbox has to
+    /// refuse the system call for it (`ioctl` with `BTRFS_IOC_SUBVOL_CREATE`, `BTRFS_IOC_SNAP_CREATE` and their `_V2`).
+    ///
     /// # Errors
     /// When there is no such volume, or the live copy is not of the highest epoch.
     pub async fn live_path(&self, program: ProgramId, volume: &VolumeName) -> Result<PathBuf, Error> {

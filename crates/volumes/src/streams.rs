@@ -12,8 +12,9 @@ use std::task::{Context, Poll, ready};
 use chrono::{DateTime, Utc};
 use protocol::ProgramId;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::process::ChildStdout;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::process::{Child, ChildStdout};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::btrfs::{self, Access, kernel};
@@ -26,14 +27,18 @@ use crate::pool::{Pool, Slot};
 use crate::records::Places;
 use crate::snapshots::complete;
 
+/// How much of what a sending process complains is kept, in bytes.
+const MAX_MESSAGE: u64 = 64 << 10;
+
 /// A snapshot of a volume as bytes. It ends without an error only when it is complete; dropping it ends the sending.
 #[derive(Debug)]
 pub struct SendStream {
     bytes: ChildStdout,
-    /// Waits for the sending process, which dies when this is dropped.
-    process: AbortOnDropHandle<io::Result<()>>,
+    /// What becomes of the sending process.
+    process: JoinHandle<io::Result<()>>,
     ended: bool,
-    _sending: [Option<Sending>; 2],
+    /// The process is killed when this is dropped.
+    _wanted: oneshot::Sender<()>,
 }
 
 impl AsyncRead for SendStream {
@@ -117,12 +122,17 @@ impl Pool {
         let started = command.arg(places.snapshot(id, &volume.key())).spawn();
         let mut process = started.map_err(|e| btrfs::not_started("btrfs", e))?;
         let bytes = process.stdout.take().expect("it is piped");
+        let (wanted, not_wanted) = oneshot::channel::<()>();
         let process = tokio::spawn(async move {
-            let output = process.wait_with_output().await?;
-            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            if output.status.success() { Ok(()) } else { Err(io::Error::other(format!("btrfs send: {message}"))) }
+            let result = tokio::select! {
+                result = finish(&mut process) => result,
+                _ = not_wanted => process.kill().await,
+            };
+            // The kernel does not delete what a process still sends.
+            drop(sending);
+            result
         });
-        Ok(SendStream { bytes, process: AbortOnDropHandle::new(process), ended: false, _sending: sending })
+        Ok(SendStream { bytes, process, ended: false, _wanted: wanted })
     }
 
     /// Takes in the stream of one volume of a set that another node took, up to `max_bytes`. It is no snapshot before
@@ -205,6 +215,17 @@ impl Pool {
         }
         btrfs::remove(&places.snapshot_folder(id)).await
     }
+}
+
+/// Waits until a sending process has ended, and tells whether it sent everything.
+async fn finish(process: &mut Child) -> io::Result<()> {
+    let mut message = Vec::new();
+    let stderr = process.stderr.take().expect("it is piped");
+    stderr.take(MAX_MESSAGE).read_to_end(&mut message).await?;
+    if process.wait().await?.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("btrfs send: {}", String::from_utf8_lossy(&message).trim())))
 }
 
 /// Feeds `btrfs receive`, confined to the program's own data: a stream is a list of writes to paths, and who sends it may be

@@ -29,6 +29,10 @@ use super::snapshot::{Origin, SnapshotId, SnapshotSet};
 /// Volumes that a program may have.
 pub const MAX_VOLUMES: usize = 64;
 
+/// Complete snapshot sets that a program may have on a node. Each one makes every commit of the file system slower, as quotas
+/// are counted for all that share a block.
+pub const MAX_SETS: usize = 32;
+
 /// Why something is not done. Nothing was changed, except that a new highest epoch is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -83,6 +87,9 @@ pub enum Refusal {
     /// There is no such recovery point.
     #[error("there is no recovery point {0} of this program on this node")]
     NoRecoveryPoint(u64),
+    /// Too many sets.
+    #[error("there are {MAX_SETS} snapshots of this program on this node already; prune them first")]
+    TooManySets,
     /// The number goes back.
     #[error("snapshot {offered} would come before {newest}, which is there already; take a greater number")]
     NotNewer {
@@ -320,6 +327,7 @@ impl Program {
         match self.sets.keys().next_back() {
             Some(newest) if *newest == id => Err(Refusal::SnapshotExists(id)),
             Some(newest) if *newest > id => Err(Refusal::NotNewer { offered: id, newest: *newest }),
+            _ if self.sets.len() >= MAX_SETS => Err(Refusal::TooManySets),
             _ => Ok(live),
         }
     }
@@ -327,14 +335,18 @@ impl Program {
     /// A stream of a snapshot begins, or the set that it belongs to is to be complete.
     ///
     /// # Errors
-    /// When the epoch is over, the program is live here in that epoch or was forgotten, or the set is complete already.
+    /// When the epoch is over, the program is live here in that epoch or was forgotten, the set is complete already, or there
+    /// are too many.
     pub fn may_receive(&mut self, id: SnapshotId) -> Result<(), Refusal> {
         self.observe(id.epoch)?;
         self.not_forgotten()?;
         if self.live.as_ref().is_some_and(|live| live.epoch == id.epoch) {
             return Err(Refusal::LiveHere(id.epoch));
         }
-        if self.sets.contains_key(&id) { Err(Refusal::SnapshotExists(id)) } else { Ok(()) }
+        if self.sets.contains_key(&id) {
+            return Err(Refusal::SnapshotExists(id));
+        }
+        if self.sets.len() >= MAX_SETS { Err(Refusal::TooManySets) } else { Ok(()) }
     }
 
     /// Adds a set that is written down.

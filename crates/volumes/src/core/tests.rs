@@ -4,7 +4,7 @@ use protocol::Epoch;
 
 use super::growth::{Bounds, Growth, KEPT_FREE_ON_DISK, Levels, grow};
 use super::name::{VolumeName, VolumeSpec};
-use super::program::{MAX_VOLUMES, Program, Refusal, Source};
+use super::program::{MAX_SETS, MAX_VOLUMES, Program, Refusal, Source};
 use super::snapshot::{Origin, SnapshotId, SnapshotSet, surplus};
 
 const MIB: u64 = 1 << 20;
@@ -115,6 +115,11 @@ fn snapshots_go_forward_only() {
     assert!(matches!(program.may_take(id(2, 6)), Err(Refusal::NotOfThisEpoch { .. })));
     program.may_take(id(1, 6)).unwrap();
     assert_eq!(program.remove_set(id(1, 7)), Err(Refusal::NoSnapshot(id(1, 7))));
+    for sequence in 6..5 + MAX_SETS as u64 {
+        program.add_set(received(id(1, sequence)));
+    }
+    assert_eq!(program.may_take(id(1, 99)), Err(Refusal::TooManySets));
+    assert_eq!(program.may_receive(id(2, 1)), Err(Refusal::TooManySets));
 }
 
 #[test]

@@ -100,7 +100,7 @@ async fn detach(device: &Path) {
     }
 }
 
-/// Unmounts, wherever somebody still has it open; they keep it until they end.
+/// Unmounts, unless somebody uses it.
 pub(crate) fn unmount(mount: &Path) -> Result<(), Error> {
     rustix::mount::unmount(mount, rustix::mount::UnmountFlags::empty())
         .map_err(|e| Error::at("unmount", mount)(e.into()))
