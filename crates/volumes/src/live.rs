@@ -10,8 +10,9 @@ use crate::btrfs::{self, Access, kernel};
 use crate::core::name::{VolumeName, VolumeSpec};
 use crate::core::program::{Program, Refusal, Source};
 use crate::error::Error;
-use crate::pool::{Pool, blocking};
+use crate::pool::Pool;
 use crate::records::Places;
+use crate::snapshots::remove_set;
 
 /// What a volume uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Pool {
         let (slot, places) = (self.slot(program), self.places(program));
         let mut state = slot.state.lock().await;
         // The epoch is remembered before anything is made for it.
-        state.change(&places, |p| p.observe(epoch)).await?;
+        state.change(&places, |p| p.observe(epoch))?;
         let folder = state.known()?.clone().create_live(epoch, volumes.clone())?;
         let folder = places.live_folder(folder);
         make_folder(&places, &folder).await?;
@@ -63,7 +64,7 @@ impl Pool {
             create(&folder, volume).await?;
         }
         self.sync().await?;
-        state.change(&places, |p| p.create_live(epoch, volumes)).await?;
+        state.change(&places, |p| p.create_live(epoch, volumes))?;
         info!(%program, %epoch, "created volumes");
         Ok(())
     }
@@ -77,7 +78,7 @@ impl Pool {
     pub async fn open_live(&self, program: ProgramId, epoch: Epoch, volumes: Vec<VolumeSpec>) -> Result<Epoch, Error> {
         let (slot, places) = (self.slot(program), self.places(program));
         let mut state = slot.state.lock().await;
-        state.change(&places, |p| p.observe(epoch)).await?;
+        state.change(&places, |p| p.observe(epoch))?;
         let opening = state.known()?.clone().open_live(epoch, volumes.clone())?;
         let folder = places.live_folder(opening.folder);
         if !opening.resized.is_empty() {
@@ -94,7 +95,7 @@ impl Pool {
         for volume in &opening.resized {
             btrfs::limit(&path_in(&folder, volume), Some(volume.limit_bytes())).await?;
         }
-        state.change(&places, |p| p.open_live(epoch, volumes)).await?;
+        state.change(&places, |p| p.open_live(epoch, volumes))?;
         Ok(opening.previous)
     }
 
@@ -143,7 +144,7 @@ impl Pool {
         self.grow_if_needed().await?;
         let (slot, places) = (self.slot(program), self.places(program));
         let mut state = slot.state.lock().await;
-        state.change(&places, |p| p.observe(epoch)).await?;
+        state.change(&places, |p| p.observe(epoch))?;
         let live = state.known()?.clone().promote(from, epoch, keep_old)?;
         let source = match from {
             Source::Snapshot(id) => places.snapshot_folder(id),
@@ -156,7 +157,7 @@ impl Pool {
             btrfs::snapshot(&path_in(&source, volume), &path, Access::Writable).await?;
             btrfs::limit(&path, Some(volume.limit_bytes())).await?;
         }
-        state.change(&places, |p| p.promote(from, epoch, keep_old)).await?;
+        state.change(&places, |p| p.promote(from, epoch, keep_old))?;
         info!(%program, %epoch, ?from, "promoted volumes");
         Ok(())
     }
@@ -166,23 +167,24 @@ impl Pool {
     /// # Errors
     /// When the epoch is over, or there are none.
     pub async fn retire(&self, program: ProgramId, epoch: Epoch, until: DateTime<Utc>) -> Result<(), Error> {
-        self.slot(program).state.lock().await.change(&self.places(program), |p| p.retire(epoch, until)).await
+        self.slot(program).state.lock().await.change(&self.places(program), |p| p.retire(epoch, until))
     }
 
-    /// The program was forgotten: its volumes are not opened any more and go after that time.
+    /// The program was forgotten: its volumes are not opened any more and go after that time. Nothing happens when nothing is
+    /// known of it here.
     ///
     /// # Errors
     /// When it cannot be written down.
     pub async fn forget(&self, program: ProgramId, until: DateTime<Utc>) -> Result<(), Error> {
-        self.slot(program)
-            .state
-            .lock()
-            .await
-            .change(&self.places(program), |p| {
-                p.forget(until);
-                Ok(())
-            })
-            .await
+        let (slot, places) = (self.slot(program), self.places(program));
+        let mut state = slot.state.lock().await;
+        if *state.known()? == Program::default() {
+            return Ok(());
+        }
+        state.change(&places, |p| {
+            p.forget(until);
+            Ok(())
+        })
     }
 
     /// Takes [`Pool::forget`] back.
@@ -190,7 +192,7 @@ impl Pool {
     /// # Errors
     /// When the program was not forgotten, or its volumes are gone.
     pub async fn undelete(&self, program: ProgramId) -> Result<(), Error> {
-        self.slot(program).state.lock().await.change(&self.places(program), Program::undelete).await
+        self.slot(program).state.lock().await.change(&self.places(program), Program::undelete)
     }
 
     /// Removes recovery points and forgotten programs whose time is over. What cannot be removed is reported, and removed when
@@ -207,14 +209,13 @@ impl Pool {
             let over = known.clone().collect(now);
             if over.all {
                 // Sets before the record: else they would come back with an interruption.
-                for set in known.sets() {
-                    let (places, id) = (places.clone(), set.id);
-                    blocking(move || places.remove_set(id)).await?;
+                for id in known.sets().map(|set| set.id).collect::<Vec<_>>() {
+                    remove_set(&mut state, &places, id)?;
                 }
             } else if over.folders.is_empty() {
                 continue;
             }
-            state.change(&places, |p| Ok(p.collect(now))).await?;
+            state.change(&places, |p| Ok(p.collect(now)))?;
             let folders: Vec<_> = over.folders.iter().map(|folder| places.live_folder(*folder)).collect();
             for folder in if over.all { vec![places.data().to_owned()] } else { folders } {
                 if let Err(error) = remove_data(&places, &folder).await {

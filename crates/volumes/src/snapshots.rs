@@ -7,11 +7,10 @@ use chrono::{DateTime, Utc};
 use protocol::ProgramId;
 
 use crate::btrfs::{self, Access, kernel};
-use crate::core::program::Program;
 use crate::core::snapshot::{Origin, SnapshotId, SnapshotSet, surplus};
 use crate::error::Error;
 use crate::live::{make_folder, path_in};
-use crate::pool::{Pool, Slot, State, blocking};
+use crate::pool::{Pool, Slot, State, in_place};
 use crate::records::Places;
 
 impl Pool {
@@ -60,7 +59,7 @@ impl Pool {
             generations.push(kernel::subvolume(&path).map_err(Error::at("look at", &path))?.generation);
         }
         let origin = Origin::Taken { folder: live.folder, generations };
-        complete(&mut state, places, SnapshotSet { id, taken, volumes: live.volumes, origin }).await
+        complete(&mut state, &places, SnapshotSet { id, taken, volumes: live.volumes, origin })
     }
 
     /// The complete snapshot sets of a program, oldest first.
@@ -132,10 +131,17 @@ impl Pool {
 }
 
 /// Writes down a set whose volumes are all there.
-pub(crate) async fn complete(state: &mut State, places: Places, set: SnapshotSet) -> Result<SnapshotSet, Error> {
-    let set = blocking(move || places.write_set(&set).map(|()| set)).await?;
-    state.edit(|program: &mut Program| program.add_set(set.clone()));
+pub(crate) fn complete(state: &mut State, places: &Places, set: SnapshotSet) -> Result<SnapshotSet, Error> {
+    in_place(|| places.write_set(&set))?;
+    state.edit(|program| program.add_set(set.clone()));
     Ok(set)
+}
+
+/// Takes a set off the records, so that it does not count any more.
+pub(crate) fn remove_set(state: &mut State, places: &Places, id: SnapshotId) -> Result<(), Error> {
+    in_place(|| places.remove_set(id))?;
+    state.edit(|program| program.remove_set(id));
+    Ok(())
 }
 
 async fn delete(slot: &Slot, state: &mut State, places: &Places, id: SnapshotId) -> Result<(), Error> {
@@ -143,8 +149,6 @@ async fn delete(slot: &Slot, state: &mut State, places: &Places, id: SnapshotId)
     if slot.is_sending(id) {
         return Err(Error::Sending);
     }
-    let at = places.clone();
-    blocking(move || at.remove_set(id)).await?;
-    state.edit(|program| program.remove_set(id));
+    remove_set(state, places, id)?;
     btrfs::remove(&places.snapshot_folder(id)).await
 }

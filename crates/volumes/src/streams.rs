@@ -156,7 +156,7 @@ impl Pool {
         let _one_at_a_time = slot.arriving.lock().await;
         {
             let mut state = slot.state.lock().await;
-            state.change(&places, |p| p.may_receive(id)).await?;
+            state.change(&places, |p| p.may_receive(id))?;
             if !places.snapshot_folder(id).exists() {
                 make_folder(&places, &places.snapshot_folder(id)).await?;
             }
@@ -190,14 +190,14 @@ impl Pool {
         let (slot, places) = (self.slot(program), self.places(program));
         let _none_arrives = slot.arriving.lock().await;
         let mut state = slot.state.lock().await;
-        state.change(&places, |p| p.may_receive(id)).await?;
+        state.change(&places, |p| p.may_receive(id))?;
         for volume in &volumes {
             let there = kernel::subvolume(&path_in(&places.snapshot_folder(id), volume));
             if !there.is_ok_and(|there| there.received && there.read_only) {
                 return Err(Error::Incomplete(volume.name.clone()));
             }
         }
-        let set = complete(&mut state, places, SnapshotSet { id, taken, volumes, origin: Origin::Received }).await?;
+        let set = complete(&mut state, &places, SnapshotSet { id, taken, volumes, origin: Origin::Received })?;
         info!(%program, snapshot = %id, "received a snapshot");
         Ok(set)
     }
@@ -290,7 +290,7 @@ async fn take_over(places: &Places, volume: &VolumeName, id: SnapshotId) -> Resu
 fn receive_error(stderr: &[u8]) -> Error {
     let stderr = String::from_utf8_lossy(stderr);
     // The words of btrfs-progs since 3.x; a test with the real program would notice others.
-    if ["cannot find parent subvolume", "parent subvol is not reachable", "cannot find clone source"]
+    if ["cannot find parent subvolume", "parent subvol is not reachable", "did not find source subvol"]
         .iter()
         .any(|words| stderr.contains(words))
     {

@@ -111,6 +111,12 @@ pub(crate) fn is_subvolume(metadata: &Metadata) -> bool {
     metadata.is_dir() && metadata.ino() == SUBVOLUME_INODE
 }
 
+/// Whether the kernel has btrfs, loaded.
+pub(crate) fn has_btrfs() -> bool {
+    let file_systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    file_systems.lines().any(|line| line.ends_with("\tbtrfs"))
+}
+
 /// Whether a path is on btrfs.
 pub(crate) fn is_btrfs(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == MAGIC)

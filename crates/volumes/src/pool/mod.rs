@@ -25,6 +25,9 @@ use crate::records::{Places, all_programs};
 /// The pool. Clones are the same pool.
 ///
 /// Dropping it leaves it mounted: sandboxes outlive the agent. [`Pool::close`] unmounts it.
+///
+/// A call that is dropped before it has ended is as one that failed: nothing of it counts, and what it left is removed by the
+/// next call that is in its way, or when the pool is opened the next time.
 #[derive(Debug, Clone)]
 pub struct Pool(pub(crate) Arc<Inner>);
 
@@ -36,7 +39,7 @@ pub(crate) struct Inner {
     syncs: sync::Syncs,
     growing: tokio::sync::Mutex<()>,
     /// Locked as long as this process has the pool.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What is known of one program. Whoever holds the lock may change it.
@@ -76,7 +79,7 @@ impl State {
 
     /// Decides on a copy, writes that down, and only then takes it for what is. A refusal may have seen a new epoch, which is
     /// written down, too.
-    pub(crate) async fn change<T>(
+    pub(crate) fn change<T>(
         &mut self,
         places: &Places,
         decide: impl FnOnce(&mut Program) -> Result<T, Refusal>,
@@ -91,8 +94,8 @@ impl State {
             after = kept;
         }
         if after != *before {
-            let places = places.clone();
-            *self = Self::Known(blocking(move || places.write_program(&after).map(|()| after)).await?);
+            in_place(|| places.write_program(&after))?;
+            *self = Self::Known(after);
         }
         Ok(decision?)
     }
@@ -118,9 +121,12 @@ impl Pool {
     /// records are damaged is no error here, but for everything that is asked about it.
     pub async fn open(config: PoolConfig) -> Result<Self, Error> {
         btrfs::run("btrfs", &["--version"]).await?;
-        let file_systems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-        if !file_systems.lines().any(|line| line.ends_with("\tbtrfs")) {
-            return Err(Error::KernelWithoutBtrfs);
+        if !kernel::has_btrfs() {
+            // Mounting would load it, with a worse error when it is not there.
+            let _ = btrfs::run("modprobe", &["btrfs"]).await;
+            if !kernel::has_btrfs() {
+                return Err(Error::KernelWithoutBtrfs);
+            }
         }
         let (root, lock) = match &config.storage {
             Storage::Folder(root) => {
@@ -252,12 +258,31 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     tokio::task::spawn_blocking(work).await.expect("it does not panic")
 }
 
-/// Keeps other processes out.
-fn lock(path: &Path) -> Result<File, Error> {
+/// Writes a record. Where it is called, as a call that is dropped must not leave a write behind that comes after a later one;
+/// other tasks go on elsewhere, where there is an elsewhere.
+pub(crate) fn in_place<T>(write: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::CurrentThread => write(),
+        _ => tokio::task::block_in_place(write),
+    }
+}
+
+/// Keeps other processes out as long as it lives.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is just being started has a copy of the descriptor for a moment.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(path: &Path) -> Result<Lock, Error> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = file.map_err(Error::at("open", path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(Error::InUse(path.to_owned())),
         Err(TryLockError::Error(e)) => Err(Error::at("lock", path)(e)),
     }

@@ -167,7 +167,7 @@ async fn a_retired_copy_is_kept_for_its_time_and_can_come_back() {
     assert!(matches!(pool.live_path(PROGRAM, &name("data")).await, Err(Error::Refused(Refusal::NotLive))));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_forgotten_program_can_be_undeleted_in_time() {
     let (place, pool) = pool().await;
     pool.create_live(PROGRAM, epoch(1), vec![volume("data", 16)]).await.unwrap();
@@ -183,6 +183,9 @@ async fn a_forgotten_program_can_be_undeleted_in_time() {
     assert!(pool.collect(at(200)).await.unwrap()[0].all);
     assert!(!place.data(PROGRAM).exists());
     assert!(matches!(pool.undelete(PROGRAM).await, Err(Error::Refused(Refusal::NotForgotten))));
+    // Of a program that was never here, nothing is written down.
+    pool.forget(OTHER, at(300)).await.unwrap();
+    assert!(!place.records(OTHER).exists());
     pool.close().await.unwrap();
     let pool = place.open().await;
     assert!(pool.snapshots(PROGRAM).await.unwrap().is_empty());
