@@ -236,6 +236,12 @@ mod tests {
         assert_eq!(parse_scrub(text), ScrubReport { bytes: 116, errors: 2, uncorrectable: 1 });
     }
 
+    #[tokio::test]
+    async fn what_is_not_installed_is_named() {
+        let error = run("mkfs.btrfs-of-another-day", &[] as &[&str]).await.unwrap_err();
+        assert_eq!(error.to_string(), "'mkfs.btrfs-of-another-day' is not installed: install the package btrfs-progs");
+    }
+
     #[test]
     fn a_full_disk_is_told_from_other_failures() {
         assert!(matches!(failed("x".into(), "ERROR: write failed: No space left on device\n"), Error::Full));

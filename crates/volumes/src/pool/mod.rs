@@ -140,12 +140,14 @@ impl Pool {
                 path.push(".lock");
                 let lock = lock(Path::new(&path))?;
                 image::mount(file).await?;
-                image::use_whole_file(file).await?;
                 (file.mount.clone(), lock)
             }
         };
         let root = fs::canonicalize(&root).map_err(Error::at("find", &root))?;
         prepare(&root).await?;
+        if let Storage::File(file) = &config.storage {
+            image::use_whole_file(file).await?;
+        }
         let programs = load(&config.records, &root).await?;
         let pool = Self(Arc::new(Inner {
             config,

@@ -1,6 +1,7 @@
 //! Opening the pool: made, found again, refused, repaired.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
 use volumes::{Error, FileConfig, Pool, PoolConfig, Source, Storage};
@@ -119,6 +120,36 @@ async fn a_folder_has_to_be_on_btrfs() {
     snapshot(&pool, id(2, 1)).await;
     transfer(&pool, &inner, id(2, 1), Some(id(1, 1))).await;
     inner.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_that_cannot_be_written_says_what_to_do() {
+    let (place, pool) = pool().await;
+    drop(pool);
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(place.mount()).status().unwrap();
+    assert!(remounted.success());
+    let error = refused(place.config()).await;
+    assert!(matches!(error, Error::ReadOnly(_)), "{error}");
+}
+
+/// Volumes that are made of snapshots would have no limit.
+#[tokio::test]
+async fn simple_quotas_are_refused() {
+    let (place, pool) = pool().await;
+    drop(pool);
+    let off = Command::new("btrfs").args(["quota", "disable"]).arg(place.mount()).status().unwrap();
+    assert!(off.success());
+    // struct btrfs_ioctl_quota_ctl_args with BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA, which btrfs-progs 6.2 does not know.
+    let (folder, mut args) = (fs::File::open(place.mount()).unwrap(), [4_u64, 0]);
+    const QUOTA_CTL: u64 = 0xc010_9428;
+    // SAFETY: the request reads and writes two numbers of 64 bits, which `args` is, and which outlives the call.
+    if unsafe { libc::ioctl(folder.as_raw_fd(), QUOTA_CTL, args.as_mut_ptr()) } != 0 {
+        eprintln!("this kernel has no simple quotas: {}", std::io::Error::last_os_error());
+        return;
+    }
+    drop(folder);
+    let error = refused(place.config()).await;
+    assert!(matches!(error, Error::SimpleQuotas(_)), "{error}");
 }
 
 #[tokio::test]
