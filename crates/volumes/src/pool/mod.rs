@@ -37,7 +37,8 @@ pub(crate) struct Inner {
     root: PathBuf,
     programs: Mutex<HashMap<ProgramId, Arc<Slot>>>,
     syncs: sync::Syncs,
-    growing: tokio::sync::Mutex<()>,
+    /// How the last look at the room in the file ended.
+    growing: tokio::sync::Mutex<Growth>,
     /// Locked as long as this process has the pool.
     _lock: Lock,
 }
@@ -154,7 +155,7 @@ impl Pool {
             root,
             programs: Mutex::new(programs),
             syncs: sync::Syncs::default(),
-            growing: tokio::sync::Mutex::new(()),
+            growing: tokio::sync::Mutex::new(Growth::Enough),
             _lock: lock,
         }));
         pool.grow_if_needed().await?;
@@ -205,10 +206,18 @@ impl Pool {
     /// When growing fails.
     pub async fn grow_if_needed(&self) -> Result<(), Error> {
         let Storage::File(config) = &self.0.config.storage else { return Ok(()) };
-        let _one_at_a_time = self.0.growing.lock().await;
-        if image::grow_if_needed(config).await? == Growth::DiskIsShort {
-            warn!(file = %config.file.display(), "{}", Error::DiskIsShort);
+        let mut last = self.0.growing.lock().await;
+        let growth = image::grow_if_needed(config).await?;
+        // Once each, as this is called all the time.
+        match growth {
+            Growth::DiskIsShort if *last != growth => warn!(file = %config.file.display(), "{}", Error::DiskIsShort),
+            Growth::AtLimit if *last != growth => {
+                let limit_mib = config.limit_mib;
+                warn!(file = %config.file.display(), limit_mib, "the pool is nearly full and at its limit: raise it");
+            }
+            _ => {}
         }
+        *last = growth;
         Ok(())
     }
 
