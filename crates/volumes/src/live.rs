@@ -19,8 +19,8 @@ use crate::snapshots::remove_set;
 pub struct VolumeUsage {
     /// Which one.
     pub name: VolumeName,
-    /// Bytes that it refers to, as of the last commit of the file system: what it shares with snapshots counts, what only
-    /// snapshots have does not.
+    /// Bytes that it refers to, as of the last commit of the file system: what it shares with snapshots counts, what
+    /// only snapshots have does not.
     pub used: u64,
     /// Bytes that it may refer to.
     pub limit: u64,
@@ -46,8 +46,8 @@ impl Pool {
         self.slot(program).state.lock().await.known().cloned()
     }
 
-    /// Makes empty volumes, live under this epoch. That there are snapshots does not hinder it: whether a program may start
-    /// anew although there is data of it is for the caller to know.
+    /// Makes empty volumes, live under this epoch. That there are snapshots does not hinder it: whether a program may
+    /// start anew although there is data of it is for the caller to know.
     ///
     /// # Errors
     /// When there are live volumes already, the epoch is over, the program was forgotten, or there is no room.
@@ -69,12 +69,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Opens the live volumes under this epoch, and makes them as the message has them: missing ones are added, sizes change.
-    /// Returns the epoch that wrote them last, for the caller to judge whether that is recent enough.
+    /// Opens the live volumes under this epoch, and makes them as the message has them: missing ones are added, sizes
+    /// change. Returns the epoch that wrote them last, for the caller to judge whether that is recent enough.
     ///
     /// # Errors
-    /// When there are none, the epoch is over, a snapshot from another node is newer, the program was forgotten, or a volume
-    /// holds more than its new size: [`Error::TooSmall`], and nothing was changed.
+    /// When there are none, the epoch is over, a snapshot from another node is newer, the program was forgotten, or a
+    /// volume holds more than its new size: [`Error::TooSmall`], and nothing was changed.
     pub async fn open_live(&self, program: ProgramId, epoch: Epoch, volumes: Vec<VolumeSpec>) -> Result<Epoch, Error> {
         let (slot, places) = (self.slot(program), self.places(program));
         let mut state = slot.state.lock().await;
@@ -116,8 +116,9 @@ impl Pool {
 
     /// The directory of a live volume, for a sandbox to mount.
     ///
-    /// Whoever may write a directory may make subvolumes in it, which have no limit and are in no snapshot: the sandbox has to
-    /// refuse the system call for it (`ioctl` with `BTRFS_IOC_SUBVOL_CREATE`, `BTRFS_IOC_SNAP_CREATE` and their `_V2`).
+    /// Whoever may write a directory may make subvolumes in it, which have no limit and are in no snapshot: the sandbox
+    /// has to refuse the system call for it (`ioctl` with `BTRFS_IOC_SUBVOL_CREATE`, `BTRFS_IOC_SNAP_CREATE` and their
+    /// `_V2`).
     ///
     /// # Errors
     /// When there is no such volume, or the live copy is not of the highest epoch.
@@ -129,11 +130,12 @@ impl Pool {
         Ok(path_in(&self.places(program).live_folder(live.folder), found))
     }
 
-    /// A writable copy of the source becomes live under this epoch, with the sizes that it had. What was live before becomes a
-    /// recovery point until then.
+    /// A writable copy of the source becomes live under this epoch, with the sizes that it had. What was live before
+    /// becomes a recovery point until then.
     ///
     /// # Errors
-    /// When there is no such source, the epoch is over, is live already, the program was forgotten, or there is no room.
+    /// When there is no such source, the epoch is over, is live already, the program was forgotten, or there is no
+    /// room.
     pub async fn promote(
         &self,
         program: ProgramId,
@@ -170,8 +172,8 @@ impl Pool {
         self.slot(program).state.lock().await.change(&self.places(program), |p| p.retire(epoch, until))
     }
 
-    /// The program was forgotten: its volumes are not opened any more and go after that time. Nothing happens when nothing is
-    /// known of it here.
+    /// The program was forgotten: its volumes are not opened any more and go after that time. Nothing happens when
+    /// nothing is known of it here.
     ///
     /// # Errors
     /// When it cannot be written down.
@@ -195,8 +197,8 @@ impl Pool {
         self.slot(program).state.lock().await.change(&self.places(program), Program::undelete)
     }
 
-    /// Removes recovery points and forgotten programs whose time is over. What cannot be removed is reported, and removed when
-    /// the pool is opened the next time; programs with damaged records are left alone.
+    /// Removes recovery points and forgotten programs whose time is over. What cannot be removed is reported, and
+    /// removed when the pool is opened the next time; programs with damaged records are left alone.
     ///
     /// # Errors
     /// When something cannot be written down; the rest is for the next call.

@@ -9,9 +9,9 @@
 //!                              <volume key>                       a stream that is arriving
 //! ```
 //!
-//! A record is replaced in one step, after what it names is durable, and is durable before anybody acts on it. So after an
-//! interruption what no record names is a leftover. What cannot be read, or names what is not there, is never taken for
-//! absent: it blocks its program, and nothing of it is removed.
+//! A record is replaced in one step, after what it names is durable, and is durable before anybody acts on it. So after
+//! an interruption what no record names is a leftover. What cannot be read, or names what is not there, is never taken
+//! for absent: it blocks its program, and nothing of it is removed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

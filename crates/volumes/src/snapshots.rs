@@ -14,16 +14,16 @@ use crate::pool::{Pool, Slot, State, in_place};
 use crate::records::Places;
 
 impl Pool {
-    /// Takes a snapshot of all live volumes of a program: what was written before, also what is in memory only, is in it, and
-    /// it is durable. `taken` is the time of this call, for people.
+    /// Takes a snapshot of all live volumes of a program: what was written before, also what is in memory only, is in
+    /// it, and it is durable. `taken` is the time of this call, for people.
     ///
-    /// A snapshot of one volume is one point in time by itself. For one of several, `freeze` is called first: it has to stop
-    /// the program's writes until what it returns is dropped, which happens as soon as all snapshots are taken. With one
-    /// volume it is not called.
+    /// A snapshot of one volume is one point in time by itself. For one of several, `freeze` is called first: it has to
+    /// stop the program's writes until what it returns is dropped, which happens as soon as all snapshots are taken.
+    /// With one volume it is not called.
     ///
     /// # Errors
-    /// When nothing is live under the id's epoch, the id is not newer than every other, the program cannot be frozen, or there
-    /// is no room. Then there is no such snapshot.
+    /// When nothing is live under the id's epoch, the id is not newer than every other, the program cannot be frozen,
+    /// or there is no room. Then there is no such snapshot.
     pub async fn snapshot<Frozen, F>(
         &self,
         program: ProgramId,
@@ -78,9 +78,9 @@ impl Pool {
         Ok(self.slot(program).state.lock().await.known()?.sets().last().cloned())
     }
 
-    /// Whether a live volume was written since this snapshot, or may have been: a snapshot that was not taken of what is live
-    /// tells nothing. What programs have in memory is written out first, for all of them at once, as btrfs counts changes
-    /// only when they are committed.
+    /// Whether a live volume was written since this snapshot, or may have been: a snapshot that was not taken of what
+    /// is live tells nothing. What programs have in memory is written out first, for all of them at once, as btrfs
+    /// counts changes only when they are committed.
     ///
     /// # Errors
     /// When there is no such snapshot, or nothing is live.
@@ -113,8 +113,8 @@ impl Pool {
         delete(&slot, &mut state, &places, id).await
     }
 
-    /// Deletes all snapshot sets of a program but the newest, those to keep and those that are being sent. Returns what it
-    /// deleted.
+    /// Deletes all snapshot sets of a program but the newest, those to keep and those that are being sent. Returns what
+    /// it deleted.
     ///
     /// # Errors
     /// When one cannot be deleted.

@@ -1,7 +1,8 @@
 //! Snapshots as streams of bytes, between nodes: `btrfs send` and `btrfs receive`.
 //!
-//! A stream names the snapshot that it builds on by the UUID that this had where it was made first, which travels along as
-//! the received UUID. So differences also apply on the way back, as long as both sides have kept a snapshot in common.
+//! A stream names the snapshot that it builds on by the UUID that this had where it was made first, which travels along
+//! as the received UUID. So differences also apply on the way back, as long as both sides have kept a snapshot in
+//! common.
 
 use std::io;
 use std::pin::Pin;
@@ -89,8 +90,8 @@ impl Drop for Sending {
 }
 
 impl Pool {
-    /// Starts to send a volume of a snapshot set: all of it, or what is different from the parent. A volume that the parent
-    /// set does not have is sent in full. Neither set can be deleted meanwhile.
+    /// Starts to send a volume of a snapshot set: all of it, or what is different from the parent. A volume that the
+    /// parent set does not have is sent in full. Neither set can be deleted meanwhile.
     ///
     /// # Errors
     /// When there is no such snapshot, parent or volume. What goes wrong later is an error of the stream.
@@ -136,13 +137,14 @@ impl Pool {
     }
 
     /// Takes in the stream of one volume of a set that another node took, up to `max_bytes`. It is no snapshot before
-    /// [`Pool::commit_received`]; the caller compares the digest of the bytes before that. Returns how many bytes it were.
+    /// [`Pool::commit_received`]; the caller compares the digest of the bytes before that. Returns how many bytes it
+    /// were.
     ///
     /// Volumes of one program come one after the other. The same volume of the same set may be sent again.
     ///
     /// # Errors
-    /// [`Error::UnknownParent`] when the stream builds on a snapshot that is not here; when the epoch is over; when the stream is
-    /// damaged, cut or too long; when there is no room. Then nothing of the volume stays.
+    /// [`Error::UnknownParent`] when the stream builds on a snapshot that is not here; when the epoch is over; when the
+    /// stream is damaged, cut or too long; when there is no room. Then nothing of the volume stays.
     pub async fn receive(
         &self,
         program: ProgramId,
@@ -228,12 +230,12 @@ async fn finish(process: &mut Child) -> io::Result<()> {
     Err(io::Error::other(format!("btrfs send: {}", String::from_utf8_lossy(&message).trim())))
 }
 
-/// Feeds `btrfs receive`, confined to the program's own data: a stream is a list of writes to paths, and who sends it may be
-/// anybody's node.
+/// Feeds `btrfs receive`, confined to the program's own data: a stream is a list of writes to paths, and who sends it
+/// may be anybody's node.
 async fn apply(places: &Places, max_bytes: u64, stream: impl AsyncRead) -> Result<u64, Error> {
     let mut command = btrfs::command("btrfs");
-    // -e: a stream has to end with its end mark. -C confines what it writes, -m what it may name as parent or clone from: without
-    // it, a stream could take in the snapshots of other programs.
+    // -e: a stream has to end with its end mark. -C confines what it writes, -m what it may name as parent or clone
+    // from: without it, a stream could take in the snapshots of other programs.
     command.args(["-q", "receive", "-e", "-C", "-m"]).arg(places.data()).arg(places.data()).stdin(Stdio::piped());
     let mut process = command.spawn().map_err(|e| btrfs::not_started("btrfs", e))?;
     let mut input = process.stdin.take().expect("it is piped");
@@ -271,8 +273,8 @@ async fn apply(places: &Places, max_bytes: u64, stream: impl AsyncRead) -> Resul
     }
 }
 
-/// Puts a volume that has arrived where it belongs. A snapshot of it, as a read-only subvolume cannot move to another folder;
-/// the snapshot writes out what is in memory only, and keeps the received UUID.
+/// Puts a volume that has arrived where it belongs. A snapshot of it, as a read-only subvolume cannot move to another
+/// folder; the snapshot writes out what is in memory only, and keeps the received UUID.
 async fn take_over(places: &Places, volume: &VolumeName, id: SnapshotId) -> Result<(), Error> {
     let arriving = places.arriving(&volume.key());
     match kernel::subvolume(&arriving) {

@@ -90,13 +90,13 @@ pub(crate) fn sysfs(root: &Path) -> io::Result<PathBuf> {
     Ok(Path::new("/sys/fs/btrfs").join(parts.join("-")))
 }
 
-/// Asks the kernel about the file system or subvolume at a path. `T` has to be what `request` writes: plain numbers, for
-/// which every bit pattern is a value.
+/// Asks the kernel about the file system or subvolume at a path. `T` has to be what `request` writes: plain numbers,
+/// for which every bit pattern is a value.
 fn ask<T>(path: &Path, request: u64) -> io::Result<T> {
     let file = File::open(path)?;
     let mut args = MaybeUninit::<T>::zeroed();
-    // SAFETY: the request's number holds the size of T, so the kernel writes no more than that into `args`, which outlives
-    // the call.
+    // SAFETY: the request's number holds the size of T, so the kernel writes no more than that into `args`, which
+    // outlives the call.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, args.as_mut_ptr()) };
     // Some kernels (6.18 is one) return 1 for a success of BTRFS_IOC_GET_SUBVOL_INFO.
     if result < 0 {

@@ -82,7 +82,8 @@ pub(crate) enum Access {
     Writable,
 }
 
-/// Limits what a subvolume refers to, in bytes; `None` takes the limit away, which snapshots take over from their source.
+/// Limits what a subvolume refers to, in bytes; `None` takes the limit away, which snapshots take over from their
+/// source.
 pub(crate) async fn limit(path: &Path, bytes: Option<u64>) -> Result<(), Error> {
     let bytes = bytes.map_or("none".to_owned(), |bytes| bytes.to_string());
     btrfs(&["qgroup", "limit", &bytes], &[path]).await.map(drop)

@@ -9,13 +9,14 @@
 //!   standby ◀───────────────────────────┴──┴──────────────── as it was before
 //! ```
 //!
-//! *Live* is the copy that a sandbox writes; there is at most one, and it belongs to an epoch. *Standby* means that there are
-//! snapshot sets or recovery points, but nothing live. A live copy that is retired or replaced becomes a *recovery point*: it
-//! stays until its deadline and is never served, but may be promoted.
+//! *Live* is the copy that a sandbox writes; there is at most one, and it belongs to an epoch. *Standby* means that
+//! there are snapshot sets or recovery points, but nothing live. A live copy that is retired or replaced becomes a
+//! *recovery point*: it stays until its deadline and is never served, but may be promoted.
 //!
-//! The node's agent moves it, by order of the scheduler; time moves it only by `collect`. Each move carries an epoch, and one
-//! below the highest ever seen is refused. That highest epoch is written down before anything is done, and stays when all
-//! else is gone. A live copy of an epoch below the highest is stale: nothing opens it, reads its path or takes snapshots of it.
+//! The node's agent moves it, by order of the scheduler; time moves it only by `collect`. Each move carries an epoch,
+//! and one below the highest ever seen is refused. That highest epoch is written down before anything is done, and
+//! stays when all else is gone. A live copy of an epoch below the highest is stale: nothing opens it, reads its path or
+//! takes snapshots of it.
 
 use std::collections::BTreeMap;
 
@@ -29,8 +30,8 @@ use super::snapshot::{Origin, SnapshotId, SnapshotSet};
 /// Volumes that a program may have.
 pub const MAX_VOLUMES: usize = 64;
 
-/// Complete snapshot sets that a program may have on a node. Each one makes every commit of the file system slower, as quotas
-/// are counted for all that share a block.
+/// Complete snapshot sets that a program may have on a node. Each one makes every commit of the file system slower, as
+/// quotas are counted for all that share a block.
 pub const MAX_SETS: usize = 32;
 
 /// Why something is not done. Nothing was changed, except that a new highest epoch is remembered.
@@ -277,11 +278,12 @@ impl Program {
         Ok(folder)
     }
 
-    /// The live volumes go on under this epoch. Those that the message no longer has stay; their owner may want them back.
+    /// The live volumes go on under this epoch. Those that the message no longer has stay; their owner may want them
+    /// back.
     ///
     /// # Errors
-    /// When there are none, another node has written since, the epoch is over, the program was forgotten, or the volumes
-    /// are no valid set.
+    /// When there are none, another node has written since, the epoch is over, the program was forgotten, or the
+    /// volumes are no valid set.
     pub fn open_live(&mut self, epoch: Epoch, volumes: Vec<VolumeSpec>) -> Result<Opening, Refusal> {
         check(&volumes)?;
         self.observe(epoch)?;
@@ -335,8 +337,8 @@ impl Program {
     /// A stream of a snapshot begins, or the set that it belongs to is to be complete.
     ///
     /// # Errors
-    /// When the epoch is over, the program is live here in that epoch or was forgotten, the set is complete already, or there
-    /// are too many.
+    /// When the epoch is over, the program is live here in that epoch or was forgotten, the set is complete already, or
+    /// there are too many.
     pub fn may_receive(&mut self, id: SnapshotId) -> Result<(), Refusal> {
         self.observe(id.epoch)?;
         self.not_forgotten()?;

@@ -82,15 +82,16 @@ pub enum Origin {
     Taken {
         /// The number of the live folder that it was taken of.
         folder: u64,
-        /// The btrfs generation of each volume in it, in the order of the volumes: a volume with a greater one has changed.
+        /// The btrfs generation of each volume in it, in the order of the volumes: a volume with a greater one has
+        /// changed.
         generations: Vec<u64>,
     },
     /// It came from another node.
     Received,
 }
 
-/// What of these sets is of no use any more: all but the newest and those that somebody asks to keep (what the standby has,
-/// so that differences can build on it).
+/// What of these sets is of no use any more: all but the newest and those that somebody asks to keep (what the standby
+/// has, so that differences can build on it).
 pub fn surplus<'a>(sets: impl IntoIterator<Item = &'a SnapshotId>, keep: &[SnapshotId]) -> Vec<SnapshotId> {
     let mut sets: Vec<_> = sets.into_iter().copied().collect();
     sets.sort_unstable();

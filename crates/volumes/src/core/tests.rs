@@ -221,8 +221,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: the highest epoch never falls, what was accepted was not below it, what is current
-    /// is of that epoch and not older than any snapshot, and no two copies share a folder.
+    /// Whatever comes in whatever order: the highest epoch never falls, what was accepted was not below it, what is
+    /// current is of that epoch and not older than any snapshot, and no two copies share a folder.
     #[test]
     fn epochs_fence(steps in steps()) {
         let mut program = Program::default();

@@ -7,17 +7,18 @@ use std::path::PathBuf;
 pub struct PoolConfig {
     /// Where the volumes are.
     pub storage: Storage,
-    /// Where it is written down what the volumes are and which epochs were seen: a folder on another file system than the
-    /// pool, so that a pool which programs have filled still takes note of an epoch. It belongs to the pool; neither is of use
-    /// without the other.
+    /// Where it is written down what the volumes are and which epochs were seen: a folder on another file system than
+    /// the pool, so that a pool which programs have filled still takes note of an epoch. It belongs to the pool;
+    /// neither is of use without the other.
     pub records: PathBuf,
 }
 
 /// Where the volumes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Storage {
-    /// A folder on a btrfs file system that the operator mounted, with `noatime`: otherwise reading counts as a change. Two
-    /// pools on one file system work, but differences between them are refused: each finds the other's copy of the parent.
+    /// A folder on a btrfs file system that the operator mounted, with `noatime`: otherwise reading counts as a change.
+    /// Two pools on one file system work, but differences between them are refused: each finds the other's copy of the
+    /// parent.
     Folder(PathBuf),
     /// A file that the node makes a file system in.
     File(FileConfig),

@@ -18,8 +18,8 @@ use crate::error::Error;
 /// Where the superblock of btrfs has its name, and the name.
 const MAGIC: (u64, &[u8; 8]) = (0x10040, b"_BHRfS_M");
 
-/// Programs run here, which need no devices and may not bring programs with privileges. Without `noatime`, reading a file
-/// would count as a change of its volume.
+/// Programs run here, which need no devices and may not bring programs with privileges. Without `noatime`, reading a
+/// file would count as a change of its volume.
 const MOUNT_OPTIONS: &str = "noatime,nodev,nosuid";
 
 /// Makes the file if it is not there, and mounts it if it is not mounted.
@@ -106,7 +106,8 @@ pub(crate) fn unmount(mount: &Path) -> Result<(), Error> {
         .map_err(|e| Error::at("unmount", mount)(e.into()))
 }
 
-/// Lets the file grow if it should, and the file system in it have all of the file, also after a growth that was interrupted.
+/// Lets the file grow if it should, and the file system in it have all of the file, also after a growth that was
+/// interrupted.
 pub(crate) async fn grow_if_needed(config: &FileConfig) -> Result<Growth, Error> {
     let levels = levels(config).map_err(Error::at("look at", &config.file))?;
     let decision = grow(levels, Bounds { limit: config.limit_mib << 20, headroom: config.headroom_mib << 20 });

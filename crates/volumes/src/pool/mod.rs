@@ -26,8 +26,8 @@ use crate::records::{Places, all_programs};
 ///
 /// Dropping it leaves it mounted: sandboxes outlive the agent. [`Pool::close`] unmounts it.
 ///
-/// A call that is dropped before it has ended is as one that failed: nothing of it counts, and what it left is removed by the
-/// next call that is in its way, or when the pool is opened the next time.
+/// A call that is dropped before it has ended is as one that failed: nothing of it counts, and what it left is removed
+/// by the next call that is in its way, or when the pool is opened the next time.
 #[derive(Debug, Clone)]
 pub struct Pool(pub(crate) Arc<Inner>);
 
@@ -78,8 +78,8 @@ impl State {
         }
     }
 
-    /// Decides on a copy, writes that down, and only then takes it for what is. A refusal may have seen a new epoch, which is
-    /// written down, too.
+    /// Decides on a copy, writes that down, and only then takes it for what is. A refusal may have seen a new epoch,
+    /// which is written down, too.
     pub(crate) fn change<T>(
         &mut self,
         places: &Places,
@@ -109,8 +109,8 @@ pub struct PoolUsage {
     pub total: u64,
     /// What it holds.
     pub used: u64,
-    /// What can still be written, as far as the disk below has room; data of programs gets about a twentieth less, which
-    /// the file system uses for itself.
+    /// What can still be written, as far as the disk below has room; data of programs gets about a twentieth less,
+    /// which the file system uses for itself.
     pub free: u64,
 }
 
@@ -118,8 +118,8 @@ impl Pool {
     /// Opens the pool: makes and mounts it where that is needed, and removes what an interruption left.
     ///
     /// # Errors
-    /// When it is in use, is not btrfs, cannot be mounted, or `btrfs-progs` or the kernel's part are missing. A program whose
-    /// records are damaged is no error here, but for everything that is asked about it.
+    /// When it is in use, is not btrfs, cannot be mounted, or `btrfs-progs` or the kernel's part are missing. A program
+    /// whose records are damaged is no error here, but for everything that is asked about it.
     pub async fn open(config: PoolConfig) -> Result<Self, Error> {
         btrfs::run("btrfs", &["--version"]).await?;
         if !kernel::has_btrfs() {
@@ -199,8 +199,9 @@ impl Pool {
         Ok(PoolUsage { total: limit, used, free: (free + (limit - levels.size)).min(disk) })
     }
 
-    /// Lets a pool in a file grow when less than its headroom is free. To be called every second or so, as programs fill the
-    /// pool without asking; what takes room here calls it itself. A pool that cannot grow is reported, and goes on.
+    /// Lets a pool in a file grow when less than its headroom is free. To be called every second or so, as programs
+    /// fill the pool without asking; what takes room here calls it itself. A pool that cannot grow is reported, and
+    /// goes on.
     ///
     /// # Errors
     /// When growing fails.
@@ -269,8 +270,8 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     tokio::task::spawn_blocking(work).await.expect("it does not panic")
 }
 
-/// Writes a record. Where it is called, as a call that is dropped must not leave a write behind that comes after a later one;
-/// other tasks go on elsewhere, where there is an elsewhere.
+/// Writes a record. Where it is called, as a call that is dropped must not leave a write behind that comes after a
+/// later one; other tasks go on elsewhere, where there is an elsewhere.
 pub(crate) fn in_place<T>(write: impl FnOnce() -> T) -> T {
     match tokio::runtime::Handle::current().runtime_flavor() {
         tokio::runtime::RuntimeFlavor::CurrentThread => write(),

@@ -86,8 +86,8 @@ async fn a_change_is_seen_wherever_it_still_is() {
 fn write_by_map(path: &std::path::Path) {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
     let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    // SAFETY: a new mapping of one page of a file that nobody else uses; it is written within the file's one byte and then
-    // unmapped.
+    // SAFETY: a new mapping of one page of a file that nobody else uses; it is written within the file's one byte and
+    // then unmapped.
     unsafe {
         let map =
             mmap(std::ptr::null_mut(), 1, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0).unwrap();
