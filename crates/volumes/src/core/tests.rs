@@ -255,6 +255,7 @@ proptest! {
             prop_assert!(accepted.is_none_or(|e| epoch(e) >= before));
             if let Ok(live) = program.current() {
                 prop_assert_eq!(live.epoch, program.highest());
+                prop_assert!(program.sets().all(|set| set.id.epoch <= live.epoch));
             }
             let mut folders: Vec<_> = program.recovery_points().iter().map(|point| point.was.folder).collect();
             folders.extend(program.live().map(|live| live.folder));
