@@ -1,0 +1,308 @@
+//! Snapshots as streams of bytes, between nodes: `btrfs send` and `btrfs receive`.
+//!
+//! A stream names the snapshot that it builds on by the UUID that this had where it was made first, which travels along
+//! as the received UUID. So differences also apply on the way back, as long as both sides have kept a snapshot in
+//! common.
+
+use std::io;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use chrono::{DateTime, Utc};
+use protocol::ProgramId;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::process::{Child, ChildStdout};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing::info;
+
+use crate::btrfs::{self, Access, kernel};
+use crate::core::name::{VolumeName, VolumeSpec};
+use crate::core::program::{Refusal, check};
+use crate::core::snapshot::{Origin, SnapshotId, SnapshotSet};
+use crate::error::Error;
+use crate::live::{make_folder, path_in};
+use crate::pool::{Pool, Slot};
+use crate::records::Places;
+use crate::snapshots::complete;
+
+/// How much of what a sending process complains is kept, in bytes.
+const MAX_MESSAGE: u64 = 64 << 10;
+
+/// A snapshot of a volume as bytes. It ends without an error only when it is complete; dropping it ends the sending.
+#[derive(Debug)]
+pub struct SendStream {
+    bytes: ChildStdout,
+    /// What becomes of the sending process.
+    process: JoinHandle<io::Result<()>>,
+    ended: bool,
+    /// The process is killed when this is dropped.
+    _wanted: oneshot::Sender<()>,
+}
+
+impl AsyncRead for SendStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ended || buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.bytes).poll_read(cx, buffer))?;
+        if buffer.filled().len() == before {
+            // The end of the bytes is the end of the snapshot only if the process says so.
+            let result = ready!(Pin::new(&mut self.process).poll(cx)).map_err(io::Error::other);
+            self.ended = true;
+            result??;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Keeps a snapshot from being deleted while it is sent.
+#[derive(Debug)]
+struct Sending {
+    slot: Arc<Slot>,
+    id: SnapshotId,
+}
+
+impl Slot {
+    pub(crate) fn is_sending(&self, id: SnapshotId) -> bool {
+        self.sending.lock().expect("no code panics while it holds this lock").contains_key(&id)
+    }
+
+    fn start_sending(self: &Arc<Self>, id: SnapshotId) -> Sending {
+        *self.sending.lock().expect("no code panics while it holds this lock").entry(id).or_default() += 1;
+        Sending { slot: self.clone(), id }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let mut sending = self.slot.sending.lock().expect("no code panics while it holds this lock");
+        if let Some(count) = sending.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                sending.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// Starts to send a volume of a snapshot set: all of it, or what is different from the parent. A volume that the
+    /// parent set does not have is sent in full. Neither set can be deleted meanwhile.
+    ///
+    /// # Errors
+    /// When there is no such snapshot, parent or volume. What goes wrong later is an error of the stream.
+    pub async fn send(
+        &self,
+        program: ProgramId,
+        id: SnapshotId,
+        volume: &VolumeName,
+        parent: Option<SnapshotId>,
+    ) -> Result<SendStream, Error> {
+        let (slot, places) = (self.slot(program), self.places(program));
+        let state = slot.state.lock().await;
+        let known = state.known()?;
+        let has = |set: &SnapshotSet| set.volumes.iter().any(|v| v.name == *volume);
+        if !has(known.set(id)?) {
+            return Err(Refusal::NoVolume(volume.clone()).into());
+        }
+        let parent = match parent {
+            Some(parent) if has(known.set(parent)?) => Some(parent),
+            _ => None,
+        };
+        let sending = [Some(slot.start_sending(id)), parent.map(|parent| slot.start_sending(parent))];
+
+        let mut command = btrfs::command("btrfs");
+        command.args(["-q", "send"]);
+        if let Some(parent) = parent {
+            command.arg("-p").arg(places.snapshot(parent, &volume.key()));
+        }
+        let started = command.arg(places.snapshot(id, &volume.key())).spawn();
+        let mut process = started.map_err(|e| btrfs::not_started("btrfs", e))?;
+        let bytes = process.stdout.take().expect("it is piped");
+        let (wanted, not_wanted) = oneshot::channel::<()>();
+        let process = tokio::spawn(async move {
+            let result = tokio::select! {
+                result = finish(&mut process) => result,
+                _ = not_wanted => process.kill().await,
+            };
+            // The kernel does not delete what a process still sends.
+            drop(sending);
+            result
+        });
+        Ok(SendStream { bytes, process, ended: false, _wanted: wanted })
+    }
+
+    /// Takes in the stream of one volume of a set that another node took, up to `max_bytes`. It is no snapshot before
+    /// [`Pool::commit_received`]; the caller compares the digest of the bytes before that. Returns how many bytes it
+    /// were.
+    ///
+    /// Volumes of one program come one after the other. The same volume of the same set may be sent again.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParent`] when the stream builds on a snapshot that is not here; when the epoch is over; when the
+    /// stream is damaged, cut or too long; when there is no room. Then nothing of the volume stays.
+    pub async fn receive(
+        &self,
+        program: ProgramId,
+        id: SnapshotId,
+        volume: &VolumeName,
+        max_bytes: u64,
+        stream: impl AsyncRead,
+    ) -> Result<u64, Error> {
+        self.grow_if_needed().await?;
+        let (slot, places) = (self.slot(program), self.places(program));
+        let _one_at_a_time = slot.arriving.lock().await;
+        {
+            let mut state = slot.state.lock().await;
+            state.change(&places, |p| p.may_receive(id))?;
+            if !places.snapshot_folder(id).exists() {
+                make_folder(&places, &places.snapshot_folder(id)).await?;
+            }
+        }
+        let (arriving, arrived) = (places.arriving(&volume.key()), places.snapshot(id, &volume.key()));
+        btrfs::remove(&arriving).await?;
+        btrfs::remove(&arrived).await?;
+        let result = match apply(&places, max_bytes, stream).await {
+            Ok(bytes) => take_over(&places, volume, id).await.map(|()| bytes),
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            // It is removed when the pool is opened the next time if it cannot be now; the stream's error tells more.
+            let _ = btrfs::remove(&arriving).await;
+        }
+        result
+    }
+
+    /// Makes a set of what was received complete: it is durable, and counts from now on.
+    ///
+    /// # Errors
+    /// When the epoch is over, the set is complete already, or a volume has not arrived.
+    pub async fn commit_received(
+        &self,
+        program: ProgramId,
+        id: SnapshotId,
+        taken: DateTime<Utc>,
+        volumes: Vec<VolumeSpec>,
+    ) -> Result<SnapshotSet, Error> {
+        check(&volumes)?;
+        let (slot, places) = (self.slot(program), self.places(program));
+        let _none_arrives = slot.arriving.lock().await;
+        let mut state = slot.state.lock().await;
+        state.change(&places, |p| p.may_receive(id))?;
+        for volume in &volumes {
+            let there = kernel::subvolume(&path_in(&places.snapshot_folder(id), volume));
+            if !there.is_ok_and(|there| there.received && there.read_only) {
+                return Err(Error::Incomplete(volume.name.clone()));
+            }
+        }
+        let set = complete(&mut state, &places, SnapshotSet { id, taken, volumes, origin: Origin::Received })?;
+        info!(%program, snapshot = %id, "received a snapshot");
+        Ok(set)
+    }
+
+    /// Removes what has arrived of a set that will not be complete. Nothing to remove is no error.
+    ///
+    /// # Errors
+    /// When the set is complete.
+    pub async fn abort_received(&self, program: ProgramId, id: SnapshotId) -> Result<(), Error> {
+        let (slot, places) = (self.slot(program), self.places(program));
+        let _none_arrives = slot.arriving.lock().await;
+        let state = slot.state.lock().await;
+        if state.known()?.set(id).is_ok() {
+            return Err(Refusal::SnapshotExists(id).into());
+        }
+        btrfs::remove(&places.snapshot_folder(id)).await
+    }
+}
+
+/// Waits until a sending process has ended, and tells whether it sent everything.
+async fn finish(process: &mut Child) -> io::Result<()> {
+    let mut message = Vec::new();
+    let stderr = process.stderr.take().expect("it is piped");
+    stderr.take(MAX_MESSAGE).read_to_end(&mut message).await?;
+    if process.wait().await?.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("btrfs send: {}", String::from_utf8_lossy(&message).trim())))
+}
+
+/// Feeds `btrfs receive`, confined to the program's own data: a stream is a list of writes to paths, and who sends it
+/// may be anybody's node.
+async fn apply(places: &Places, max_bytes: u64, stream: impl AsyncRead) -> Result<u64, Error> {
+    let mut command = btrfs::command("btrfs");
+    // -e: a stream has to end with its end mark. -C confines what it writes, -m what it may name as parent or clone
+    // from: without it, a stream could take in the snapshots of other programs.
+    command.args(["-q", "receive", "-e", "-C", "-m"]).arg(places.data()).arg(places.data()).stdin(Stdio::piped());
+    let mut process = command.spawn().map_err(|e| btrfs::not_started("btrfs", e))?;
+    let mut input = process.stdin.take().expect("it is piped");
+    // It ends the input when it ends, whether all was copied or not.
+    let copy = async move {
+        let mut stream = std::pin::pin!(stream.take(max_bytes.saturating_add(1)));
+        tokio::io::copy(&mut stream, &mut input).await
+    };
+    let (mut copy, mut process) = (std::pin::pin!(copy), std::pin::pin!(process.wait_with_output()));
+    let mut ended = None;
+    // Both together: a process that fails would leave the copy waiting for a stream that says nothing more.
+    let copied = loop {
+        tokio::select! {
+            copied = &mut copy => break copied,
+            output = &mut process, if ended.is_none() => {
+                let output = output.map_err(|e| Error::io("wait for btrfs", e))?;
+                if !output.status.success() {
+                    return Err(receive_error(&output.stderr));
+                }
+                // It has seen the end mark. What is left of the stream is nothing, or too much.
+                ended = Some(output);
+            }
+        }
+    };
+    let output = match ended {
+        Some(output) => output,
+        None => process.await.map_err(|e| Error::io("wait for btrfs", e))?,
+    };
+    match copied {
+        Ok(bytes) if bytes > max_bytes => Err(Error::BadStream(format!("it has more than {max_bytes} bytes"))),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::StreamEnded(error)),
+        _ if !output.status.success() => Err(receive_error(&output.stderr)),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err(Error::BadStream("there are bytes after its end".to_owned())),
+    }
+}
+
+/// Puts a volume that has arrived where it belongs. A snapshot of it, as a read-only subvolume cannot move to another
+/// folder; the snapshot writes out what is in memory only, and keeps the received UUID.
+async fn take_over(places: &Places, volume: &VolumeName, id: SnapshotId) -> Result<(), Error> {
+    let arriving = places.arriving(&volume.key());
+    match kernel::subvolume(&arriving) {
+        Ok(there) if there.received && there.read_only => {}
+        Ok(_) => return Err(Error::BadStream("it does not complete the volume".to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::BadStream("it is about another volume".to_owned()));
+        }
+        Err(e) => return Err(Error::at("look at", &arriving)(e)),
+    }
+    btrfs::snapshot(&arriving, &places.snapshot(id, &volume.key()), Access::ReadOnly).await?;
+    btrfs::delete(&arriving).await
+}
+
+fn receive_error(stderr: &[u8]) -> Error {
+    let stderr = String::from_utf8_lossy(stderr);
+    // The words of btrfs-progs since 3.x; a test with the real program would notice others.
+    if ["cannot find parent subvolume", "parent subvol is not reachable", "did not find source subvol"]
+        .iter()
+        .any(|words| stderr.contains(words))
+    {
+        return Error::UnknownParent;
+    }
+    match btrfs::failed("btrfs receive".to_owned(), &stderr) {
+        Error::Command { message, .. } => {
+            let errors: Vec<_> = message.lines().filter_map(|line| line.strip_prefix("ERROR: ")).collect();
+            Error::BadStream(errors.join("; "))
+        }
+        full => full,
+    }
+}

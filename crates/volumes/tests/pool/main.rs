@@ -1,0 +1,7 @@
+//! The pool on the real btrfs of this machine. Needs root.
+
+mod live;
+mod open;
+mod snapshots;
+mod streams;
+mod support;
