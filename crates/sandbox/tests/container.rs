@@ -58,6 +58,15 @@ async fn a_program_is_shut_in() {
     for expected in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(expected), "{expected} in {status}");
     }
+    // Of what files can be asked, only the usual: no btrfs subvolume can be made, for which no limit would hold.
+    let errno = async |request: &str| {
+        let call = format!("c.CDLL(None,use_errno=True).ioctl(0,{request},0)");
+        ask(&format!("(lambda c:str(({call},c.get_errno())[1]))(__import__('ctypes'))")).await
+    };
+    for subvolume in ["0x5000940e", "0x50009401", "0x50009418", "0x50009417"] {
+        assert_eq!(errno(subvolume).await, libc::EPERM.to_string(), "{subvolume} is not allowed");
+    }
+    assert_eq!(errno("0x5413").await, libc::ENOTTY.to_string(), "whether it is a terminal may be asked");
     // No network but loopback.
     assert_eq!(ask("','.join(__import__('os').listdir('/sys/class/net'))").await, "lo");
     // The image can be written over, up to a limit; the code cannot.

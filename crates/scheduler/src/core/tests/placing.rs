@@ -22,6 +22,7 @@ fn offer(number: u8, memory: u64) -> Offer {
         capacity: Some(capacity(memory)),
         used: Needs::default(),
         programs: 0,
+        unread: 0,
     }
 }
 
@@ -145,6 +146,13 @@ fn each_demand_is_looked_at() {
     let gpu = with(json!({"gpu": [{}]}));
     assert_eq!(choose(&gpu, [offer(1, 1000)].iter(), never), None);
     assert!(explain(&gpu, [offer(1, 1000)].iter(), never).contains("GPU"));
+}
+
+#[test]
+fn beside_a_program_of_unknown_needs_nothing_is_placed() {
+    let unread = Offer { unread: 1, programs: 1, ..offer(1, 1000) };
+    assert_eq!(obstacle(&spec(1, 100), &unread, false), Some(Obstacle::Unread));
+    assert!(explain(&spec(1, 100), [unread].iter(), never).contains("the message node has to be asked about first"));
 }
 
 #[test]
