@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use axum::extract::ws::Utf8Bytes;
 use chrono::Utc;
 use lease::clock;
-use protocol::{Address, NodeId};
 use protocol::api::scheduler::SchedulerEvent;
 use protocol::control::FromScheduler;
+use protocol::{Address, NodeId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use comfy_table::Cell;
+use protocol::data::SnapshotId;
 use protocol::history::{Entry, Fact, SignedEntry, Stated, Trust, Verified, verify};
 use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel};
-use protocol::data::SnapshotId;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 use serde_json::json;
 
