@@ -259,7 +259,14 @@ async fn heartbeat(
         send(socket, &FromNode::Statements { statements: news }).await?;
     }
     let sequence = sent.next();
-    let heartbeat = Heartbeat { sequence, capacity: identity.capacity.clone(), applied, programs, draining: None };
+    let heartbeat = Heartbeat {
+        sequence,
+        capacity: identity.capacity.clone(),
+        applied,
+        programs,
+        draining: None,
+        data: Vec::new(),
+    };
     send(socket, &FromNode::Heartbeat(heartbeat)).await
 }
 

@@ -339,6 +339,7 @@ fn persistent_capacity(offer: &Offer) -> Capacity {
         vcpus: offer.vcpus - on_demand.vcpus,
         memory_mib: offer.memory_mib - on_demand.memory_mib,
         disk_mib: offer.disk_mib,
+        pool_mib: 0,
         architecture: machine::architecture().to_owned(),
         cpu_vendor,
         cpu_features,

@@ -54,7 +54,7 @@ impl Database {
                 Some(Event::Forgotten { program: *program })
             }
             // The signed history is the real store's; its own tests check it.
-            Write::Record { .. } => None,
+            Write::Record { .. } | Write::Standby { .. } => None,
             Write::Node(registration) => {
                 self.nodes.insert(registration.node, registration.clone());
                 None
@@ -104,6 +104,8 @@ impl Database {
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),
+            writers: Vec::new(),
+            standbys: Vec::new(),
             nodes: self.nodes.values().cloned().collect(),
             draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,

@@ -17,6 +17,7 @@ fn node() -> Persistent {
         vcpus: 4,
         memory_mib: 512,
         disk_mib: 1000,
+        pool_mib: 0,
         architecture: "x86_64".into(),
         cpu_vendor: String::new(),
         cpu_features: Vec::new(),

@@ -111,10 +111,13 @@ impl Data {
 
     /// Takes in what a node says. Returns whether its standby has its first complete snapshot with that.
     pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, now: BootTime) -> bool {
-        let copy = report
-            .copy
-            .as_ref()
-            .map(|CopyReport { newest, age_ms }| Copy { newest: *newest, taken: now - Duration::from_millis(*age_ms) });
+        let before = self.held.get(&node).and_then(|held| held.copy.clone());
+        let copy = report.copy.as_ref().map(|CopyReport { newest, age_ms }| {
+            let taken = now - Duration::from_millis(*age_ms);
+            // It does not become younger, whatever is said of it.
+            let earlier = before.filter(|before| before.newest == *newest).map(|before| before.taken);
+            Copy { newest: *newest, taken: earlier.map_or(taken, |earlier| earlier.min(taken)) }
+        });
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
         let writer = report.live.as_ref().filter(is_writer);
         self.is_floor_known |= writer.is_some() || (self.confirmed == Some(node) && copy.is_some());

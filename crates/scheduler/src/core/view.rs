@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lease::BootTime;
@@ -11,6 +12,7 @@ use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::Scheduler;
 use super::assignment::{Program, Stage};
+use super::data::{Loss, Sources};
 use super::desired::ProgramSpec;
 use super::event::Notice;
 use super::placement::Offer;
@@ -37,6 +39,19 @@ pub struct ProgramView {
     pub note: Option<String>,
     /// The nodes that it leaves alone for now.
     pub avoids: BTreeSet<NodeId>,
+    /// Where its data is, if it has any.
+    pub data: Option<DataView>,
+}
+
+/// The data of a program as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataView {
+    /// The node that keeps copies, and whether it has a complete one.
+    pub standby: Option<(NodeId, bool)>,
+    /// Writes of at most this long would be lost now; `None` when nobody knows, or no node has a copy.
+    pub at_risk: Option<Duration>,
+    /// What the last start cost.
+    pub loss: Option<Loss>,
 }
 
 /// An assignment as people see it.
@@ -134,6 +149,11 @@ impl Scheduler {
                 _ => None,
             },
             note: note(program, state, self.now).or_else(|| self.brake_note(program)),
+            data: program.data.as_ref().map(|data| DataView {
+                standby: data.keeper().map(|node| (node, data.filling.is_none())),
+                at_risk: data.keeper().and_then(|node| data.behind(node)),
+                loss: data.loss,
+            }),
             avoids: program.avoid.keys().copied().filter(|node| program.avoids(*node, self.now)).collect(),
         })
     }
@@ -203,7 +223,10 @@ fn note(program: &Program, state: ProgramState, now: BootTime) -> Option<String>
         Stage::Unplaced if program.held_until.is_some_and(|until| now < until) => {
             Some("the scheduler's database is new or an old copy: it waits until earlier leases have ended".into())
         }
-        Stage::Unplaced => None,
+        Stage::Unplaced => program.data.as_ref().and_then(|data| match data.sources() {
+            Sources::Nowhere(reason) => Some(reason),
+            Sources::Anywhere | Sources::On(_) => None,
+        }),
         Stage::Storing { .. } => Some("its assignment is being written".to_owned()),
         Stage::Assigned(_) if state == ProgramState::Unknown => {
             Some("its node is not heard of; it is assigned again when the node's lease is over".to_owned())

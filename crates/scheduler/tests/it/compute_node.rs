@@ -241,6 +241,7 @@ impl Session {
                 applied: memory.applied.clone(),
                 programs: if memory.mood.is_mute { vec![] } else { reports(&memory) },
                 draining: None,
+                data: Vec::new(),
             }
         };
         self.sent.insert(self.sequence, Instant::now());
@@ -253,6 +254,7 @@ pub(crate) fn capacity(memory_mib: u64) -> Capacity {
         vcpus: 16,
         memory_mib,
         disk_mib: 100_000,
+        pool_mib: 0,
         architecture: "x86_64".into(),
         cpu_vendor: "GenuineIntel".into(),
         cpu_features: vec![],

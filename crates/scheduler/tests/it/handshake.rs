@@ -90,8 +90,14 @@ async fn a_node_that_sends_too_much_is_slowed_down() {
     let (mut out, mut back) = socket.split();
     let sending = tokio::spawn(async move {
         for sequence in 1..=200 {
-            let heartbeat =
-                Heartbeat { sequence, capacity: capacity(1000), applied: None, programs: vec![], draining: None };
+            let heartbeat = Heartbeat {
+                sequence,
+                capacity: capacity(1000),
+                applied: None,
+                programs: vec![],
+                draining: None,
+                data: vec![],
+            };
             let text = serde_json::to_string(&FromNode::Heartbeat(heartbeat)).unwrap();
             out.send(Message::Text(text.into())).await.unwrap();
         }

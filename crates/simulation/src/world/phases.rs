@@ -59,6 +59,7 @@ impl World {
                 vcpus: 32,
                 memory_mib,
                 disk_mib: 1 << 20,
+                pool_mib: 0,
                 architecture: "x86_64".into(),
                 cpu_vendor: String::new(),
                 cpu_features: Vec::new(),

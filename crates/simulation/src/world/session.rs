@@ -171,7 +171,8 @@ impl World {
         if sent.len() > REMEMBERED {
             sent.pop_front();
         }
-        let heartbeat = Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None };
+        let heartbeat =
+            Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None, data: Vec::new() };
         let wire = *wire;
         self.send_up(wire, Up::Beat(heartbeat));
     }

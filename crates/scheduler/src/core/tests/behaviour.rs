@@ -292,7 +292,13 @@ fn a_new_address_of_a_node_is_told() {
     bench.desire(&spec(1, 100));
     let connection = ConnectionId(7);
     let url = "http://elsewhere".to_owned();
-    bench.event(Event::NodeConnected { node: node(1), connection, url: url.clone(), software: String::new() });
+    bench.event(Event::NodeConnected {
+        node: node(1),
+        connection,
+        account: protocol::Address::new("0x01"),
+        url: url.clone(),
+        software: String::new(),
+    });
     let told = |notice: &Notice| matches!(notice, Notice::Assigned { url: new, waited: None, .. } if *new == url);
     assert!(bench.notices.iter().any(told));
     assert_eq!(bench.database.nodes[&node(1)].url.as_deref(), Some("http://elsewhere"));

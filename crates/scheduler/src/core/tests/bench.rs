@@ -10,6 +10,7 @@ use protocol::api::scheduler::ProgramState;
 use protocol::control::{
     Capacity, Directive, FromScheduler, Grant, Heartbeat, ProgramReport, ReportedState, SetEntry, SetVersion,
 };
+use protocol::data::DataReport;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use crate::core::event::{ConnectionId, OpenAssignment, Origin, Registration, Restored};
@@ -40,11 +41,17 @@ pub(super) fn registration(number: u8) -> Registration {
     }
 }
 
+/// The account that a node proves itself with.
+pub(super) fn account(number: u8) -> Address {
+    Address::new(format!("0x{number:02x}"))
+}
+
 pub(super) fn capacity(memory_mib: u64) -> Capacity {
     Capacity {
         vcpus: 64,
         memory_mib,
         disk_mib: 1 << 20,
+        pool_mib: 1 << 20,
         architecture: "x86_64".into(),
         cpu_vendor: "GenuineIntel".into(),
         cpu_features: vec!["sev".into()],
@@ -60,6 +67,8 @@ pub(super) struct Database {
     pub(super) programs: BTreeMap<ProgramId, Arc<ProgramSpec>>,
     pub(super) nodes: BTreeMap<NodeId, Registration>,
     pub(super) draining: BTreeMap<NodeId, String>,
+    pub(super) standbys: BTreeMap<ProgramId, NodeId>,
+    pub(super) writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
     pub(super) lease_wait: Option<Duration>,
     pub(super) is_complete: bool,
 }
@@ -83,18 +92,26 @@ impl Database {
                 Some(Event::Stored { program: spec.id, node, epoch })
             }
             Write::Close { program, epoch, cause, proof, .. } => {
-                if self.open.get(program).is_some_and(|(_, open)| open == epoch) {
+                if let Some((node, epoch)) = self.open.get(program).filter(|(_, open)| open == epoch).copied() {
                     self.open.remove(program);
-                    self.closed.push((*program, *epoch, *cause, *proof));
+                    if !matches!(proof, Proof::NeverGranted | Proof::Refused) && *cause != Cause::Refused {
+                        self.writers.insert(*program, (node, epoch));
+                    }
+                    self.closed.push((*program, epoch, *cause, *proof));
                 }
                 Some(Event::Closed { program: *program, epoch: *epoch })
             }
             Write::Forget { program, .. } => {
                 self.open.remove(program);
                 self.programs.remove(program);
+                self.standbys.remove(program);
                 Some(Event::Forgotten { program: *program })
             }
             Write::Record { .. } => None,
+            Write::Standby { program, node } => {
+                self.standbys.insert(*program, *node);
+                None
+            }
             Write::Node(registration) => {
                 self.nodes.insert(registration.node, registration.clone());
                 None
@@ -122,6 +139,8 @@ impl Database {
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),
+            writers: self.writers.iter().map(|(program, (node, epoch))| (*program, *node, *epoch)).collect(),
+            standbys: self.standbys.clone().into_iter().collect(),
             nodes: self.nodes.values().cloned().collect(),
             draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,
@@ -145,6 +164,8 @@ pub(super) struct Bench {
     connections: BTreeMap<NodeId, (ConnectionId, u64)>,
     capacities: BTreeMap<NodeId, Capacity>,
     applied: BTreeMap<NodeId, SetVersion>,
+    /// What data nodes say that they have.
+    pub(super) data: BTreeMap<NodeId, Vec<DataReport>>,
     next_connection: u64,
     processes: u32,
 }
@@ -170,6 +191,7 @@ impl Bench {
             connections: BTreeMap::new(),
             capacities: BTreeMap::new(),
             applied: BTreeMap::new(),
+            data: BTreeMap::new(),
             next_connection: 0,
             processes: 0,
         }
@@ -265,7 +287,13 @@ impl Bench {
         self.connections.insert(node(number), (connection, 0));
         self.capacities.insert(node(number), capacity(memory));
         let url = format!("http://node-{number}");
-        self.event(Event::NodeConnected { node: node(number), connection, url, software: "test".into() });
+        self.event(Event::NodeConnected {
+            node: node(number),
+            connection,
+            account: account(number),
+            url,
+            software: "test".into(),
+        });
     }
 
     pub(super) fn disconnect(&mut self, number: u8) {
@@ -288,6 +316,7 @@ impl Bench {
             applied: self.applied.get(&id).cloned(),
             programs: Vec::new(),
             draining: None,
+            data: self.data.get(&id).cloned().unwrap_or_default(),
         };
         change(&mut heartbeat);
         let (connection, sequence) = (*connection, heartbeat.sequence);
@@ -365,16 +394,19 @@ impl Scheduler {
     /// Checks that what is kept twice agrees, that nothing is overcommitted, and that nobody waits who could be placed.
     pub(super) fn check(&self) {
         use crate::core::assignment::Stage;
+        use crate::core::data::Sources;
         use crate::core::desired::Needs;
         use crate::core::placement::choose;
 
         let mut used: BTreeMap<NodeId, (Needs, u32)> = BTreeMap::new();
         for (id, program) in &self.programs {
-            for node in program.stage.occupies().into_iter().flatten() {
+            let keeper = program.data.as_ref().and_then(|data| data.keeper());
+            for node in program.stage.occupies(keeper).into_iter().chain([keeper]).flatten() {
                 let (needs, programs) = used.entry(node).or_default();
                 needs.vcpus += program.spec.needs.vcpus;
                 needs.memory_mib += program.spec.needs.memory_mib;
                 needs.disk_mib += program.spec.needs.disk_mib;
+                needs.pool_mib += program.spec.needs.pool_mib;
                 *programs += 1;
             }
             if let Some((node, entry)) = program.stage.entry(*id) {
@@ -383,7 +415,8 @@ impl Scheduler {
             let waits = matches!(program.stage, Stage::Unplaced) && program.gone.is_none();
             // A program that ran before may have to wait for the brake.
             let braked = program.last_epoch.is_some() && self.brake.holds(self.now);
-            if waits && !braked && program.held_until.is_none_or(|until| until <= self.now) {
+            let may_start = program.data.as_ref().is_none_or(|data| data.sources() == Sources::Anywhere);
+            if waits && may_start && !braked && program.held_until.is_none_or(|until| until <= self.now) {
                 let offers = self.nodes.values().map(|node| &node.offer);
                 let fits = choose(&program.spec, offers, |node| program.avoids(node, self.now));
                 assert_eq!(fits, None, "{id} waits although a node fits");
@@ -394,6 +427,7 @@ impl Scheduler {
             assert_eq!((node.offer.used, node.offer.programs), (needs, programs), "the room of {id}");
             if let Some(capacity) = &node.offer.capacity {
                 assert!(needs.memory_mib <= capacity.memory_mib, "{id} is overcommitted");
+                assert!(needs.pool_mib <= capacity.pool_mib, "the pool of {id} is overcommitted");
             }
             for program in node.set.programs() {
                 assert!(self.programs[&program].stage.entry(program).is_some_and(|(node, _)| node == *id));

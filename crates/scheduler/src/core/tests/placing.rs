@@ -165,7 +165,7 @@ fn the_reason_says_what_is_missing() {
         "no node fits: 3 nodes, 1 draining, 2 with too little memory (needs 4096 MiB, most free 1024 MiB)"
     );
     assert_eq!(explain(&big, [].iter(), never), "no node fits: no compute node is registered");
-    big.needs = Needs { vcpus: 100, memory_mib: 1, disk_mib: 1 };
+    big.needs = Needs { vcpus: 100, memory_mib: 1, disk_mib: 1, pool_mib: 0 };
     assert_eq!(
         explain(&big, [offer(1, 1)].iter(), never),
         "no node fits: 1 node, 1 with too few processors (needs 100, most free 64)"

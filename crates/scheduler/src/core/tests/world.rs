@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use lease::{BootTime, HolderDeadline, LeaseTimes};
 use protocol::control::{Directive, FromScheduler, Grant, Heartbeat, Refusal, ReportedState, SetEntry, SetVersion};
-use protocol::{Epoch, NodeId, ProgramId};
+use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::bench::{Database, capacity, node, program, registration, report, spec};
 use crate::core::event::{ConnectionId, Origin};
@@ -119,6 +119,7 @@ impl Machine {
             applied: self.applied.clone(),
             programs: reports.collect(),
             draining: None,
+            data: Vec::new(),
         };
         self.up.push_back(heartbeat);
     }
@@ -403,7 +404,13 @@ impl World {
         let connection = ConnectionId(self.next_connection);
         self.machine(number).connection = Some(connection);
         let url = format!("http://node-{number}");
-        self.event(Event::NodeConnected { node: node(number), connection, url, software: String::new() });
+        self.event(Event::NodeConnected {
+            node: node(number),
+            connection,
+            account: Address::new("0x01"),
+            url,
+            software: String::new(),
+        });
     }
 
     fn disconnect(&mut self, number: u8) {
