@@ -218,7 +218,7 @@ fn agrees<'a>(history: &str, live: impl Iterator<Item = &'a Live>) -> Result<usi
         match &entry.fact {
             Fact::Assigned => drop(epochs.insert(entry.epoch.get(), None)),
             Fact::Ended { .. } => drop(epochs.insert(entry.epoch.get(), Some(at.saturating_sub(booted)))),
-            Fact::Stated { .. } | Fact::Releasing { .. } => {}
+            Fact::Stated { .. } | Fact::Releasing { .. } | Fact::DataLost { .. } => {}
         }
     }
     for instant in live {

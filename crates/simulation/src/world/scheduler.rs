@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lease::IssuerExpiry;
 use protocol::control::{Directive, FromScheduler, Heartbeat, ProgramReport, ReportedState};
-use protocol::{Epoch, NodeId, ProgramId};
+use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::Watch;
 use scheduler::core::{Cause, Command, ConnectionId, Event, Notice, Policy, Scheduler, Write};
 
@@ -281,7 +281,7 @@ impl World {
                     if let Some(wire) = self.wires.get_mut(&wire) {
                         wire.heard = self.now;
                     }
-                    let heartbeat = self.as_understood(run, node, heartbeat);
+                    let heartbeat = self.as_understood(run, node, *heartbeat);
                     self.tell_scheduler(run, Event::Heartbeat { node, connection: wire, heartbeat });
                 }
             }
@@ -307,8 +307,8 @@ impl World {
         }
         let url = format!("http://node-{}", machine.0);
         say!(self, "{} {machine} connected", run.0);
-        let software = String::new();
-        self.tell_scheduler(run, Event::NodeConnected { node, connection: wire, url, software });
+        let (account, software) = (Address::new(format!("0x{:02x}", machine.0)), String::new());
+        self.tell_scheduler(run, Event::NodeConnected { node, connection: wire, account, url, software });
         let silence = self.silence();
         self.after(silence, Happening::LookAtSilence(wire));
     }

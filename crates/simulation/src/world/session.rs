@@ -174,7 +174,7 @@ impl World {
         let heartbeat =
             Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None, data: Vec::new() };
         let wire = *wire;
-        self.send_up(wire, Up::Beat(heartbeat));
+        self.send_up(wire, Up::Beat(Box::new(heartbeat)));
     }
 
     fn granted(&mut self, run: AgentRun, wire: ConnectionId, grant: Grant) {

@@ -32,7 +32,7 @@ pub(crate) struct Path {
 #[derive(Debug)]
 pub(crate) enum Up {
     Hello,
-    Beat(Heartbeat),
+    Beat(Box<Heartbeat>),
     End,
 }
 
