@@ -16,8 +16,7 @@ mod link;
 mod receiver;
 pub mod secure;
 mod sender;
-mod wire;
+pub mod wire;
 
 pub use receiver::{ReceiveError, ReceiveLimits, Receiver};
 pub use sender::{Bandwidth, Dial, Freeze, Later, ReplicationError, Replicator, Source, Status, Stream};
-pub use wire::BadFrame;

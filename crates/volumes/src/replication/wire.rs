@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::name::VolumeSpec;
 
 /// How much of a stream is compressed at a time, in bytes.
-pub(crate) const CHUNK: usize = 128 << 10;
+pub const CHUNK: usize = 128 << 10;
 
 /// On streams of btrfs (code, a SQLite database) level 1 leaves 41 % and compresses 180–280 MiB/s on one core; lz4 leaves 61 % at
 /// 210–260 MiB/s, level 3 is slower and leaves no less.
@@ -43,80 +43,122 @@ const COMPRESSED: u8 = 2;
 /// From the node whose volumes they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(crate) enum FromPrimary {
+pub enum FromPrimary {
     /// The first: what the connection is about.
-    Open { program: ProgramId, epoch: Epoch },
+    Open {
+        /// Whose volumes.
+        program: ProgramId,
+        /// The epoch that it is live in.
+        epoch: Epoch,
+    },
     /// A snapshot comes.
     Begin(Begin),
-    /// How long ago it was taken, when this was sent, in milliseconds, rounded up.
-    Age { taken_ago_ms: u64 },
+    /// How long ago it was taken, when this was sent, rounded up.
+    Age {
+        /// In milliseconds.
+        taken_ago_ms: u64,
+    },
     /// A volume is complete.
-    End { digest: Digest },
+    End {
+        /// Of its stream, as `btrfs send` made it.
+        digest: Digest,
+    },
     /// Nothing to say.
     Ping,
 }
 
 /// A snapshot comes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Begin {
-    pub(crate) snapshot: SnapshotId,
-    pub(crate) parent: Option<SnapshotId>,
-    pub(crate) volumes: Vec<VolumeSpec>,
+pub struct Begin {
+    /// Its name.
+    pub snapshot: SnapshotId,
+    /// The snapshot that the streams build on, for volumes that it has.
+    pub parent: Option<SnapshotId>,
+    /// Its volumes, in the order of their streams.
+    pub volumes: Vec<VolumeSpec>,
     /// By the clock of the node that took it.
-    pub(crate) taken: DateTime<Utc>,
+    pub taken: DateTime<Utc>,
     /// It goes on where [`Partial`] ends.
-    pub(crate) resume: bool,
+    pub resume: bool,
 }
 
 /// From the node that keeps copies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(crate) enum FromStandby {
+pub enum FromStandby {
     /// The connection is of no use.
-    Refused { reason: String, highest: Option<Epoch> },
+    Refused {
+        /// Why.
+        reason: String,
+        /// The highest epoch that was ever seen, when that is why.
+        highest: Option<Epoch>,
+    },
     /// The answer to Open: complete sets in their order, and what is there of one that was cut off.
-    Have { snapshots: Vec<SnapshotId>, partial: Option<Partial> },
+    Have {
+        /// Oldest first.
+        snapshots: Vec<SnapshotId>,
+        /// It is given up after a while.
+        partial: Option<Partial>,
+    },
     /// The bytes may come.
-    Ready { snapshot: SnapshotId },
+    Ready {
+        /// Which.
+        snapshot: SnapshotId,
+    },
     /// The parent is not here.
-    UnknownParent { snapshot: SnapshotId },
+    UnknownParent {
+        /// What was to be sent.
+        snapshot: SnapshotId,
+    },
     /// The snapshot was not taken in.
-    Failed { snapshot: SnapshotId, reason: String },
+    Failed {
+        /// Which.
+        snapshot: SnapshotId,
+        /// Why and what to do.
+        reason: String,
+    },
     /// The snapshot is complete and durable.
-    Done { snapshot: SnapshotId },
+    Done {
+        /// Which.
+        snapshot: SnapshotId,
+    },
     /// The answer to Ping.
     Pong,
 }
 
 /// What is there of a snapshot that was cut off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Partial {
-    pub(crate) snapshot: SnapshotId,
-    pub(crate) parent: Option<SnapshotId>,
+pub struct Partial {
+    /// Its name.
+    pub snapshot: SnapshotId,
+    /// What its streams build on.
+    pub parent: Option<SnapshotId>,
     /// How many volumes are complete.
-    pub(crate) volumes: usize,
+    pub volumes: usize,
     /// How many bytes of the next one are there.
-    pub(crate) offset: u64,
+    pub offset: u64,
     /// Of these bytes.
-    pub(crate) digest: Digest,
+    pub digest: Digest,
 }
 
 /// SHA-256, in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Digest(String);
+pub struct Digest(String);
 
 impl Digest {
     /// Of what has been digested so far.
-    pub(crate) fn of(hash: &sha2::Sha256) -> Self {
+    pub fn of(hash: &sha2::Sha256) -> Self {
         Self(hex::encode(sha2::Digest::finalize(hash.clone())))
     }
 }
 
 /// A frame, read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Frame<T> {
+pub enum Frame<T> {
+    /// A message.
     Message(T),
+    /// A piece of a stream.
     Bytes(Vec<u8>),
 }
 
@@ -126,21 +168,27 @@ pub(crate) enum Frame<T> {
 pub struct BadFrame(String);
 
 /// A message as a frame.
-pub(crate) fn message(message: &impl Serialize) -> Vec<u8> {
+pub fn message(message: &impl Serialize) -> Vec<u8> {
     let mut frame = vec![MESSAGE];
     serde_json::to_writer(&mut frame, message).expect("a message is JSON");
     frame
 }
 
 /// Bytes of a stream as a frame, smaller when they can be.
-pub(crate) fn pack(chunk: &[u8]) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// When there is no memory for it.
+pub fn pack(chunk: &[u8]) -> io::Result<Vec<u8>> {
     let packed = zstd::bulk::compress(chunk, LEVEL)?;
     let (kind, bytes) = if packed.len() < chunk.len() { (COMPRESSED, &packed[..]) } else { (RAW, chunk) };
     Ok([&[kind], bytes].concat())
 }
 
 /// Reads a frame. What was compressed is never more than [`CHUNK`] bytes.
-pub(crate) fn read<T: DeserializeOwned>(frame: &[u8]) -> Result<Frame<T>, BadFrame> {
+///
+/// # Errors
+/// [`BadFrame`].
+pub fn read<T: DeserializeOwned>(frame: &[u8]) -> Result<Frame<T>, BadFrame> {
     let bad = |what: &dyn std::fmt::Display| BadFrame(what.to_string());
     match frame.split_first() {
         Some((&MESSAGE, json)) => serde_json::from_slice(json).map(Frame::Message).map_err(|e| bad(&e)),
