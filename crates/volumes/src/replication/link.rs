@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{error::Elapsed, sleep, timeout};
+use tokio::time::{Instant, error::Elapsed, sleep, timeout};
 use tracing::info;
 
 use super::core::Event;
@@ -74,7 +74,7 @@ impl Link {
         // Not more than one is sent at a time: the core waits for it.
         let (sends, to_send) = mpsc::unbounded_channel();
         let (events_sender, events) = mpsc::channel(EVENTS);
-        let keeper = Keeper { source, shared, peer: peer.clone(), to_send, events: events_sender };
+        let keeper = Keeper { source, shared, peer: peer.clone(), to_send, events: events_sender, confirmed: false };
         Self { peer, sends, events, task: tokio::spawn(keeper.keep()).abort_handle() }
     }
 
@@ -108,19 +108,23 @@ struct Keeper {
     peer: Peer,
     to_send: mpsc::UnboundedReceiver<(SnapshotId, Option<SnapshotId>)>,
     events: mpsc::Sender<Event>,
+    /// Whether a snapshot was confirmed on this connection.
+    confirmed: bool,
 }
 
 impl Keeper {
     async fn keep(mut self) {
         let mut pause = QUICKEST;
         loop {
-            let before = self.shared.sent.load(Ordering::Relaxed);
+            let begun = Instant::now();
+            self.confirmed = false;
             let Err(error) = self.session().await;
             if matches!(error, LinkError::Gone) || self.events.send(Event::Disconnected).await.is_err() {
                 return;
             }
             self.shared.problem(self.source.program, Some(error.to_string()));
-            if self.shared.sent.load(Ordering::Relaxed) > before {
+            // One that only connects, and then breaks or refuses, is not to be dialed without a pause.
+            if self.confirmed || begun.elapsed() > SLOWEST {
                 pause = QUICKEST;
             }
             sleep(pause).await;
@@ -147,6 +151,7 @@ impl Keeper {
         info!(%program, %epoch, standby = %self.peer.node, "connected to the standby");
         // What the connection before had to send is asked for again.
         while self.to_send.try_recv().is_ok() {}
+        self.shared.problem(*program, None);
         self.report(Event::Connected(have)).await?;
         loop {
             tokio::select! {
@@ -154,6 +159,7 @@ impl Keeper {
                     let (id, parent) = send.ok_or(LinkError::Gone)?;
                     let event = session.transfer(id, parent).await?;
                     if event == Event::Confirmed(id) {
+                        self.confirmed = true;
                         self.shared.problem(self.source.program, None);
                     }
                     self.report(event).await?;

@@ -120,16 +120,15 @@ impl Receiver {
         Self(Arc::new(Inner { pool, account, node, limits, copies: Mutex::default() }))
     }
 
-    /// Takes in what one connection brings, until it is over. `authorise` tells which account may send this program in
-    /// this epoch from this node; `None` is nobody.
+    /// Takes in what one connection brings, until it is over, and returns why it is. `authorise` tells which account may
+    /// send this program in this epoch from this node, `None` is nobody; it is asked again for each snapshot.
     ///
-    /// # Errors
-    /// Always, as only an error ends it; [`ReceiveError::Secure`] with a broken connection and
-    /// [`ReceiveError::Replaced`] are of no concern.
+    /// A connection that broke ([`ReceiveError::Secure`]) and [`ReceiveError::Replaced`] are of no concern. How many
+    /// connections there may be is for the caller to limit.
     pub async fn serve(
         &self,
         stream: impl Stream,
-        authorise: impl Fn(ProgramId, Epoch, NodeId) -> Option<Address>,
+        authorise: impl Fn(ProgramId, Epoch, NodeId) -> Option<Address> + Send + Sync,
     ) -> ReceiveError {
         let Err(error) = self.try_serve(stream, authorise).await;
         error
@@ -157,7 +156,7 @@ impl Receiver {
     async fn try_serve(
         &self,
         stream: impl Stream,
-        authorise: impl Fn(ProgramId, Epoch, NodeId) -> Option<Address>,
+        authorise: impl Fn(ProgramId, Epoch, NodeId) -> Option<Address> + Send + Sync,
     ) -> Result<std::convert::Infallible, ReceiveError> {
         let accepting = secure::accept(stream, &self.0.account, self.0.node);
         let (reader, writer, from) = timeout(HANDSHAKE, accepting).await??;
@@ -165,9 +164,10 @@ impl Receiver {
         let Frame::Message(FromPrimary::Open { program, epoch }) = timeout(HANDSHAKE, wire.hear()).await?? else {
             return Err(ReceiveError::Protocol("it does not say what it sends"));
         };
-        if authorise(program, epoch, from.node).as_ref() != Some(&from.account) {
+        let may_send = || authorise(program, epoch, from.node).as_ref() == Some(&from.account);
+        if !may_send() {
             // To who has no business here, this node tells nothing about the program.
-            return wire.refuse(None, ReceiveError::Unauthorised { from, program, epoch }).await;
+            return wire.refuse(None, ReceiveError::Unauthorised { from: from.clone(), program, epoch }).await;
         }
         let highest = self.0.pool.program(program).await?.highest();
         if epoch < highest {
@@ -178,7 +178,8 @@ impl Receiver {
         *copy.current.lock().expect("no code panics while it holds this lock") = Some(current);
         // The connection before lets go of it, as its sender is dropped.
         let mut arriving = copy.arriving.lock().await;
-        let session = Session { receiver: self, copy: &copy, program, epoch, failed: false };
+        let session =
+            Session { receiver: self, copy: &copy, program, epoch, from: &from, may_send: &may_send, failed: false };
         let result = tokio::select! {
             result = session.run(&mut wire, &mut arriving) => result,
             _ = &mut replaced => Err(ReceiveError::Replaced),
@@ -205,10 +206,9 @@ impl Receiver {
 
 /// Removes what has come of a snapshot that will not be complete.
 async fn abandon(pool: &Pool, program: ProgramId, arriving: &mut Option<Arriving>) {
-    if let Some(cut) = arriving.take() {
-        if let Err(error) = cut.abandon(pool, program).await {
-            warn!(%program, %error, "cannot remove the beginning of a snapshot, trying again at the next start");
-        }
+    let Some(cut) = arriving.take() else { return };
+    if let Err(error) = cut.abandon(pool, program).await {
+        warn!(%program, %error, "cannot remove the beginning of a snapshot, trying again at the next start");
     }
 }
 
@@ -240,6 +240,8 @@ struct Session<'a> {
     copy: &'a Copy,
     program: ProgramId,
     epoch: Epoch,
+    from: &'a Proven,
+    may_send: &'a (dyn Fn() -> bool + Send + Sync),
     /// What comes before the next Begin is of no use.
     failed: bool,
 }
@@ -263,6 +265,10 @@ impl Session<'_> {
         loop {
             let answer = match wire.hear().await? {
                 Frame::Message(FromPrimary::Ping) => Some(FromStandby::Pong),
+                Frame::Message(FromPrimary::Begin(_)) if !(self.may_send)() => {
+                    let (from, program, epoch) = (self.from.clone(), self.program, self.epoch);
+                    return wire.refuse(None, ReceiveError::Unauthorised { from, program, epoch }).await;
+                }
                 Frame::Message(FromPrimary::Begin(begin)) => Some(self.begin(begin, arriving).await?),
                 Frame::Message(FromPrimary::Open { .. }) => {
                     return Err(ReceiveError::Protocol("it says twice what it sends"));

@@ -352,7 +352,10 @@ impl Shell {
 
     fn job_ended(&self, result: Result<Event, Error>) -> Event {
         match result {
-            Ok(event) => event,
+            Ok(event) => {
+                self.shared.problem(self.source.program, None);
+                event
+            }
             Err(error) => {
                 self.shared.problem(self.source.program, Some(error.to_string()));
                 Event::Failed

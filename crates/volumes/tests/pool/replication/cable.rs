@@ -150,13 +150,12 @@ impl AsyncWrite for Disturbed {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let mut bytes = bytes.to_vec();
-        let flip = passed(&cable.flip_at);
+        let (flip, middle) = (passed(&cable.flip_at), bytes.len() / 2);
         if flip {
-            let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
         }
         let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &bytes))?;
-        if flip {
+        if flip && written > middle {
             cable.flip_at.store(0, Ordering::Relaxed);
         }
         cable.bytes.store(before + written as u64, Ordering::Relaxed);

@@ -1,9 +1,12 @@
 //! Cuts, disturbances, and nodes that may not send.
 
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use volumes::replication::Replicator;
+use volumes::Source as From;
+use volumes::replication::{Bandwidth, ReceiveLimits, Receiver, Replicator};
 
 use super::cable::*;
 use crate::support::*;
@@ -111,4 +114,91 @@ async fn a_slow_or_absent_standby_keeps_nothing_from_the_program() {
     assert!(late.to_string().contains("cannot connect to the standby"), "{late}");
     cable.down.store(false, Ordering::Relaxed);
     replicator.finish(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_volumes_are_one_snapshot_also_after_a_cut() {
+    let (a, b) = (Node::new(1).await, Node::new(2).await);
+    let cable = Cable::between(&[&a, &b]);
+    a.pool.create_live(PROGRAM, epoch(1), vec![volume("data", 64), volume("more", 64)]).await.unwrap();
+    write(&a.pool, "data", "big", &noise(8 * MIB)).await;
+    write(&a.pool, "more", "big", &noise(16 * MIB)).await;
+    cable.cut_at.store(14 << 20, Ordering::Relaxed);
+    let frozen = Arc::new(AtomicU64::new(0));
+    let (mut source, count) = (a.source(1, &cable), frozen.clone());
+    source.freeze = Arc::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(Box::new(()) as Box<dyn Send>) })
+    });
+    let replicator = Replicator::start(source).await.unwrap();
+    replicator.standby(Some(b.peer())).await;
+    let last = replicator.finish(Duration::from_secs(60)).await.unwrap();
+    let resumed = replicator.status().bytes_resumed;
+    assert!(resumed > 4 << 20 && resumed < 7 << 20, "the first volume is not looked at again: {resumed}");
+    assert!(frozen.load(Ordering::Relaxed) >= last.sequence);
+    b.pool.promote(PROGRAM, From::Snapshot(last), epoch(2), at(9)).await.unwrap();
+    assert_eq!(read(&b.pool, "data", "big").await, noise(8 * MIB));
+    assert_eq!(read(&b.pool, "more", "big").await, noise(16 * MIB));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_was_given_up_is_sent_anew() {
+    let (a, mut b) = (Node::new(1).await, Node::new(2).await);
+    let limits = ReceiveLimits { keep_cut: Duration::ZERO, ..ReceiveLimits::default() };
+    b.receiver = Receiver::new(b.pool.clone(), b.account.clone(), b.id, limits);
+    let cable = Cable::between(&[&a, &b]);
+    a.live(8).await;
+    cable.cut_at.store(4 << 20, Ordering::Relaxed);
+    // Away for as long as it takes to give up.
+    let mut source = a.source(1, &cable);
+    let (dial, folder) = (source.dial.clone(), b.place.data(PROGRAM).join("snapshots"));
+    let waits = cable.clone();
+    source.dial = Arc::new(move |peer| {
+        let (dial, folder, waits) = (dial.clone(), folder.clone(), waits.clone());
+        Box::pin(async move {
+            let empty = std::fs::read_dir(&folder).is_ok_and(|mut all| all.next().is_none());
+            if waits.bytes.load(Ordering::Relaxed) > MIB as u64 && !empty {
+                return Err(io::ErrorKind::HostUnreachable.into());
+            }
+            dial(peer).await
+        })
+    });
+    let replicator = Replicator::start(source).await.unwrap();
+    replicator.standby(Some(b.peer())).await;
+    confirmed(&replicator).await;
+    assert_eq!(replicator.status().bytes_resumed, 0);
+    assert!(cable.bytes.load(Ordering::Relaxed) > 12 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_is_taken_back_ends_it_with_the_next_snapshot() {
+    let (a, b) = (Node::new(1).await, Node::new(2).await);
+    let cable = Cable::between(&[&a, &b]);
+    a.live(1).await;
+    let replicator = Replicator::start(a.source(1, &cable)).await.unwrap();
+    replicator.standby(Some(b.peer())).await;
+    replicator.flush().await.unwrap();
+    until("nothing changes any more", async || replicator.status().live.at_risk_ms < 1000).await;
+    cable.forbid(&a);
+    let before = b.newest().await;
+    write(&a.pool, "data", "f", b"too late").await;
+    let refused = |status: &volumes::replication::Status| {
+        status.problem.as_ref().is_some_and(|problem| problem.contains("does not send"))
+    };
+    status(&replicator, "refused", refused).await;
+    assert_eq!(b.newest().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_is_kept() {
+    let (a, b) = (Node::new(1).await, Node::new(2).await);
+    let cable = Cable::between(&[&a, &b]);
+    a.live(4).await;
+    let source = a.source(1, &cable);
+    let replicator =
+        Replicator::start(volumes::replication::Source { bandwidth: Bandwidth::new(Some(2 << 20)), ..source });
+    let (replicator, begun) = (replicator.await.unwrap(), Instant::now());
+    replicator.standby(Some(b.peer())).await;
+    confirmed(&replicator).await;
+    assert!(begun.elapsed() > Duration::from_secs(1), "4 MiB at 2 MiB a second took {:?}", begun.elapsed());
 }
