@@ -268,6 +268,9 @@ impl Core {
     fn connected(&mut self, have: Vec<SnapshotId>, commands: &mut Vec<Command>) {
         let (Link::Apart(node) | Link::Together { node, .. }) = self.link else { return };
         self.disconnected();
+        // Its newest is what it would be promoted with, so what is taken next has to be newer than that, too.
+        let newest = have.iter().filter(|id| id.epoch == self.epoch).map(|id| id.sequence).max();
+        self.last = self.last.max(newest.unwrap_or(0));
         self.link = Link::Together { node, have: have.into_iter().collect() };
         self.find_confirmed();
         self.answer(commands);
@@ -324,7 +327,8 @@ impl Core {
     }
 
     fn confirm(&mut self, now: BootTime, id: SnapshotId, commands: &mut Vec<Command>) {
-        if !matches!(self.job, Job::Sending { id: sent, .. } if sent == id) {
+        let Job::Sending { id: sent, parent } = self.job else { return };
+        if sent != id {
             return;
         }
         self.job = Job::Idle;
@@ -333,7 +337,8 @@ impl Core {
             have.insert(id);
         }
         self.find_confirmed();
-        let cost = now.since(self.begun);
+        // A standby is filled once; after that, what was written meanwhile is late already.
+        let cost = if parent.is_some() { now.since(self.begun) } else { Duration::ZERO };
         let pause = (cost.saturating_mul(self.pace.pause_percent) / 100).min(LONGEST_PAUSE);
         self.due = (now + pause).max(self.begun + self.pace.interval);
         self.answer(commands);

@@ -10,7 +10,7 @@ use protocol::data::{CopyReport, SnapshotId};
 use protocol::{Account, Address, Epoch, NodeId, ProgramId};
 use tokio::sync::oneshot;
 use tokio::time::{error::Elapsed, sleep, timeout};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::arriving::{Arriving, Problem};
 use super::secure::{self, Proven, SecureError, SecureReader, SecureWriter};
@@ -374,8 +374,9 @@ impl Session<'_> {
         let before = sets.iter().map(|set| set.id).filter(|before| *before < id).max();
         let keep: Vec<_> = before.into_iter().chain([id]).collect();
         if !surplus(sets.iter().map(|set| &set.id), &keep).is_empty() {
-            let pruned = self.pool().prune(self.program, &keep).await;
-            info!(program = %self.program, ?pruned, "deleted old copies");
+            if let Err(error) = self.pool().prune(self.program, &keep).await {
+                warn!(program = %self.program, %error, "cannot delete old copies, trying again with the next");
+            }
         }
         Ok(())
     }

@@ -48,6 +48,17 @@ fn what_has_changed_is_taken_and_sent_as_a_difference() {
 }
 
 #[test]
+fn a_standby_that_was_just_filled_gets_the_rest_at_once_and_under_newer_names_than_it_has() {
+    let mut core = core(&[]);
+    core.step(second(10), Event::Standby(Some(node(1))));
+    assert_eq!(core.step(second(10), Event::Connected(vec![id(7)])), [Command::Take(id(8))]);
+    assert_eq!(core.step(second(10), Event::Taken), [Command::Send(id(8), None)]);
+    core.step(second(110), Event::Confirmed(id(8)));
+    assert!(core.wake_at().is_none_or(|at| at <= second(110)));
+    assert_eq!(core.standing(second(110)).at_risk, Some(Duration::from_secs(100)));
+}
+
+#[test]
 fn names_go_on_after_a_restart_and_what_the_standby_has_is_the_parent() {
     let older = SnapshotId::new(Epoch::new(2), 9);
     let mut core = core(&[(older, 1), (id(4), 5)]);

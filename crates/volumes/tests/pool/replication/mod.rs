@@ -3,4 +3,5 @@
 mod cable;
 mod continuous;
 mod faults;
+mod measure;
 mod sender;
