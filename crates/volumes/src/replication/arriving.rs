@@ -50,7 +50,7 @@ pub(crate) struct Arriving {
     limit: u64,
     /// When the sender was told that it may send, and how long ago it had taken the snapshot after that.
     ready: BootTime,
-    taken_ago: Duration,
+    taken_ago: Option<Duration>,
     cut: Option<BootTime>,
 }
 
@@ -68,7 +68,7 @@ impl Arriving {
             left: limit,
             limit,
             ready: now,
-            taken_ago: Duration::ZERO,
+            taken_ago: None,
             cut: None,
         })
     }
@@ -100,7 +100,7 @@ impl Arriving {
     pub(crate) fn resume(&mut self, begin: &Begin, now: BootTime) -> bool {
         let same = Begin { resume: self.begin.resume, ..begin.clone() } == self.begin;
         if same {
-            (self.ready, self.cut) = (now, None);
+            (self.ready, self.taken_ago, self.cut) = (now, None, None);
         }
         same
     }
@@ -117,12 +117,12 @@ impl Arriving {
 
     /// The sender said this after it was told that it may send, so it was true then or later.
     pub(crate) fn taken_ago(&mut self, ago: Duration) {
-        self.taken_ago = ago;
+        self.taken_ago = Some(ago);
     }
 
-    /// How old the snapshot was at some time, or less.
-    pub(crate) fn age(&self) -> (BootTime, Duration) {
-        (self.ready, self.taken_ago)
+    /// How old the snapshot was at some time, or less; `None` when the sender did not say.
+    pub(crate) fn age(&self) -> Option<(BootTime, Duration)> {
+        Some((self.ready, self.taken_ago?))
     }
 
     /// Bytes of the next volume that is not whole.

@@ -16,7 +16,6 @@ use super::arriving::{Arriving, Problem};
 use super::secure::{self, Proven, SecureError, SecureReader, SecureWriter};
 use super::sender::{Stream, milliseconds};
 use super::wire::{self, BadFrame, Begin, Frame, FromPrimary, FromStandby};
-use crate::core::snapshot::surplus;
 use crate::error::Error;
 use crate::pool::Pool;
 
@@ -365,18 +364,16 @@ impl Session<'_> {
 
     /// The set is complete, and counts from now on. The one before stays, as the other side may not hear of it.
     async fn commit(&self, arrived: &Arriving) -> Result<(), Error> {
-        let (begin, (at, age)) = (arrived.begin(), arrived.age());
+        let begin = arrived.begin();
         let id = begin.snapshot;
         self.pool().commit_received(self.program, id, begin.taken, begin.volumes.clone()).await?;
-        let newest = Newest { id, at, age };
-        *self.copy.newest.lock().expect("no code panics while it holds this lock") = Some(newest);
+        let newest = arrived.age().map(|(at, age)| Newest { id, at, age });
+        *self.copy.newest.lock().expect("no code panics while it holds this lock") = newest;
         let sets = self.pool().snapshots(self.program).await?;
         let before = sets.iter().map(|set| set.id).filter(|before| *before < id).max();
         let keep: Vec<_> = before.into_iter().chain([id]).collect();
-        if !surplus(sets.iter().map(|set| &set.id), &keep).is_empty() {
-            if let Err(error) = self.pool().prune(self.program, &keep).await {
-                warn!(program = %self.program, %error, "cannot delete old copies, trying again with the next");
-            }
+        if let Err(error) = self.pool().prune(self.program, &keep).await {
+            warn!(program = %self.program, %error, "cannot delete old copies, trying again with the next");
         }
         Ok(())
     }

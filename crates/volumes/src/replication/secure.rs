@@ -289,10 +289,11 @@ impl<S: AsyncRead> SecureReader<S> {
 }
 
 impl<S: AsyncWrite> SecureWriter<S> {
-    /// Sends a frame. After one that was dropped before it ended, the connection is of no use.
+    /// Sends a frame, and returns how many bytes went over the wire. After one that was dropped before it ended, the
+    /// connection is of no use.
     ///
     /// # Errors
-    /// When the frame is too long, or the connection broke. Returns how many bytes went over the wire.
+    /// When the frame is too long, or the connection broke.
     pub async fn send(&mut self, frame: &[u8]) -> Result<u64, SecureError> {
         if frame.len() > MAX_FRAME {
             return Err(SecureError::TooLong);

@@ -32,8 +32,8 @@ use crate::core::name::VolumeSpec;
 /// How much of a stream is compressed at a time, in bytes.
 pub const CHUNK: usize = 128 << 10;
 
-/// On streams of btrfs (code, a SQLite database) level 1 leaves 41 % and compresses 180–280 MiB/s on one core; lz4 leaves 61 % at
-/// 210–260 MiB/s, level 3 is slower and leaves no less.
+/// On streams of btrfs (code, a SQLite database) level 1 leaves 41 % and compresses 180–280 MiB/s on one core; lz4
+/// leaves 61 % at 210–260 MiB/s, level 3 is slower and leaves no less.
 const LEVEL: i32 = 1;
 
 const MESSAGE: u8 = 0;
