@@ -176,30 +176,46 @@ impl Receiver {
         let (current, mut replaced) = oneshot::channel();
         *copy.current.lock().expect("no code panics while it holds this lock") = Some(current);
         // The connection before lets go of it, as its sender is dropped.
-        let mut arriving = copy.arriving.lock().await;
+        let arriving = copy.arriving.lock().await;
+        let mut held = Held { receiver: self, program, copy: &copy, arriving };
         let session =
             Session { receiver: self, copy: &copy, program, epoch, from: &from, may_send: &may_send, failed: false };
-        let result = tokio::select! {
-            result = session.run(&mut wire, &mut arriving) => result,
+        tokio::select! {
+            result = session.run(&mut wire, &mut held.arriving) => result,
             _ = &mut replaced => Err(ReceiveError::Replaced),
-        };
-        if let Some(cut) = arriving.as_mut() {
-            cut.cut(clock::now());
-            self.abandon_later(program, copy.clone());
         }
-        result
     }
 
     /// Gives up what was cut off, unless the rest comes in time.
     fn abandon_later(&self, program: ProgramId, copy: Arc<Copy>) {
         let (pool, keep) = (self.0.pool.clone(), self.0.limits.keep_cut);
-        tokio::spawn(async move {
+        // Without a runtime the process ends, and what is left is removed at the next start.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
             sleep(keep).await;
             let mut arriving = copy.arriving.lock().await;
             if arriving.as_ref().is_some_and(|cut| cut.is_over(clock::now(), keep)) {
                 abandon(&pool, program, &mut arriving).await;
             }
         });
+    }
+}
+
+/// What has come, while a connection feeds it. However that ends, also when whoever serves it gives up, it is given up
+/// after a while.
+struct Held<'a> {
+    receiver: &'a Receiver,
+    program: ProgramId,
+    copy: &'a Arc<Copy>,
+    arriving: tokio::sync::MutexGuard<'a, Option<Arriving>>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(cut) = self.arriving.as_mut() {
+            cut.cut(clock::now());
+            self.receiver.abandon_later(self.program, self.copy.clone());
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use lease::clock;
 use protocol::data::Peer;
 use protocol::{Account, NodeId};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::task::AbortHandle;
 use volumes::Pool;
 use volumes::core::snapshot::SnapshotId;
 use volumes::replication::core::Pace;
@@ -82,6 +83,8 @@ pub(crate) struct Cable {
     pub(crate) down: AtomicBool,
     /// Why connections were over.
     pub(crate) ends: Mutex<Vec<String>>,
+    /// Who serves connections.
+    pub(crate) servers: Mutex<Vec<AbortHandle>>,
 }
 
 impl Cable {
@@ -116,12 +119,13 @@ impl Cable {
     pub(crate) fn connect(self: &Arc<Self>, to: NodeId) -> Disturbed {
         let (here, there) = duplex(64 << 10);
         let (cable, receiver) = (self.clone(), self.receivers.lock().unwrap()[&to].clone());
-        tokio::spawn(async move {
+        let server = tokio::spawn(async move {
             let senders = cable.clone();
             let authorise = move |_, _, node| senders.senders.lock().unwrap().get(&node).cloned();
             let end = receiver.serve(there, authorise).await;
             cable.ends.lock().unwrap().push(end.to_string());
         });
+        self.servers.lock().unwrap().push(server.abort_handle());
         Disturbed { stream: here, cable: self.clone() }
     }
 }

@@ -136,5 +136,13 @@ async fn the_beginning_of_a_stream_is_kept_for_a_while_only() {
     drop((sender.reader, sender.writer));
     let folder = b.place.data(PROGRAM).join("snapshots/1-1");
     until("it is given up", async || !folder.exists()).await;
-    assert_eq!(Sender::new(&cable, &a, &b).await.partial, None);
+    let mut sender = Sender::new(&cable, &a, &b).await;
+    assert_eq!(sender.partial, None);
+
+    // Also when it is not the connection that ends.
+    sender.begin(id(1, 1), None, 64).await;
+    sender.bytes(&stream[..2 * MIB]).await;
+    until("something has come", async || folder.exists()).await;
+    cable.servers.lock().unwrap().iter().for_each(tokio::task::AbortHandle::abort);
+    until("it is given up", async || !folder.exists()).await;
 }
