@@ -381,15 +381,13 @@ impl Core {
     /// Begins the next job, if one is due.
     fn begin(&mut self, now: BootTime) -> Option<Command> {
         let Link::Together { have, .. } = &self.link else { return None };
-        // Who waits for a flush waits for no interval, but after failures.
-        let waited = self.asked > self.answered && self.failures == 0;
-        if self.job != Job::Idle || self.is_final() || (now < self.due && !waited && !self.has_unsent()) {
+        let asked = self.asked > self.answered;
+        // Who waits for a flush or a move waits for no interval, but after failures.
+        let at_once = self.failures == 0 && (asked || self.ended || self.has_unsent());
+        if self.job != Job::Idle || self.is_final() || (now < self.due && !at_once) {
             return None;
         }
         if self.has_unsent() {
-            if self.failures > 0 && now < self.due {
-                return None;
-            }
             let (id, _) = self.local.last_key_value().expect("it has one to send");
             let parent = self.local.range(..id).rfind(|(id, _)| have.contains(id)).map(|(id, _)| *id);
             let id = *id;
@@ -401,7 +399,7 @@ impl Core {
         }
         match self.confirmed {
             // Who waits for a flush has written something.
-            Some((since, _)) if since.epoch == self.epoch && !waited => {
+            Some((since, _)) if since.epoch == self.epoch && !asked => {
                 self.job = Job::Looking { since, contents: self.contents(now) };
                 Some(Command::Look(since))
             }

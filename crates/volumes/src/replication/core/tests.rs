@@ -109,9 +109,9 @@ fn it_is_final_when_what_was_taken_after_the_end_is_confirmed() {
     let mut core = replicating();
     core.step(second(11), Event::Tick);
     core.step(second(11), Event::Ended);
-    core.step(second(11), Event::Looked { changed: false });
+    let again = core.step(second(11), Event::Looked { changed: false });
     assert!(!core.standing(second(11)).is_final, "it looked before the end");
-    assert_eq!(core.step(second(12), Event::Tick), [Command::Look(id(1))]);
+    assert_eq!(again, [Command::Look(id(1))], "at once");
     core.step(second(12), Event::Looked { changed: false });
     assert!(core.standing(second(12)).is_final);
     assert_eq!(core.wake_at(), None);
