@@ -11,6 +11,7 @@ mod error;
 mod live;
 mod pool;
 mod records;
+pub mod replication;
 mod snapshots;
 mod streams;
 

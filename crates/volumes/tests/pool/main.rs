@@ -2,6 +2,7 @@
 
 mod live;
 mod open;
+mod replication;
 mod snapshots;
 mod streams;
 mod support;
