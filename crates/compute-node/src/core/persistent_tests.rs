@@ -35,12 +35,12 @@ fn lease(sent: u64) -> HolderDeadline {
 
 fn set(sent: u64, number: u64, entries: &[(Assignment, Directive)]) -> Event {
     let entries = entries.iter().map(|(a, d)| SetEntry { program: a.program, epoch: a.epoch, directive: *d }).collect();
-    let grant = Grant { sequence: 1, lease_ms: 5000, set: version(number), entries: Some(entries) };
+    let grant = Grant { sequence: 1, lease_ms: 5000, set: version(number), entries: Some(entries), data: Vec::new() };
     Event::Granted { sent: at(sent), times: LeaseTimes::default(), grant }
 }
 
 fn renewal(sent: u64, number: u64) -> Event {
-    let grant = Grant { sequence: 1, lease_ms: 5000, set: version(number), entries: None };
+    let grant = Grant { sequence: 1, lease_ms: 5000, set: version(number), entries: None, data: Vec::new() };
     Event::Granted { sent: at(sent), times: LeaseTimes::default(), grant }
 }
 
