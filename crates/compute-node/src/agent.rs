@@ -17,6 +17,7 @@ use crate::core::on_demand::{self, OnDemand};
 use crate::core::persistent::{self, Assignment, Persistent};
 use crate::epochs::EpochStore;
 use crate::programs::catalog::Change;
+use crate::programs::data::ProgramData;
 use crate::programs::endpoint::{Endpoints, Visit};
 use crate::programs::fetch::{Fetched, Fetcher};
 use crate::programs::launch;
@@ -112,6 +113,7 @@ pub(crate) struct Parts {
     pub(crate) epochs: EpochStore,
     pub(crate) sandboxes: Arc<Sandboxes>,
     pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) data: Option<Arc<ProgramData>>,
     pub(crate) handle: AgentHandle,
     pub(crate) leave_running: bool,
 }
@@ -176,7 +178,12 @@ impl Agent {
 
     fn message(&mut self, message: Message) {
         match message {
-            Message::Granted { sent, times, grant } => self.tell(persistent::Event::Granted { sent, times, grant }),
+            Message::Granted { sent, times, mut grant } => {
+                if let (Some(data), Some(_)) = (&self.parts.data, &grant.entries) {
+                    data.take_in(std::mem::take(&mut grant.data));
+                }
+                self.tell(persistent::Event::Granted { sent, times, grant });
+            }
             Message::Reports(reply) => {
                 let persistent = &self.parts.persistent;
                 // Who asked may have gone.

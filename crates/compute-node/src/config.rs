@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use lease::LeaseConfig;
 use protocol::{Address, NodeId};
+use volumes::PoolConfig;
 
 /// The settings of a compute node. See `aleph-node compute-node --help` for what each means to an operator.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct Config {
     pub ready_within: Duration,
     /// How long a request waits for a program that starts or moves.
     pub hold_requests: Duration,
+    /// Where volumes are kept that programs write to, if anywhere.
+    pub pool: Option<PoolConfig>,
     /// Bytes of downloaded and unpacked files that are kept at most.
     pub cache_bytes: u64,
     /// Bytes of output that are kept of each program at most.

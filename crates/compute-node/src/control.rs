@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agent::AgentHandle;
+use crate::programs::data::ProgramData;
 use crate::statements::Statements;
 
 /// How long connecting and proving keys may take.
@@ -71,6 +72,7 @@ pub(crate) struct Identity {
     pub(crate) capacity: Capacity,
     pub(crate) scheduler_addresses: Vec<Address>,
     pub(crate) lease: LeaseConfig,
+    pub(crate) data: Option<Arc<ProgramData>>,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -258,15 +260,10 @@ async fn heartbeat(
     if !news.is_empty() {
         send(socket, &FromNode::Statements { statements: news }).await?;
     }
+    let data = identity.data.as_ref().map(|data| data.reports()).unwrap_or_default();
     let sequence = sent.next();
-    let heartbeat = Heartbeat {
-        sequence,
-        capacity: identity.capacity.clone(),
-        applied,
-        programs,
-        draining: None,
-        data: Vec::new(),
-    };
+    let heartbeat =
+        Heartbeat { sequence, capacity: identity.capacity.clone(), applied, programs, draining: None, data };
     send(socket, &FromNode::Heartbeat(heartbeat)).await
 }
 

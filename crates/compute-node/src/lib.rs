@@ -34,3 +34,4 @@ pub use node::{GatewayConfig, RunError, run, run_gateway};
 /// Gives this process mounts of its own, so that runtime images are unmounted when it ends, however it ends. A compute
 /// node's process calls it first of all, while it has one thread.
 pub use sandbox::container::enter_own_namespace;
+pub use volumes::{FileConfig, PoolConfig, Storage};

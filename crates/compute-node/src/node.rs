@@ -18,6 +18,7 @@ use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use volumes::Pool;
 
 use crate::agent::{Agent, AgentHandle, Message, Parts};
 use crate::api::{self, ApiState};
@@ -31,6 +32,7 @@ use crate::machine;
 use crate::metrics::Metrics;
 use crate::programs::catalog::{Catalog, Change};
 use crate::programs::code::CodeCache;
+use crate::programs::data::ProgramData;
 use crate::programs::endpoint::Endpoints;
 use crate::programs::fetch::Fetcher;
 use crate::programs::files::Files;
@@ -83,6 +85,9 @@ pub enum RunError {
     /// The lease's constants do not fit together.
     #[error("the lease settings do not fit together: {0}")]
     Lease(#[from] lease::LeaseConfigError),
+    /// The pool for volumes cannot be used.
+    #[error("the pool for volumes cannot be used: {0}")]
+    Pool(#[from] volumes::Error),
     /// No scheduler is named.
     #[error("name at least one scheduler with --scheduler URL")]
     NoScheduler,
@@ -113,9 +118,13 @@ pub async fn run(
     let routes = Routes::new(&config.schedulers);
     let (handle, messages) = AgentHandle::new(Arc::new(Endpoints::default()));
     let metrics = Metrics::new();
-    let (agent, events, sandboxes) = build_agent(&config, &catalog, &message_node, &handle, &metrics).await?;
+    let (data, pool_mib) = open_pool(&config).await?;
+    let mut capacity = persistent_capacity(&config.offer);
+    capacity.pool_mib = pool_mib;
+    let (agent, events, sandboxes) =
+        build_agent(&config, &catalog, &message_node, &handle, &metrics, data.clone()).await?;
 
-    let (node, capacity) = (Arc::new(OnceCell::new()), persistent_capacity(&config.offer));
+    let node = Arc::new(OnceCell::new());
     let api = api::router(Arc::new(ApiState {
         name: config.name.clone(),
         node: node.clone(),
@@ -137,7 +146,10 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     tasks.spawn(routes.follow(edge.clone()));
     tasks.spawn(follow_catalog(catalog, handle.clone(), edge.clone()));
-    tasks.spawn(connect(config, account, node, capacity, message_node, handle, edge.clone()));
+    if let Some(data) = &data {
+        tasks.spawn(data.clone().keep_house(edge.clone()));
+    }
+    tasks.spawn(connect(config, account, (node, capacity, data), message_node, handle, edge.clone()));
     let agent = tokio::spawn(agent.run(messages, events, core.clone()));
     ready(address);
     server::serve(listener, services, edge).await;
@@ -245,12 +257,21 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })
 }
 
+/// The pool, if this node has one, and how large it can become, in MiB.
+async fn open_pool(config: &Config) -> Result<(Option<Arc<ProgramData>>, u64), RunError> {
+    let Some(pool) = &config.pool else { return Ok((None, 0)) };
+    let pool = Pool::open(pool.clone()).await?;
+    let size = pool.usage()?.total >> 20;
+    Ok((Some(ProgramData::new(pool).await?), size))
+}
+
 async fn build_agent(
     config: &Config,
     catalog: &Arc<Catalog>,
     message_node: &MessageNode,
     handle: &AgentHandle,
     metrics: &Arc<Metrics>,
+    program_data: Option<Arc<ProgramData>>,
 ) -> Result<(Agent, mpsc::Receiver<(Owner, Happened)>, Arc<Sandboxes>), RunError> {
     let data = &config.data_dir;
     let (events_in, events) = mpsc::channel(EVENTS);
@@ -261,10 +282,10 @@ async fn build_agent(
         .map_err(in_directory(&open("files")))?;
     let images = Images::open(open("images")).map_err(in_directory(&open("images")))?;
     let code = Arc::new(CodeCache::open(open("code"), half).map_err(in_directory(&open("code")))?);
-    let sandboxes = Sandboxes::new(config.clone(), code.clone(), metrics.clone(), events_in)
+    let sandboxes = Sandboxes::new(config.clone(), code.clone(), program_data.clone(), metrics.clone(), events_in)
         .map_err(in_directory(&config.run_dir))?;
     let (epochs, seen) = EpochStore::open(data.join("epochs")).map_err(in_directory(&data.join("epochs")))?;
-    let fetcher = Fetcher::new(catalog.clone(), message_node.clone(), files, images, code);
+    let fetcher = Fetcher::new(catalog.clone(), message_node.clone(), files, images, code, program_data.is_some());
     let capacity = persistent_capacity(&config.offer);
     let mut agent = Agent::new(Parts {
         persistent: Persistent::new(clock::now(), capacity, seen, config.lease.lease),
@@ -272,6 +293,7 @@ async fn build_agent(
         epochs,
         sandboxes: sandboxes.clone(),
         fetcher: Arc::new(fetcher),
+        data: program_data,
         handle: handle.clone(),
         leave_running: config.leave_running,
     });
@@ -285,8 +307,7 @@ async fn build_agent(
 async fn connect(
     config: Config,
     account: Account,
-    node: Arc<OnceCell<protocol::NodeId>>,
-    capacity: Capacity,
+    (node, capacity, data): (Arc<OnceCell<protocol::NodeId>>, Capacity, Option<Arc<ProgramData>>),
     message_node: MessageNode,
     handle: AgentHandle,
     shutdown: CancellationToken,
@@ -308,6 +329,7 @@ async fn connect(
         capacity,
         scheduler_addresses: config.scheduler_addresses,
         lease: config.lease,
+        data,
     });
     info!(node = %id, "this node");
     // One that was known already is looked after beside the rest: the message node may have lost it.

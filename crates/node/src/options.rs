@@ -219,6 +219,14 @@ pub(crate) struct ComputeNodeOptions {
     #[arg(long, env = "ALEPH_NODE_DISK_MIB")]
     pub(crate) disk_mib: Option<u64>,
 
+    /// Keep volumes that programs write to, up to this many MiB in all, in a btrfs file in the data directory
+    #[arg(long, conflicts_with = "pool", value_parser = clap::value_parser!(u64).range(256..), env = "ALEPH_NODE_POOL_MIB")]
+    pub(crate) pool_mib: Option<u64>,
+
+    /// Keep them in this folder of a btrfs file system instead
+    #[arg(long, env = "ALEPH_NODE_POOL")]
+    pub(crate) pool: Option<PathBuf>,
+
     /// The part of processors and memory that is kept for programs on demand, 0 to 1
     #[arg(long, default_value_t = 0.25, value_parser = share, env = "ALEPH_NODE_ON_DEMAND_SHARE")]
     pub(crate) on_demand_share: f64,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use protocol::client::MessageNode;
 use protocol::control::{Failure, FailureKind};
-use protocol::message::{ItemType, MessageType, PlacedVolume, StoreContent, VolumeKind, parse_content, place_volumes};
+use protocol::message::{
+    ItemType, MessageType, Persistence, PlacedVolume, StoreContent, VolumeKind, parse_content, place_volumes,
+};
 use protocol::{Address, FileHash, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
 
@@ -19,7 +21,10 @@ pub(crate) struct Fetched {
     pub(crate) program: Arc<Program>,
     pub(crate) image: MountedImage,
     pub(crate) code: OpenedCode,
+    /// The immutable volumes.
     pub(crate) volumes: Vec<FetchedVolume>,
+    /// Where the program sees all of them.
+    pub(crate) placed: Vec<PlacedVolume>,
     _code_file: CachedFile,
 }
 
@@ -37,6 +42,7 @@ pub(crate) struct Fetcher {
     files: Arc<Files>,
     images: Images,
     code: Arc<CodeCache>,
+    has_pool: bool,
 }
 
 fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
@@ -50,8 +56,9 @@ impl Fetcher {
         files: Arc<Files>,
         images: Images,
         code: Arc<CodeCache>,
+        has_pool: bool,
     ) -> Self {
-        Self { catalog, message_node, files, images, code }
+        Self { catalog, message_node, files, images, code, has_pool }
     }
 
     pub(crate) fn images(&self) -> &Images {
@@ -62,30 +69,30 @@ impl Fetcher {
     pub(crate) async fn fetch(&self, id: ProgramId) -> Result<Fetched, Failure> {
         let program = self.program(id).await?;
         let content = &program.content;
-        refuse_unsupported(&program)?;
+        refuse_unsupported(&program, self.has_pool)?;
         let placed = place_volumes(&content.volumes).map_err(|e| failure(FailureKind::BadVolume, e.to_string()))?;
         let (code, runtime, volumes) = tokio::join!(
             self.file(&content.code.reference, content.code.use_latest, &content.address, "code"),
             self.file(&content.runtime.reference, content.runtime.use_latest, &content.address, "runtime"),
-            self.images_of(placed, &content.address),
+            self.images_of(&placed, &content.address),
         );
         let volumes = volumes?;
         let ((code_hash, code_file), (runtime_hash, runtime_file)) = (code?, runtime?);
         let image = self.images.mount(runtime_hash, runtime_file).await;
         let image = image.map_err(|e| failure(FailureKind::BadRuntime, e))?;
         let code = self.open_code(&program, code_hash, &code_file).await?;
-        Ok(Fetched { program, image, code, volumes, _code_file: code_file })
+        Ok(Fetched { program, image, code, volumes, placed, _code_file: code_file })
     }
 
     /// The immutable volumes.
-    async fn images_of(&self, placed: Vec<PlacedVolume>, owner: &Address) -> Result<Vec<FetchedVolume>, Failure> {
+    async fn images_of(&self, placed: &[PlacedVolume], owner: &Address) -> Result<Vec<FetchedVolume>, Failure> {
         let mut volumes = Vec::new();
         for volume in placed {
             if let VolumeKind::Immutable { reference, use_latest } = &volume.kind {
                 let what = format!("volume at {}", volume.mount);
                 let (_, file) = self.file(reference, *use_latest, owner, &what).await?;
                 let source = VolumeSource::Squashfs(file.path().to_owned());
-                let spec = VolumeSpec { mount: volume.mount.into(), source };
+                let spec = VolumeSpec { mount: volume.mount.clone().into(), source };
                 volumes.push(FetchedVolume { spec, _file: file });
             }
         }
@@ -184,10 +191,27 @@ fn file_failure(error: &FileError, what: &str) -> Failure {
 }
 
 /// What a message may ask for and this version does not do. Running the program without it would be a lie.
-fn refuse_unsupported(program: &Program) -> Result<(), Failure> {
+fn refuse_unsupported(program: &Program, has_pool: bool) -> Result<(), Failure> {
     let content = &program.content;
+    let has = |is: &dyn Fn(&VolumeKind) -> bool| content.volumes.iter().any(|volume| is(&volume.kind));
     let asked = [
-        (!content.volumes.iter().all(|v| matches!(v.kind, VolumeKind::Immutable { .. })), "volumes to write to"),
+        (has(&|kind| matches!(kind, VolumeKind::Ephemeral { .. })), "ephemeral volumes"),
+        (
+            !has_pool && has(&|kind| matches!(kind, VolumeKind::Persistent { .. })),
+            "persistent volumes (this node has no pool: see --pool-mib)",
+        ),
+        (
+            !content.is_persistent() && has(&|kind| matches!(kind, VolumeKind::Persistent { .. })),
+            "persistent volumes without `on.persistent`",
+        ),
+        (
+            has(&|kind| matches!(kind, VolumeKind::Persistent { persistence: Some(Persistence::Store), .. })),
+            "volumes with the persistence `store`",
+        ),
+        (
+            has(&|kind| matches!(kind, VolumeKind::Persistent { parent: Some(_), .. })),
+            "volumes that start from a parent image",
+        ),
         (content.data.is_some(), "input data (`data`)"),
         (content.requirements.as_ref().is_some_and(|r| r.gpu.as_ref().is_some_and(|gpu| !gpu.is_empty())), "a GPU"),
     ];

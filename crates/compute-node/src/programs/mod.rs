@@ -2,6 +2,7 @@
 
 pub(crate) mod catalog;
 pub(crate) mod code;
+pub(crate) mod data;
 pub(crate) mod endpoint;
 pub(crate) mod fetch;
 pub(crate) mod files;

@@ -15,11 +15,14 @@ use protocol::control::Failure;
 use sandbox::client::{Supervisor, clear_away, read_specs};
 use sandbox::layout::SandboxDirectory;
 use sandbox::logs::LogWriter;
-use sandbox::spec::{ClaimSpec, ContainerSpec, DriverSpec, End, LogSpec, PrepareSpec, Report, Request, SandboxState};
+use sandbox::spec::{
+    ClaimSpec, ContainerSpec, DriverSpec, End, LogSpec, PrepareSpec, Report, Request, SandboxState, VolumeSpec,
+};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::code::{CodeCache, OpenedCode};
+use super::data::ProgramData;
 use super::endpoint::Endpoint;
 use super::fetch::Fetched;
 use super::images::Images;
@@ -90,6 +93,7 @@ pub(crate) struct Sandboxes {
     slots: Arc<Slots>,
     network: Network,
     code: Arc<CodeCache>,
+    data: Option<Arc<ProgramData>>,
     metrics: Arc<Metrics>,
     events: mpsc::Sender<(Owner, Happened)>,
     running: Mutex<HashMap<Owner, mpsc::UnboundedSender<Request>>>,
@@ -103,6 +107,7 @@ impl Sandboxes {
     pub(crate) fn new(
         config: Config,
         code: Arc<CodeCache>,
+        data: Option<Arc<ProgramData>>,
         metrics: Arc<Metrics>,
         events: mpsc::Sender<(Owner, Happened)>,
     ) -> io::Result<Arc<Self>> {
@@ -116,6 +121,7 @@ impl Sandboxes {
             network: Network::new(&node, made.network),
             running: Mutex::default(),
             code,
+            data,
             metrics,
             config,
             events,
@@ -213,7 +219,7 @@ impl Sandboxes {
         let terms = Terms {
             epoch: owner.epoch(),
             network,
-            volumes: fetched.volumes.iter().map(|volume| volume.spec.clone()).collect(),
+            volumes: self.volumes(owner, fetched).await?,
             logs: self.logs_of(owner.program()),
             ready_within: self.config.ready_within,
             deadline,
@@ -232,6 +238,17 @@ impl Sandboxes {
             held: None,
             _slot: Some(slot),
         })
+    }
+
+    /// All volumes of a program, one that lies in another after it.
+    async fn volumes(&self, owner: Owner, fetched: &Fetched) -> Result<Vec<VolumeSpec>, String> {
+        let mut volumes: Vec<_> = fetched.volumes.iter().map(|volume| volume.spec.clone()).collect();
+        if let (Some(data), Some(epoch)) = (&self.data, owner.epoch()) {
+            let opened = data.open(owner.program(), epoch, &fetched.placed).await;
+            volumes.extend(opened.map_err(|e| format!("the program's volumes cannot be opened: {e}"))?);
+        }
+        volumes.sort_by_key(|volume| volume.mount.components().count());
+        Ok(volumes)
     }
 
     fn unique_name(&self, owner: Owner) -> String {
