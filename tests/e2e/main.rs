@@ -13,5 +13,6 @@ mod programs;
 mod shared;
 mod tutorial;
 mod up;
+mod volumes;
 mod waiting;
 mod wrong_bytes;

@@ -69,6 +69,10 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value_t = 10_000)]
     pub(crate) balance: u64,
 
+    /// MiB that each compute node keeps for volumes that programs write to; none if not given
+    #[arg(long, value_parser = clap::value_parser!(u64).range(256..))]
+    pub(crate) pool_mib: Option<u64>,
+
     /// Stop a copy on demand that nobody used for this long
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub(crate) idle_after: Duration,

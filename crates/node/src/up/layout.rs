@@ -203,7 +203,7 @@ impl Layout {
         // Every node may use all processors; what they promise together is more than there is, as usual.
         let vcpus = (machine::processors() * 4).max(8);
         let index = u32::from(number - 1);
-        arguments(&[
+        let mut list = vec![
             "compute-node".into(),
             "--listen".into(),
             self.address(2 + number).to_string().into(),
@@ -240,7 +240,11 @@ impl Layout {
             "--network".into(),
             format!("100.{}.0.0/16", 64 + index).into(),
             "--stop-programs".into(),
-        ])
+        ];
+        if let Some(pool_mib) = options.pool_mib {
+            list.extend(["--pool-mib".into(), pool_mib.to_string().into()]);
+        }
+        arguments(&list)
     }
 }
 

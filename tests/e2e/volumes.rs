@@ -1,0 +1,111 @@
+//! Volumes: what programs find in them, what is kept, and what is not started without it.
+
+use aleph_tests::{Aleph, Network, UpOptions, eventually, folder_with, reqwest_client};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Counts its requests in a database on its volume, or fills the volume.
+const COUNTER: &str = r#"
+import errno, json, os, sqlite3
+
+def count():
+    database = sqlite3.connect("/data/count.sqlite")
+    with database:
+        database.execute("create table if not exists seen (n integer)")
+        database.execute("insert into seen values (1)")
+    n = database.execute("select count(*) from seen").fetchone()[0]
+    database.close()
+    return n
+
+def fill():
+    try:
+        with open("/data/fill", "wb", 0) as file:
+            for _ in range(200):
+                file.write(os.urandom(1 << 20))
+                os.fsync(file.fileno())
+    except OSError as error:
+        os.remove("/data/fill")
+        return errno.errorcode[error.errno]
+    return "no limit"
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    what = {"/count": count, "/fill": fill}.get(scope["path"], lambda: None)()
+    body = json.dumps({"epoch": os.environ["ALEPH_EPOCH"], "answer": what}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+"#;
+
+async fn ask(network: &Network, program: &str, path: &str) -> Value {
+    let answer = reqwest_client().get(format!("{}{path}", network.program_url(program))).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    answer.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn data_outlives_its_sandbox_and_is_not_left_behind() {
+    let network = Network::up(UpOptions::new(2, &["--pool-mib", "512"])).await;
+    let aleph = Aleph::of(&network);
+    let folder = folder_with("main.py", COUNTER);
+    let volume = ["--persistent", "--persistent-volume", "name=../../x,mount=/data,size_mib=50"];
+    let program = aleph.upload(folder.path(), "main:app", &volume).await;
+    for n in 1..=3 {
+        assert_eq!(ask(&network, &program, "/count").await["answer"], n);
+    }
+    // The limit is the program's own.
+    assert_eq!(ask(&network, &program, "/fill").await["answer"], "EDQUOT");
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 4);
+
+    // Its supervisor dies, and with it the sandbox: the request waits for the next one, which has the data.
+    let first = aleph.find(&program).await;
+    let node = network.node(first["node_url"].as_str().unwrap());
+    node.supervisors().iter().for_each(|pid| aleph_tests::signal(*pid, Signal::KILL));
+    assert_eq!(ask(&network, &program, "/count").await, serde_json::json!({ "epoch": "1", "answer": 5 }));
+
+    // Its node hangs for longer than its lease. Another one is free, but has no copy.
+    node.supervisors().iter().for_each(|pid| aleph_tests::signal(*pid, Signal::STOP));
+    node.signal(Signal::STOP);
+    eventually("the program waits for its data, and says so", async || {
+        let found = aleph.find(&program).await;
+        let waits = found["reason"].as_str().is_some_and(|reason| reason.contains("waits for its data"));
+        (found["state"] == "unplaced" && waits).then_some(())
+    })
+    .await;
+    node.signal(Signal::CONT);
+    eventually("it goes on where its data is", async || {
+        let found = aleph.find(&program).await;
+        (found["state"] == "ready" && found["epoch"] == 2).then_some(())
+    })
+    .await;
+    assert_eq!(aleph.find(&program).await["node_url"], first["node_url"]);
+    assert_eq!(ask(&network, &program, "/count").await, serde_json::json!({ "epoch": "2", "answer": 6 }));
+}
+
+#[tokio::test]
+async fn images_are_mounted_where_the_message_says_and_not_over_the_code() {
+    let network = Network::up(UpOptions::new(1, &[])).await;
+    let aleph = Aleph::of(&network);
+    let library = folder_with("main.py", "answer = 42\n");
+    // Its code is an image like any other.
+    let packed = aleph.upload(library.path(), "main:answer", &["--no-wait"]).await;
+    let message = format!("{}/api/v0/messages/{packed}", network.message_node_url);
+    let message: Value = reqwest_client().get(message).send().await.unwrap().json().await.unwrap();
+    let image = message["message"]["content"]["code"]["ref"].as_str().unwrap().to_owned();
+    let reader = folder_with(
+        "main.py",
+        "async def app(scope, receive, send):\n\
+         \x20   body = open('/opt/packages/main.py').read().encode()\n\
+         \x20   await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n\
+         \x20   await send({'type': 'http.response.body', 'body': body})\n",
+    );
+    let at = |mount: &str| format!("mount={mount},ref={image}");
+    let program = aleph.upload(reader.path(), "main:app", &["--immutable-volume", &at("/opt/packages")]).await;
+    let answer = reqwest_client().get(network.program_url(&program)).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "answer = 42\n");
+    let folder = reader.path().to_str().unwrap();
+    let over = at("/opt/code/x");
+    let arguments = ["program", "upload", folder, "main:app", "--persistent", "--immutable-volume", &over];
+    let error = aleph.error(&arguments).await;
+    assert_eq!(error["code"], "program_failing");
+    assert!(error.to_string().contains("it would cover or lie in /opt/code"), "{error}");
+}
