@@ -74,11 +74,11 @@ async fn data_outlives_its_sandbox_and_is_not_left_behind() {
     node.signal(Signal::CONT);
     eventually("it goes on where its data is", async || {
         let found = aleph.find(&program).await;
-        (found["state"] == "ready" && found["epoch"] == 2).then_some(())
+        (found["state"] == "ready" && found["epoch"].as_u64() > Some(1)).then_some(())
     })
     .await;
     assert_eq!(aleph.find(&program).await["node_url"], first["node_url"]);
-    assert_eq!(ask(&network, &program, "/count").await, serde_json::json!({ "epoch": "2", "answer": 6 }));
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 6);
 }
 
 #[tokio::test]
