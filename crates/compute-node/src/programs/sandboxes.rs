@@ -135,7 +135,7 @@ impl Sandboxes {
         tokio::spawn(async move {
             let end = match sandboxes.launch(owner, &fetched, deadline).await {
                 Ok(mut sandbox) => {
-                    sandbox.held = Some(Held::Fetched(fetched));
+                    sandbox.held = Some(Held::Fetched(Box::new(fetched)));
                     sandboxes.accompany(sandbox, requests).await
                 }
                 Err(message) => Some(End::SandboxError { message }),
@@ -409,7 +409,7 @@ impl Sandboxes {
 /// What a sandbox needs on disk.
 #[allow(dead_code)] // Held, never looked at.
 enum Held {
-    Fetched(Fetched),
+    Fetched(Box<Fetched>),
     Code(OpenedCode),
 }
 
