@@ -82,10 +82,11 @@ pub struct Network {
 /// When there are none.
 pub fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at the same time start at different places.
-    let base = 20_000 + u16::try_from(std::process::id() % 300).expect("it is below 300") * 100;
+    // Test processes that run at the same time start at different places, all of them below the ports that the kernel gives
+    // to outgoing connections (32768 and up): those come and go.
+    let base = 10_000 + u16::try_from(std::process::id() % 180).expect("it is below 180") * 100;
     for _ in 0..1000 {
-        let first = base + NEXT.fetch_add(count, Ordering::Relaxed) % 5000;
+        let first = base + NEXT.fetch_add(count, Ordering::Relaxed) % 4000;
         if (first..first + count).all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()) {
             return first;
         }
