@@ -1,5 +1,7 @@
 //! Volumes: what programs find in them, what is kept, and what is not started without it.
 
+use std::time::{Duration, Instant};
+
 use aleph_tests::{Aleph, Network, UpOptions, eventually, folder_with, reqwest_client};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -44,7 +46,7 @@ async fn ask(network: &Network, program: &str, path: &str) -> Value {
 
 #[tokio::test]
 async fn data_outlives_its_sandbox_and_is_not_left_behind() {
-    let network = Network::up(UpOptions::new(2, &["--pool-mib", "512"])).await;
+    let network = Network::up(UpOptions::new(1, &["--pool-mib", "512"])).await;
     let aleph = Aleph::of(&network);
     let folder = folder_with("main.py", COUNTER);
     let volume = ["--persistent", "--persistent-volume", "name=../../x,mount=/data,size_mib=50"];
@@ -62,7 +64,7 @@ async fn data_outlives_its_sandbox_and_is_not_left_behind() {
     node.supervisors().iter().for_each(|pid| aleph_tests::signal(*pid, Signal::KILL));
     assert_eq!(ask(&network, &program, "/count").await, serde_json::json!({ "epoch": "1", "answer": 5 }));
 
-    // Its node hangs for longer than its lease. Another one is free, but has no copy.
+    // Its node hangs for longer than its lease. Nobody has a copy.
     node.supervisors().iter().for_each(|pid| aleph_tests::signal(*pid, Signal::STOP));
     node.signal(Signal::STOP);
     eventually("the program waits for its data, and says so", async || {
@@ -79,6 +81,59 @@ async fn data_outlives_its_sandbox_and_is_not_left_behind() {
     .await;
     assert_eq!(aleph.find(&program).await["node_url"], first["node_url"]);
     assert_eq!(ask(&network, &program, "/count").await["answer"], 6);
+}
+
+/// A number that a node shows about a program.
+async fn metric(node: &str, name: &str, program: &str) -> Option<f64> {
+    let text = reqwest_client().get(format!("{node}/metrics")).send().await.ok()?.text().await.ok()?;
+    let start = format!("{name}{{program=\"{program}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
+}
+
+/// Waits until everything that was written before this call is on the standby.
+async fn replicated(node: &str, program: &str) {
+    let since = Instant::now();
+    eventually("what was written is on the standby", async || {
+        let lag = metric(node, "aleph_replication_lag_seconds", program).await?;
+        (Duration::from_secs_f64(lag) < since.elapsed()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_program_goes_on_with_its_data_on_another_node() {
+    let network = Network::up(UpOptions::new(3, &["--pool-mib", "512"])).await;
+    let aleph = Aleph::of(&network);
+    let folder = folder_with("main.py", COUNTER);
+    let volume = ["--persistent", "--persistent-volume", "name=data,mount=/data,size_mib=50"];
+    let program = aleph.upload(folder.path(), "main:app", &volume).await;
+    for n in 1..=3 {
+        assert_eq!(ask(&network, &program, "/count").await["answer"], n);
+    }
+    let first = aleph.find(&program).await["node_url"].as_str().unwrap().to_owned();
+    replicated(&first, &program).await;
+
+    // The machine hangs. The next request waits until the standby has taken over.
+    let node = network.node(&first);
+    node.supervisors().iter().for_each(|pid| aleph_tests::signal(*pid, Signal::STOP));
+    node.signal(Signal::STOP);
+    eventually("the standby has taken over", async || {
+        let found = aleph.find(&program).await;
+        (found["state"] == "ready" && found["node_url"] != first.as_str()).then_some(())
+    })
+    .await;
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 4);
+    let second = aleph.find(&program).await["node_url"].as_str().unwrap().to_owned();
+    let history = aleph.json(&["program", "history", &program, "--verify"]).await;
+    let lost = history["entries"].as_array().unwrap().iter().find(|entry| entry["fact"] == "data_lost");
+    let lost = lost.expect("what the crash cost is in the history");
+    assert!(lost["snapshot"].is_string() && lost["at_most_ms"].is_u64(), "{lost}");
+
+    // It returns with a copy that nobody wants any more, and gets the new one.
+    node.signal(Signal::CONT);
+    replicated(&second, &program).await;
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 5);
+    assert_eq!(aleph.find(&program).await["node_url"], second.as_str());
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::core::on_demand::{self, OnDemand};
 use crate::core::persistent::{self, Assignment, Persistent};
 use crate::epochs::EpochStore;
 use crate::programs::catalog::Change;
-use crate::programs::data::ProgramData;
+use crate::programs::data::{DataError, ProgramData};
 use crate::programs::endpoint::{Endpoints, Visit};
 use crate::programs::fetch::{Fetched, Fetcher};
 use crate::programs::launch;
@@ -48,6 +48,8 @@ pub(crate) enum Message {
     Want(ProgramId, oneshot::Sender<Result<(), Failure>>),
     /// A program ended or has new code.
     Changed(Change),
+    /// What a program wrote was brought to its standby, as far as that was possible.
+    Settled(Assignment),
 }
 
 /// How everybody else talks to the agent.
@@ -125,8 +127,14 @@ pub(crate) struct Agent {
     fetched: HashMap<Owner, Fetched>,
     /// Requests that wait for a copy on demand.
     waiting: HashMap<ProgramId, Vec<oneshot::Sender<Result<(), Failure>>>>,
-    fetches: mpsc::Sender<(Owner, Result<Fetched, Failure>)>,
-    fetch_results: mpsc::Receiver<(Owner, Result<Fetched, Failure>)>,
+    fetches: mpsc::Sender<(Owner, Result<Fetched, NotFetched>)>,
+    fetch_results: mpsc::Receiver<(Owner, Result<Fetched, NotFetched>)>,
+}
+
+/// Why a program cannot be started.
+enum NotFetched {
+    Failed(Failure),
+    NoData,
 }
 
 impl Agent {
@@ -193,6 +201,7 @@ impl Agent {
                 self.waiting.entry(program).or_default().push(reply);
                 self.tell_on_demand(on_demand::Event::Wanted(program));
             }
+            Message::Settled(assignment) => self.tell(persistent::Event::Settled(assignment)),
             Message::Changed(Change::Over(program)) => self.tell_on_demand(on_demand::Event::Outdated(program)),
             Message::Changed(Change::NewCode(program)) => {
                 info!(%program, "new code");
@@ -223,12 +232,21 @@ impl Agent {
         }
     }
 
-    fn was_fetched(&mut self, owner: Owner, result: Result<Fetched, Failure>) {
-        let result = result.map(|fetched| {
-            let needs = launch::needs(&fetched.program.content);
-            self.fetched.insert(owner, fetched);
-            needs
-        });
+    fn was_fetched(&mut self, owner: Owner, result: Result<Fetched, NotFetched>) {
+        let result = match result {
+            Ok(fetched) => {
+                let needs = launch::needs(&fetched.program.content);
+                self.fetched.insert(owner, fetched);
+                Ok(needs)
+            }
+            Err(NotFetched::Failed(failure)) => Err(failure),
+            Err(NotFetched::NoData) => {
+                if let Owner::Persistent(assignment) = owner {
+                    self.tell(persistent::Event::NoData(assignment));
+                }
+                return;
+            }
+        };
         if let Err(failure) = &result {
             self.parts.sandboxes.note(owner.program(), &format!("could not be started: {}", failure.message));
         }
@@ -285,8 +303,19 @@ impl Agent {
                 self.parts.handle.endpoints.remove(assignment.program, Some(assignment.epoch));
                 self.parts.sandboxes.stop(Owner::Persistent(assignment), grace);
             }
+            Command::Settle(assignment) => self.settle(assignment),
             Command::Heartbeat => self.parts.handle.heartbeat_due.notify_one(),
         }
+    }
+
+    fn settle(&self, assignment: Assignment) {
+        let (data, messages) = (self.parts.data.clone(), self.parts.handle.messages.clone());
+        tokio::spawn(async move {
+            if let Some(data) = data {
+                data.settle(assignment).await;
+            }
+            let _ = messages.send(Message::Settled(assignment)).await;
+        });
     }
 
     /// Writes an epoch down. Nothing that follows may happen if that fails, so the node ends: its sandboxes live on until
@@ -344,9 +373,13 @@ impl Agent {
     }
 
     fn fetch(&self, owner: Owner) {
-        let (fetcher, results) = (self.parts.fetcher.clone(), self.fetches.clone());
+        let (fetcher, data) = (self.parts.fetcher.clone(), self.parts.data.clone());
+        let results = self.fetches.clone();
         tokio::spawn(async move {
-            let result = fetcher.fetch(owner.program()).await;
+            let result = match fetcher.fetch(owner.program()).await {
+                Ok(fetched) if is_data_missing(data, owner, &fetched).await => Err(NotFetched::NoData),
+                result => result.map_err(NotFetched::Failed),
+            };
             let _ = results.send((owner, result)).await;
         });
     }
@@ -362,4 +395,10 @@ impl Agent {
         while !sandboxes.owners().is_empty() && events.recv().await.is_some() {}
         sandboxes.tear_down(self.parts.fetcher.images());
     }
+}
+
+/// Whether this node does not have what the program shall start with. What else is wrong with its data shows when it starts.
+async fn is_data_missing(data: Option<Arc<ProgramData>>, owner: Owner, fetched: &Fetched) -> bool {
+    let (Some(data), Some(epoch)) = (data, owner.epoch()) else { return false };
+    matches!(data.find(owner.program(), epoch, &fetched.placed).await, Err(DataError::NotHere))
 }

@@ -45,13 +45,26 @@ pub struct Config {
     /// How long a request waits for a program that starts or moves.
     pub hold_requests: Duration,
     /// Where volumes are kept that programs write to, if anywhere.
-    pub pool: Option<PoolConfig>,
+    pub data: Option<DataConfig>,
     /// Bytes of downloaded and unpacked files that are kept at most.
     pub cache_bytes: u64,
     /// Bytes of output that are kept of each program at most.
     pub log_bytes: u64,
     /// Whether programs go on running when the agent is asked to end, to be found by the next one.
     pub leave_running: bool,
+}
+
+/// How the data of programs is kept.
+#[derive(Debug, Clone)]
+pub struct DataConfig {
+    /// Where.
+    pub pool: PoolConfig,
+    /// How often what has changed is sent to the standby.
+    pub snapshot_interval: Duration,
+    /// Bytes a second that this node sends at most, for all its programs.
+    pub bandwidth: Option<u64>,
+    /// How long volumes of programs that are over, and volumes that were overtaken, are kept.
+    pub retention: Duration,
 }
 
 /// How sandboxes are made.

@@ -10,6 +10,8 @@ use metrics::{Counter, Histogram, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use sandbox::spec::End;
 
+use crate::programs::data::ReplicaStatus;
+
 /// Bounds of the histograms, in seconds: from an answer of a program that runs to a start that takes all its time.
 const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
@@ -70,8 +72,9 @@ impl Metrics {
         self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA).increment(1);
     }
 
-    /// Everything in the text format of Prometheus, with how many sandboxes of each kind there are now.
-    pub(crate) fn render(&self, sandboxes: &[(&'static str, usize)]) -> String {
+    /// Everything in the text format of Prometheus, with how many sandboxes of each kind there are now, and how the copies of
+    /// their data are doing.
+    pub(crate) fn render(&self, sandboxes: &[(&'static str, usize)], replicas: &[ReplicaStatus]) -> String {
         self.handle.run_upkeep();
         let mut text = self.handle.render();
         // Writing to a String cannot fail.
@@ -83,7 +86,28 @@ impl Metrics {
         for (kind, count) in sandboxes {
             let _ = writeln!(text, "aleph_sandboxes{{kind=\"{kind}\"}} {count}");
         }
+        for replica in replicas {
+            render_replica(&mut text, replica);
+        }
         text
+    }
+}
+
+/// A program's lag is not shown while nobody knows it: until its standby has a first copy.
+fn render_replica(text: &mut String, ReplicaStatus { program, status }: &ReplicaStatus) {
+    let lag = (status.live.at_risk_ms != u64::MAX).then(|| {
+        #[allow(clippy::cast_precision_loss)] // Of 285 years.
+        let seconds = status.live.at_risk_ms as f64 / 1000.0;
+        ("aleph_replication_lag_seconds", seconds.to_string())
+    });
+    let rest = [
+        ("aleph_replication_connected", u8::from(status.connected).to_string()),
+        ("aleph_replication_sent_bytes_total", status.bytes_sent.to_string()),
+        ("aleph_replication_changed_bytes_total", status.bytes_changed.to_string()),
+        ("aleph_replication_resumed_bytes_total", status.bytes_resumed.to_string()),
+    ];
+    for (name, value) in lag.into_iter().chain(rest) {
+        let _ = writeln!(text, "{name}{{program=\"{program}\"}} {value}");
     }
 }
 
@@ -108,7 +132,7 @@ mod tests {
         metrics.ready("on_demand", Duration::from_millis(300));
         metrics.ended("persistent", Some(&End::OutOfMemory));
         metrics.ended("persistent", None);
-        let text = metrics.render(&[("persistent", 2), ("on_demand", 0)]);
+        let text = metrics.render(&[("persistent", 2), ("on_demand", 0)], &[]);
         for line in [
             r#"aleph_requests_total{outcome="answered"} 1"#,
             r#"aleph_requests_total{outcome="not_running"} 2"#,

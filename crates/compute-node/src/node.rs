@@ -18,7 +18,6 @@ use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use volumes::Pool;
 
 use crate::agent::{Agent, AgentHandle, Message, Parts};
 use crate::api::{self, ApiState};
@@ -135,6 +134,7 @@ pub async fn run(
         catalog: catalog.clone(),
         sandboxes,
         agent: handle.clone(),
+        data: data.clone(),
         metrics: metrics.clone(),
         started: Instant::now(),
     }));
@@ -145,9 +145,10 @@ pub async fn run(
     let (edge, core) = (shutdown.child_token(), CancellationToken::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(routes.follow(edge.clone()));
-    tasks.spawn(follow_catalog(catalog, handle.clone(), edge.clone()));
+    tasks.spawn(follow_catalog(catalog.clone(), handle.clone(), edge.clone()));
     if let Some(data) = &data {
-        tasks.spawn(data.clone().keep_house(edge.clone()));
+        tasks.spawn(data.clone().keep_house(core.clone()));
+        tasks.spawn(data.clone().forget_what_is_over(catalog.clone(), edge.clone()));
     }
     tasks.spawn(connect(config, account, (node, capacity, data), message_node, handle, edge.clone()));
     let agent = tokio::spawn(agent.run(messages, events, core.clone()));
@@ -192,7 +193,7 @@ pub async fn run_gateway(
     let rendered = metrics.clone();
     let api = Router::new()
         .route("/health", axum::routing::get(async || axum::Json(serde_json::json!({ "status": "ok" }))))
-        .route("/metrics", axum::routing::get(async move || rendered.render(&[])));
+        .route("/metrics", axum::routing::get(async move || rendered.render(&[], &[])));
     let gateway = Gateway::new(catalog.clone(), routes.clone(), None, config.hold_requests, metrics);
     let (changes, mut ignored) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
@@ -259,10 +260,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
 
 /// The pool, if this node has one, and how large it can become, in MiB.
 async fn open_pool(config: &Config) -> Result<(Option<Arc<ProgramData>>, u64), RunError> {
-    let Some(pool) = &config.pool else { return Ok((None, 0)) };
-    let pool = Pool::open(pool.clone()).await?;
-    let size = pool.usage()?.total >> 20;
-    Ok((Some(ProgramData::new(pool).await?), size))
+    let Some(config) = &config.data else { return Ok((None, 0)) };
+    let data = ProgramData::open_pool(config.clone()).await?;
+    let size = data.size_mib()?;
+    Ok((Some(data), size))
 }
 
 async fn build_agent(
@@ -321,6 +322,9 @@ async fn connect(
     };
     let (Some(id), Ok(boot)) = (id, machine::boot_id()) else { return };
     let _ = node.set(id);
+    if let Some(data) = &data {
+        data.introduce(account.clone(), id);
+    }
     let identity = Arc::new(Identity {
         account,
         node: id,

@@ -231,6 +231,18 @@ pub(crate) struct ComputeNodeOptions {
     #[arg(long, env = "ALEPH_NODE_POOL")]
     pub(crate) pool: Option<PathBuf>,
 
+    /// How often what programs have written is sent to the nodes that keep copies
+    #[arg(long, default_value = "1s", value_parser = duration, env = "ALEPH_NODE_SNAPSHOT_INTERVAL")]
+    pub(crate) snapshot_interval: Duration,
+
+    /// MiB a second that are sent to such nodes at most, for all programs; no limit if not given
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 20), env = "ALEPH_NODE_REPLICATION_MIB")]
+    pub(crate) replication_mib: Option<u64>,
+
+    /// How long volumes of forgotten programs, and volumes that newer ones have replaced, are kept
+    #[arg(long, default_value = "7d", value_parser = retention, env = "ALEPH_NODE_RETENTION")]
+    pub(crate) retention: Duration,
+
     /// The part of processors and memory that is kept for programs on demand, 0 to 1
     #[arg(long, default_value_t = 0.25, value_parser = share, env = "ALEPH_NODE_ON_DEMAND_SHARE")]
     pub(crate) on_demand_share: f64,
@@ -303,6 +315,11 @@ pub(crate) struct GatewayOptions {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write for example 500ms, 5s or 2m"))
+}
+
+fn retention(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    duration(text).and_then(|time| if time <= LONGEST { Ok(time) } else { Err("at most ten years".to_owned()) })
 }
 
 fn store(text: &str) -> Result<Url, String> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use compute_node::config::{Offer, SandboxConfig};
+use compute_node::config::{DataConfig, Offer, SandboxConfig};
 use compute_node::{FileConfig, GatewayConfig, PoolConfig, Storage, machine};
 use lease::LeaseConfig;
 use protocol::FileHash;
@@ -92,10 +92,15 @@ fn gateway_config(options: GatewayOptions) -> GatewayConfig {
 }
 
 /// Where volumes are kept. The records are beside the pool's file, so on another file system than what is in it.
-fn pool(options: &ComputeNodeOptions, data_dir: &Path) -> Option<PoolConfig> {
+fn program_data(options: &ComputeNodeOptions, data_dir: &Path) -> Option<DataConfig> {
     let file = |mib: u64| Storage::File(FileConfig::new(data_dir.join("pool.btrfs"), data_dir.join("pool"), mib));
     let storage = options.pool.clone().map(Storage::Folder).or_else(|| options.pool_mib.map(file))?;
-    Some(PoolConfig { storage, records: data_dir.join("pool-records") })
+    Some(DataConfig {
+        pool: PoolConfig { storage, records: data_dir.join("pool-records") },
+        snapshot_interval: options.snapshot_interval,
+        bandwidth: options.replication_mib.map(|mib| mib << 20),
+        retention: options.retention,
+    })
 }
 
 fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_node::Config> {
@@ -103,7 +108,7 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
         .with_context(|| format!("cannot make the data directory {}", options.data_dir.display()))?;
     let data_dir = options.data_dir.canonicalize()?;
     let offer = offer(&options, &data_dir)?;
-    let pool = pool(&options, &data_dir);
+    let data = program_data(&options, &data_dir);
     let run_dir = options.run_dir.unwrap_or_else(|| default_run_dir(&data_dir));
     let parts = installation()?;
     Ok(compute_node::Config {
@@ -130,7 +135,7 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
         idle_after: options.idle_after,
         ready_within: options.ready_within,
         hold_requests: options.hold,
-        pool,
+        data,
         cache_bytes: options.cache_mib << 20,
         log_bytes: options.log_mib << 20,
         leave_running: !options.stop_programs,

@@ -12,6 +12,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Address, Epoch, NodeId, ProgramId};
 
+/// Where a compute node takes in copies: `GET` with `Upgrade:` [`REPLICATION_PROTOCOL`], below its base URL.
+pub const REPLICATION_PATH: &str = "/control/replication";
+
+/// What such a connection is upgraded to.
+pub const REPLICATION_PROTOCOL: &str = "aleph-replication";
+
 /// Names a snapshot set of a program, the same on every node. Sets of a later epoch are newer, whatever their sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotId {

@@ -2,6 +2,7 @@
 
 mod about;
 mod logs;
+mod replication;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,12 +14,14 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use protocol::client::MessageNode;
 use protocol::control::Capacity;
+use protocol::data::REPLICATION_PATH;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::agent::AgentHandle;
 use crate::metrics::Metrics;
 use crate::programs::catalog::Catalog;
+use crate::programs::data::ProgramData;
 use crate::programs::sandboxes::Sandboxes;
 
 /// What the API shows.
@@ -33,6 +36,7 @@ pub(crate) struct ApiState {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) sandboxes: Arc<Sandboxes>,
     pub(crate) agent: AgentHandle,
+    pub(crate) data: Option<Arc<ProgramData>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: Instant,
 }
@@ -57,6 +61,7 @@ pub(crate) fn router(state: Arc<ApiState>) -> Router {
         .route("/v2/about/executions/list", get(about::executions_v2))
         .route("/control/machine/{program}/logs", get(logs::read))
         .route("/control/machine/{program}/stream_logs", get(logs::stream))
+        .route(REPLICATION_PATH, get(replication::accept))
         .fallback(unknown)
         .with_state(state)
 }
@@ -73,7 +78,8 @@ async fn health(State(state): State<Arc<ApiState>>) -> Json<Value> {
 async fn metrics(State(state): State<Arc<ApiState>>) -> String {
     let owners = state.sandboxes.owners();
     let count = |kind| (kind, owners.iter().filter(|owner| owner.kind() == kind).count());
-    state.metrics.render(&[count("persistent"), count("on_demand")])
+    let replicas = state.data.as_ref().map(|data| data.replica_statuses()).unwrap_or_default();
+    state.metrics.render(&[count("persistent"), count("on_demand")], &replicas)
 }
 
 async fn unknown(uri: axum::http::Uri) -> ApiError {

@@ -153,6 +153,8 @@ impl World {
                 self.ask(run, assignment, Request::Renew(deadline));
                 self.enforce_in_agent(run, assignment);
             }
+            // Programs have no data here.
+            Command::Settle(assignment) => self.tell_agent(run, Event::Settled(assignment)),
             Command::Stop(assignment, grace) => {
                 say!(self, "{id} stops {} of epoch {}", name(assignment.program), assignment.epoch);
                 let was_told = self.recoded.contains(&assignment.program)

@@ -8,103 +8,35 @@
 //!  (unknown) ───────────────▶ Fetching ─────────────────────────▶ Starting ─────────────▶ Ready
 //!      │                        │  ▲                                  │ ended               │ ended
 //!      │ epoch too low,         │  └────────── Waiting ◀──────────────┴─────────────────────┘
-//!      │ no room                │ Release        (back-off)
-//!      ▼                        ▼                                 Release, or Run no more of it
-//!   Refused                   Gone ◀──────────── Stopping ◀────────── from Starting, Ready
+//!      │ no room, no data       │ Release        (back-off)
+//!      ▼                        │                                 Release, or Run no more of it
+//!   Refused                     │    Gone ◀─────── Stopping ◀────────── from Starting, Ready
+//!                               ▼     │ Release        │ Release
+//!              Settled ◀───── Settling ◀───────────────┘
 //! ```
 //!
 //! The scheduler moves it by grants, the sandbox by its reports, time by the back-off. Absence from a set, an empty set and
-//! silence move nothing: what nobody renews is ended by its supervisor. `Released` is reported for `Gone` only, which is
-//! reached when the sandbox is known to have ended, not when it was told to.
+//! silence move nothing: what nobody renews is ended by its supervisor. `Released` is reported for `Settled` only: the
+//! sandbox is known to have ended, not only told to, and what the program wrote is where it is needed next, unless that
+//! took too long. `Gone` and `Settled` go back to Fetching when the same epoch shall run again.
+
+mod event;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lease::{BootTime, HolderDeadline, LeaseTimes};
+use lease::{BootTime, HolderDeadline};
 use protocol::control::{
     Capacity, Directive, Failure, FailureKind, Grant, ProgramReport, Refusal, ReportedState, SetEntry, SetVersion,
 };
 use protocol::{Epoch, ProgramId};
 
+pub use event::{Assignment, Command, Event, Needs};
+
 use super::backoff::Backoff;
 
 /// How long a program has to end by itself when it is released.
 const RELEASE_GRACE: Duration = Duration::from_secs(10);
-
-/// A program under one epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Assignment {
-    /// The program.
-    pub program: ProgramId,
-    /// The epoch that it was assigned under.
-    pub epoch: Epoch,
-}
-
-/// What a program needs of the node's capacity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Needs {
-    /// Virtual processors.
-    pub vcpus: u32,
-    /// MiB of memory.
-    pub memory_mib: u64,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The scheduler answered the heartbeat that was sent then.
-    Granted {
-        /// When the heartbeat was sent, by this node's clock.
-        sent: BootTime,
-        /// The constants of the lease, with the length that the scheduler granted.
-        times: LeaseTimes,
-        /// The answer.
-        grant: Grant,
-    },
-    /// A sandbox of an agent before this one was found alive.
-    Adopted {
-        /// Whose it is.
-        assignment: Assignment,
-        /// What it takes.
-        needs: Needs,
-        /// Whether it answers.
-        ready: bool,
-    },
-    /// Everything that a program needs is there.
-    Fetched {
-        /// The program.
-        assignment: Assignment,
-        /// What it will take.
-        needs: Needs,
-    },
-    /// Something that a program needs cannot be had.
-    FetchFailed(Assignment, Failure),
-    /// Its sandbox answers.
-    Ready(Assignment),
-    /// Nothing of its sandbox runs any more. `None` when it was told to end, or its lease ended.
-    SandboxGone(Assignment, Option<Failure>),
-    /// Its code has a newer revision.
-    CodeChanged(ProgramId),
-    /// Time passed.
-    Tick,
-}
-
-/// What to do, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Write down, durably, that this epoch was seen. Nothing after it happens before.
-    RememberEpoch(Assignment),
-    /// Fetch what the program needs.
-    Fetch(Assignment),
-    /// Start its sandbox.
-    Start(Assignment, HolderDeadline),
-    /// Let its sandbox run until then.
-    Renew(Assignment, HolderDeadline),
-    /// End its sandbox.
-    Stop(Assignment, Duration),
-    /// Tell the scheduler now.
-    Heartbeat,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
@@ -119,6 +51,8 @@ enum Phase {
     },
     Stopping(Needs),
     Gone,
+    Settling,
+    Settled,
     Refused(Refusal),
 }
 
@@ -212,12 +146,12 @@ impl Persistent {
             Phase::Starting(_) => ReportedState::Starting,
             Phase::Ready(_) => ReportedState::Ready,
             Phase::Waiting { failure, .. } => ReportedState::Failing(failure.clone()),
-            Phase::Stopping(_) => ReportedState::Stopping,
+            Phase::Stopping(_) | Phase::Settling => ReportedState::Stopping,
             // Only when it was asked for, and only when nothing can run that is not known.
-            Phase::Gone if entry.directive == Some(Directive::Release) && now >= self.certain_from => {
+            Phase::Settled if entry.directive == Some(Directive::Release) && now >= self.certain_from => {
                 ReportedState::Released
             }
-            Phase::Gone => return None,
+            Phase::Gone | Phase::Settled => return None,
             Phase::Refused(refusal) => ReportedState::Refused(refusal.clone()),
         })
     }
@@ -247,6 +181,15 @@ impl Persistent {
             Event::FetchFailed(assignment, failure) => {
                 if self.phase_of(assignment) == Some(&Phase::Fetching) {
                     self.failed(now, assignment, failure, None, &mut commands);
+                }
+            }
+            Event::NoData(assignment) => self.refuse_without_data(now, assignment, &mut commands),
+            Event::Settled(assignment) => {
+                if self.phase_of(assignment) == Some(&Phase::Settling)
+                    && let Some(entry) = self.entries.get_mut(&assignment)
+                {
+                    entry.enter(now, Phase::Settled);
+                    commands.push(Command::Heartbeat);
                 }
             }
             Event::Ready(assignment) => {
@@ -316,6 +259,15 @@ impl Persistent {
         }
     }
 
+    fn refuse_without_data(&mut self, now: BootTime, assignment: Assignment, commands: &mut Vec<Command>) {
+        if self.phase_of(assignment) == Some(&Phase::Fetching)
+            && let Some(entry) = self.entries.get_mut(&assignment)
+        {
+            entry.enter(now, Phase::Refused(Refusal::NoData));
+            commands.push(Command::Heartbeat);
+        }
+    }
+
     fn release(&mut self, now: BootTime, assignment: Assignment, commands: &mut Vec<Command>) {
         let entry = self.entries.entry(assignment).or_insert_with(|| Entry::new(now, Phase::Gone));
         match entry.phase {
@@ -323,12 +275,17 @@ impl Persistent {
                 entry.enter(now, Phase::Stopping(needs));
                 commands.push(Command::Stop(assignment, RELEASE_GRACE));
             }
-            Phase::Fetching | Phase::Fetched(_) | Phase::Waiting { .. } | Phase::Refused(_) => {
-                entry.enter(now, Phase::Gone);
+            // It may have written in an earlier sandbox of this epoch.
+            Phase::Fetching | Phase::Fetched(_) | Phase::Waiting { .. } | Phase::Gone => {
+                entry.enter(now, Phase::Settling);
+                commands.push(Command::Settle(assignment));
+            }
+            Phase::Refused(_) => {
+                entry.enter(now, Phase::Settled);
                 commands.push(Command::Heartbeat);
             }
-            Phase::Gone => commands.push(Command::Heartbeat),
-            Phase::Stopping(_) => {}
+            Phase::Settled => commands.push(Command::Heartbeat),
+            Phase::Stopping(_) | Phase::Settling => {}
         }
     }
 
@@ -370,7 +327,10 @@ impl Persistent {
             Phase::Starting(_) | Phase::Ready(_) => commands.push(Command::Renew(assignment, lease)),
             Phase::Fetched(_) => self.start_if_possible(now, assignment, commands),
             // It was lost together with its lease, or a refusal's reason may have gone: from the beginning.
-            Phase::Gone | Phase::Refused(Refusal::NoCapacity | Refusal::Draining) => {
+            Phase::Gone
+            | Phase::Settling
+            | Phase::Settled
+            | Phase::Refused(Refusal::NoCapacity | Refusal::Draining | Refusal::NoData) => {
                 entry.enter(now, Phase::Fetching);
                 commands.push(Command::Fetch(assignment));
             }
@@ -435,6 +395,10 @@ impl Persistent {
                 entry.enter(now, Phase::Fetching);
                 commands.push(Command::Fetch(assignment));
             }
+            _ if entry.directive == Some(Directive::Release) => {
+                entry.enter(now, Phase::Settling);
+                commands.push(Command::Settle(assignment));
+            }
             _ => {
                 entry.enter(now, Phase::Gone);
                 commands.push(Command::Heartbeat);
@@ -494,5 +458,4 @@ impl Persistent {
 }
 
 #[cfg(test)]
-#[path = "persistent_tests.rs"]
 mod tests;

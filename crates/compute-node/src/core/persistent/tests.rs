@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use lease::LeaseTimes;
+
 use super::*;
 
 const NEEDS: Needs = Needs { vcpus: 1, memory_mib: 128 };
@@ -97,7 +99,9 @@ fn released_is_said_when_the_sandbox_is_gone_and_not_before() {
     assert_eq!(node.handle(at(1010), release.clone()), [Command::Stop(a, RELEASE_GRACE)]);
     assert_eq!(states(&node, 1020), [ReportedState::Stopping]);
     assert_eq!(node.handle(at(1030), release), []);
-    assert_eq!(node.handle(at(1040), Event::SandboxGone(a, None)), [Command::Heartbeat]);
+    assert_eq!(node.handle(at(1040), Event::SandboxGone(a, None)), [Command::Settle(a)]);
+    assert_eq!(states(&node, 1045), [ReportedState::Stopping], "what it wrote is not at its standby yet");
+    assert_eq!(node.handle(at(1045), Event::Settled(a)), [Command::Heartbeat]);
     assert_eq!(states(&node, 1050), [ReportedState::Released]);
     // Repeated as long as the set says so, and forgotten when it does not.
     assert_eq!(states(&node, 9000), [ReportedState::Released]);
@@ -198,6 +202,30 @@ fn more_than_the_node_has_is_refused() {
 }
 
 #[test]
+fn what_a_program_wrote_before_it_failed_is_settled_when_it_is_released() {
+    let a = assignment(1, 1);
+    let mut node = running(a);
+    node.handle(at(100), Event::SandboxGone(a, Some(failure())));
+    let release = set(1000, 2, &[(a, Directive::Release)]);
+    assert_eq!(node.handle(at(1010), release.clone()), [Command::Settle(a)]);
+    assert_eq!(node.handle(at(1020), release), []);
+    // A scheduler that took over wants it to run on.
+    let commands = node.handle(at(2010), set(2000, 3, &[(a, Directive::Run)]));
+    assert_eq!(commands, [Command::Fetch(a)]);
+    assert_eq!(node.handle(at(2020), Event::Settled(a)), [], "too late");
+    assert_eq!(states(&node, 2030), [ReportedState::Preparing]);
+}
+
+#[test]
+fn without_its_data_a_program_is_refused_and_asked_about_again() {
+    let (mut node, a) = (node(), assignment(1, 2));
+    node.handle(at(10), set(0, 1, &[(a, Directive::Run)]));
+    assert_eq!(node.handle(at(20), Event::NoData(a)), [Command::Heartbeat]);
+    assert_eq!(states(&node, 30), [ReportedState::Refused(Refusal::NoData)]);
+    assert_eq!(node.handle(at(1000), renewal(990, 1)), [Command::Fetch(a)]);
+}
+
+#[test]
 fn found_sandboxes_are_kept_reported_and_renewed() {
     let (mut node, a) = (node(), assignment(1, 3));
     let commands = node.handle(at(0), Event::Adopted { assignment: a, needs: NEEDS, ready: true });
@@ -211,7 +239,8 @@ fn an_agent_that_just_started_does_not_vouch_for_what_it_cannot_know() {
     let a = assignment(1, 1);
     let mut node = node();
     node.certain_from = at(5000);
-    node.handle(at(10), set(0, 1, &[(a, Directive::Release)]));
+    assert_eq!(node.handle(at(10), set(0, 1, &[(a, Directive::Release)])), [Command::Settle(a)]);
+    node.handle(at(15), Event::Settled(a));
     assert_eq!(states(&node, 20), []);
     assert_eq!(states(&node, 5000), [ReportedState::Released]);
 }
@@ -226,7 +255,9 @@ fn event() -> impl Strategy<Value = Event> {
         a.clone().prop_map(|a| Event::FetchFailed(a, failure())),
         a.clone().prop_map(Event::Ready),
         a.clone().prop_map(|a| Event::SandboxGone(a, None)),
-        a.prop_map(|a| Event::SandboxGone(a, Some(failure()))),
+        a.clone().prop_map(|a| Event::SandboxGone(a, Some(failure()))),
+        a.clone().prop_map(Event::NoData),
+        a.prop_map(Event::Settled),
         Just(Event::Tick),
     ]
 }

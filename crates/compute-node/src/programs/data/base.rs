@@ -1,0 +1,148 @@
+//! What a program starts with.
+
+use chrono::Utc;
+use lease::clock;
+use protocol::data::{DataBase, DataEntry, DataOrder, SnapshotId};
+use protocol::message::{PlacedVolume, VolumeKind};
+use protocol::{Epoch, ProgramId};
+use sandbox::spec::{VolumeSource, VolumeSpec};
+use volumes::{Source, VolumeName};
+
+use super::{ProgramData, locked};
+use crate::core::persistent::Assignment;
+
+/// Why a program cannot have its data.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DataError {
+    #[error("the scheduler did not say yet what the program's volumes shall hold")]
+    NoOrder,
+    #[error("this node does not have the data that the program shall go on with")]
+    NotHere,
+    #[error(transparent)]
+    Name(#[from] volumes::NameTooLong),
+    #[error(transparent)]
+    Pool(#[from] volumes::Error),
+}
+
+/// How the volumes become what a program starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// They are live on this node, and go on.
+    GoOn,
+    /// They are new.
+    Create,
+    /// They are a copy of this snapshot.
+    Promote(SnapshotId),
+}
+
+impl ProgramData {
+    /// Whether this node has what the program shall start with under this epoch.
+    ///
+    /// # Errors
+    /// [`DataError`]: [`DataError::NotHere`] when it has not.
+    pub(crate) async fn find(
+        &self,
+        program: ProgramId,
+        epoch: Epoch,
+        placed: &[PlacedVolume],
+    ) -> Result<(), DataError> {
+        if wanted(placed)?.is_empty() {
+            return Ok(());
+        }
+        self.plan(program, epoch).await.map(drop)
+    }
+
+    /// Makes a program's persistent volumes what it shall start with under this epoch, and says where they are.
+    ///
+    /// # Errors
+    /// [`DataError`]; then the program must not start.
+    pub(crate) async fn open(
+        &self,
+        program: ProgramId,
+        epoch: Epoch,
+        placed: &[PlacedVolume],
+    ) -> Result<Vec<VolumeSpec>, DataError> {
+        let wanted = wanted(placed)?;
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Some(replicas) = self.replicas.get() {
+            replicas.goes_on(program, epoch);
+        }
+        let specs = wanted.iter().map(|(spec, _)| spec.clone()).collect();
+        self.make_live(program, epoch, specs).await?;
+        let mut mounts = Vec::new();
+        for (spec, mount) in wanted {
+            let source = VolumeSource::Directory(self.pool.live_path(program, &spec.name).await?);
+            mounts.push(VolumeSpec { mount: mount.into(), source });
+        }
+        self.look().await?;
+        // What is live now is to be replicated.
+        self.ordered.notify_one();
+        Ok(mounts)
+    }
+
+    async fn make_live(
+        &self,
+        program: ProgramId,
+        epoch: Epoch,
+        specs: Vec<volumes::VolumeSpec>,
+    ) -> Result<(), DataError> {
+        let (plan, now) = (self.plan(program, epoch).await?, clock::now());
+        let until = Utc::now() + self.config.retention;
+        match plan {
+            Plan::GoOn => drop(self.pool.open_live(program, epoch, specs).await?),
+            Plan::Create => {
+                if self.pool.program(program).await?.live().is_some() {
+                    self.pool.retire(program, epoch, until).await?;
+                }
+                self.pool.create_live(program, epoch, specs).await?;
+            }
+            Plan::Promote(newest) => {
+                self.pool.promote(program, Source::Snapshot(newest), epoch, until).await?;
+                self.pool.open_live(program, epoch, specs).await?;
+            }
+        }
+        if plan != Plan::GoOn {
+            locked(&self.live_since).insert(Assignment { program, epoch }, now);
+        }
+        Ok(())
+    }
+
+    async fn plan(&self, program: ProgramId, epoch: Epoch) -> Result<Plan, DataError> {
+        let live = self.pool.program(program).await?.live().map(|live| live.epoch);
+        if live == Some(epoch) {
+            // It was started before in this epoch, and goes on with what it wrote.
+            return Ok(Plan::GoOn);
+        }
+        match self.base(program, epoch)? {
+            DataBase::Empty => Ok(Plan::Create),
+            DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
+            DataBase::Own { .. } => Err(DataError::NotHere),
+            DataBase::Copy { at_least } => {
+                let newest = self.pool.newest_snapshot(program).await?.map(|set| set.id);
+                let newest = newest.filter(|id| at_least.is_none_or(|least| *id >= least));
+                newest.map(Plan::Promote).ok_or(DataError::NotHere)
+            }
+        }
+    }
+
+    fn base(&self, program: ProgramId, epoch: Epoch) -> Result<DataBase, DataError> {
+        match locked(&self.orders).get(&program) {
+            Some(DataEntry { epoch: of, order: DataOrder::Live { base, .. }, .. }) if *of == epoch => Ok(*base),
+            _ => Err(DataError::NoOrder),
+        }
+    }
+}
+
+/// The persistent volumes, each with where it is mounted.
+fn wanted(placed: &[PlacedVolume]) -> Result<Vec<(volumes::VolumeSpec, String)>, DataError> {
+    let mut wanted = Vec::new();
+    for volume in placed {
+        if let (VolumeKind::Persistent { size_mib, .. }, Some(name)) = (&volume.kind, &volume.name) {
+            let name = VolumeName::new(name.as_str())?;
+            wanted.push((volumes::VolumeSpec::files(name, *size_mib), volume.mount.clone()));
+        }
+    }
+    Ok(wanted)
+}
