@@ -11,7 +11,9 @@
 
 pub mod check;
 mod daemon;
+pub mod data;
 pub mod fault;
+mod history;
 pub mod hosts;
 mod inject;
 pub mod load;
@@ -44,8 +46,10 @@ pub struct Options {
     pub seed: u64,
     /// How many compute nodes.
     pub nodes: usize,
-    /// How many programs.
+    /// How many programs without data.
     pub programs: usize,
+    /// How many programs that write to volumes, all the time.
+    pub writers: usize,
     /// How long a lease lasts.
     pub lease: Duration,
     /// How often nodes renew theirs.
@@ -57,7 +61,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let (lease, heartbeat) = (Duration::from_secs(3), Duration::from_millis(500));
-        Self { runs: 50, seed: 1, nodes: 3, programs: 3, lease, heartbeat, faults: None }
+        Self { runs: 50, seed: 1, nodes: 3, programs: 3, writers: 0, lease, heartbeat, faults: None }
     }
 }
 

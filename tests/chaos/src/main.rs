@@ -18,9 +18,12 @@ struct Arguments {
     /// How many compute nodes
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// How many programs
+    /// How many programs without data
     #[arg(long, default_value_t = 3)]
     programs: usize,
+    /// How many programs that write to volumes, all the time
+    #[arg(long, default_value_t = 2)]
+    writers: usize,
     /// How long a lease lasts
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     lease: Duration,
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<ExitCode> {
         seed: arguments.seed.unwrap_or_else(|| aleph_chaos::witness::now() / 1_000_000),
         nodes: arguments.nodes,
         programs: arguments.programs,
+        writers: arguments.writers,
         lease: arguments.lease,
         heartbeat: arguments.heartbeat,
         faults,

@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::check::{Asked, Overlap, median};
+use crate::data::{Broken, Judgement};
 use crate::witness::Seen;
 
 /// One fault and what came of it. Times are nanoseconds.
@@ -68,6 +69,8 @@ pub struct Report {
     pub instants: usize,
     /// How many epochs their histories have.
     pub epochs: usize,
+    /// What became of data.
+    pub data: Judgement,
     /// Histories that do not hold, or that disagree with the witness.
     pub broken_histories: Vec<String>,
 }
@@ -87,7 +90,7 @@ impl Report {
     pub fn holds(&self) -> bool {
         let each = self.runs.iter().all(|run| run.late == 0 && run.sick.is_none());
         let none = self.overlaps.is_empty() && self.stale.is_empty() && self.seen.coexistences.is_empty();
-        each && none && self.broken_histories.is_empty()
+        each && none && self.broken_histories.is_empty() && self.data.broken.is_empty()
     }
 
     /// Writes it as JSON. Says where.
@@ -174,11 +177,35 @@ impl fmt::Display for Report {
             f,
             "Seed {seed}, lease {lease} s; programs start in {start:.1} s and have to be back in {bound:.1} s."
         )?;
+        if self.data.found > 0 {
+            write_data(f, &self.data)?;
+        }
         match self.broken_histories.as_slice() {
             [] => writeln!(f, "All histories hold and agree with the witness."),
             broken => writeln!(f, "Histories: {}", broken.join("; ")),
         }
     }
+}
+
+fn write_data(f: &mut fmt::Formatter<'_>, data: &Judgement) -> fmt::Result {
+    let Judgement { written, flushed, found, lost, broken } = data;
+    let counts = Broken::WORDS.map(|words| format!("{} {words}", broken.iter().filter(|b| b.words() == words).count()));
+    writeln!(f, "{} in {written} records, {flushed} flushes, {found} starts.", counts.join(", "))?;
+    let spans: Vec<_> = lost.iter().map(|lost| lost.span).collect();
+    let claims: Vec<_> = lost.iter().filter_map(|lost| lost.at_most).collect();
+    let worst = |values: &[u64]| seconds(values.iter().copied().max().unwrap_or_default());
+    writeln!(
+        f,
+        "{} starts went on with less than was written: {} records, over {} s at most, {} s in the middle; the history \
+         says {} s at most, {} s in the middle.",
+        lost.len(),
+        lost.iter().map(|lost| lost.records).sum::<u64>(),
+        worst(&spans),
+        seconds(median(spans.clone())),
+        worst(&claims),
+        seconds(median(claims.clone())),
+    )?;
+    broken.iter().try_for_each(|broken| writeln!(f, "BROKEN: {broken:?}"))
 }
 
 fn seconds(nanos: u64) -> String {

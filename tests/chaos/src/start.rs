@@ -63,8 +63,8 @@ impl<'a> World<'a> {
         let aleph = Aleph::new(message_node_url(), home);
         let (programs, start) = (Vec::new(), Duration::ZERO);
         let mut world =
-            Self { hosts, postgres, message_node, schedulers, gateway, nodes, programs, aleph, root, start };
-        world.upload(options.programs).await?;
+            Self { hosts, postgres, message_node, schedulers, gateway, nodes, programs, writers: 0..0, aleph, root, start };
+        world.upload(options.programs, options.writers).await?;
         Ok(world)
     }
 }
@@ -139,7 +139,10 @@ impl Start<'_> {
         let data = small_disk(self.root, place, 300)?;
         let (name, index) = (format!("node-{number}"), u32::try_from(number)?);
         let trusted: Vec<_> = schedulers.iter().map(Address::as_str).collect();
-        let arguments: [&[&str]; 13] = [
+        let pool = pool(self.root, place)?;
+        // Room for two persistent programs on each, so that they are spread, and for what the standby of writers needs.
+        let vcpus = if self.options.writers > 0 { "6" } else { "3" };
+        let arguments: [&[&str]; 14] = [
             &["compute-node"],
             &["--listen", &listen(place, NODE_PORT)],
             &["--url", &place.url(NODE_PORT)],
@@ -149,8 +152,8 @@ impl Start<'_> {
             &["--scheduler", &scheduler_urls().join(",")],
             &["--scheduler-address", &trusted.join(",")],
             &["--gateway", &gateway_url()],
-            // Room for two persistent programs on each, so that they are spread.
-            &["--vcpus", "3", "--memory-mib", "1024", "--disk-mib", "4096", "--log-mib", "100"],
+            &["--vcpus", vcpus, "--memory-mib", "1024", "--disk-mib", "4096", "--log-mib", "100"],
+            &["--pool", text(&pool)],
             &["--first-uid", &(FIRST_UID + index * SLOTS * IDS).to_string()],
             &["--slots", &SLOTS.to_string()],
             &["--network", &format!("100.{}.0.0/16", 64 + number)],
@@ -166,6 +169,27 @@ fn small_disk(root: &Path, place: Place, mib: u32) -> anyhow::Result<PathBuf> {
     let size = std::ffi::CString::new(format!("size={mib}m,mode=755"))?;
     mount("disk", &folder, "tmpfs", MountFlags::empty(), Some(size.as_c_str())).context("cannot mount a disk")?;
     Ok(folder)
+}
+
+/// Gives a compute node a disk for volumes, which is not the one that faults fill.
+fn pool(root: &Path, place: Place) -> anyhow::Result<PathBuf> {
+    let name = format!("{}-pool", disk(root, place).file_name().unwrap_or_default().to_string_lossy());
+    let (folder, mounted) = (root.join(&name), root.join(name + "-mounted"));
+    std::fs::create_dir_all(&folder)?;
+    std::fs::create_dir_all(&mounted)?;
+    let size = std::ffi::CString::new("size=1100m,mode=755")?;
+    mount("disk", &folder, "tmpfs", MountFlags::empty(), Some(size.as_c_str())).context("cannot mount a disk")?;
+    let file = folder.join("pool.btrfs");
+    std::fs::File::create(&file)?.set_len(1 << 30)?;
+    // The loop device goes with the mount, and the mount with its namespace.
+    for (program, arguments) in [
+        ("mkfs.btrfs", vec!["--quiet", text(&file)]),
+        ("mount", vec!["-t", "btrfs", "-o", "loop,noatime,nodev,nosuid", text(&file), text(&mounted)]),
+    ] {
+        let status = std::process::Command::new(program).args(arguments).status();
+        anyhow::ensure!(status.context(program)?.success(), "{program} fails");
+    }
+    Ok(mounted)
 }
 
 fn message_node_url() -> String {

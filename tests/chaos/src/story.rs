@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use aleph_tests::eventually;
 use anyhow::Context;
-use protocol::history::{Entry, Fact};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::Options;
 use crate::check::{Asked, Gap, Live, longest_gap, overlaps, stale};
+use crate::data::{Judgement, judge};
 use crate::fault::{Deck, Fault};
+use crate::history::History;
 use crate::hosts::{Hosts, Place};
 use crate::inject::Victims;
 use crate::load::Load;
 use crate::report::{Report, Run};
-use crate::witness::{Sampler, now, written};
+use crate::witness::{Sampler, Written, now, written};
 use crate::world::{World, compute_node, disk};
 
 /// How long a network may take to be well again.
@@ -39,8 +40,8 @@ struct Story<'a> {
     sampler: Sampler,
     data_dirs: Vec<PathBuf>,
     programs: Vec<String>,
-    /// Everything that was seen so far, with overlaps.
-    live: Vec<Live>,
+    /// Everything that programs wrote so far.
+    written: Written,
 }
 
 /// See the module. `enough` ends it after the fault that is under way.
@@ -55,14 +56,14 @@ pub(crate) async fn tell(
 ) -> anyhow::Result<Report> {
     let world = World::start(hosts, root, options).await?;
     let nodes = 0..options.nodes;
-    let load = Load::start((0..options.programs).map(|program| world.url(program)).collect());
+    let load = Load::start((0..world.programs.len()).map(|program| world.url(program)).collect());
     let run_dirs: Vec<_> = nodes.clone().map(|number| compute_node(root, number).run_dir()).collect();
     let sampler = Sampler::start(&run_dirs)?;
     let data_dirs = nodes.map(|number| disk(root, Place::Node(number))).collect();
     let programs = world.programs.iter().map(ToString::to_string).collect();
     eventually("everything is well before the first fault", async || world.ailment().await.is_none().then_some(()))
         .await;
-    let mut story = Story { world, options, load, sampler, data_dirs, programs, live: Vec::new() };
+    let mut story = Story { world, options, load, sampler, data_dirs, programs, written: Written::default() };
     let mut chance = fastrand::Rng::with_seed(options.seed);
     let mut deck = Deck::new(Fault::all());
     let mut runs: Vec<Run> = Vec::new();
@@ -97,11 +98,11 @@ impl Story<'_> {
         let to = now();
 
         let asked = self.load.asked(first_request);
-        self.live = written(&self.data_dirs, &self.programs)?;
+        self.written = written(&self.data_dirs, &self.programs)?;
         let answers: Vec<Live> = asked.iter().filter_map(|request| request.answer.clone().ok()).collect();
         let bound = nanos(self.bound());
         let gaps: Vec<_> = (0..self.programs.len())
-            .map(|program| longest_gap(self.live.iter().chain(&answers), program, from, to))
+            .map(|program| longest_gap(self.written.live.iter().chain(&answers), program, from, to))
             .collect();
         // From where a program has to be back within the bound.
         let since = |gap: &Gap| match () {
@@ -127,7 +128,7 @@ impl Story<'_> {
             asked: asked.len(),
             lost,
             stale: stale(&asked).len(),
-            overlaps: overlaps(self.live.iter().chain(&answers).filter(|live| live.at >= from)).len(),
+            overlaps: overlaps(self.written.live.iter().chain(&answers).filter(|live| live.at >= from)).len(),
             ended,
             sick: ailments.last().filter(|_| !well).cloned(),
             ailments,
@@ -174,15 +175,15 @@ impl Story<'_> {
         let bound = self.bound();
         let asked: Vec<Asked> = self.load.asked(0);
         let answers: Vec<Live> = asked.iter().filter_map(|request| request.answer.clone().ok()).collect();
-        let mut histories = Vec::new();
+        let (mut histories, mut data) = (Vec::new(), Judgement::default());
         for (number, id) in self.programs.iter().enumerate() {
             let finished = self.world.aleph.run(&["program", "history", id, "--verify", "--json"]).await;
-            let holds = if finished.code == 0 {
-                let live = self.live.iter().chain(&answers).filter(|live| live.program == number);
-                agrees(&finished.stdout, live)
-            } else {
-                Err(finished.stderr)
-            };
+            let history = if finished.code == 0 { History::read(&finished.stdout) } else { Err(finished.stderr) };
+            let holds = history.and_then(|history| {
+                let live = self.written.live.iter().chain(&answers).filter(|live| live.program == number);
+                data.add(judge(number, &self.written.data, &history.claims()));
+                history.agrees(live)
+            });
             histories.push(holds.map_err(|why| format!("program {number}: {why}")));
         }
         let report = Report {
@@ -190,11 +191,12 @@ impl Story<'_> {
             lease: self.options.lease.as_secs_f64(),
             start: self.world.start.as_secs_f64(),
             bound: bound.as_secs_f64(),
-            overlaps: overlaps(self.live.iter().chain(&answers)),
+            overlaps: overlaps(self.written.live.iter().chain(&answers)),
             stale: stale(&asked),
             seen: self.sampler.seen(),
-            instants: self.live.len(),
+            instants: self.written.live.len(),
             epochs: histories.iter().flatten().sum(),
+            data,
             broken_histories: histories.into_iter().filter_map(Result::err).collect(),
             runs,
         };
@@ -202,36 +204,6 @@ impl Story<'_> {
         self.world.end().await;
         Ok(report)
     }
-}
-
-/// Whether a history that holds says the same as the witness: each epoch that ran was assigned, and ran no more when the
-/// scheduler wrote that it had ended. Says how many epochs there were.
-fn agrees<'a>(history: &str, live: impl Iterator<Item = &'a Live>) -> Result<usize, String> {
-    let history: serde_json::Value = serde_json::from_str(history).map_err(|e| e.to_string())?;
-    let entries: Vec<Entry> = serde_json::from_value(history["entries"].clone()).map_err(|e| e.to_string())?;
-    // Both clocks are read on one machine.
-    let wall = u64::try_from(chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default()).unwrap_or_default();
-    let booted = wall - now();
-    let mut epochs: BTreeMap<u64, Option<u64>> = BTreeMap::new();
-    for entry in &entries {
-        let at = u64::try_from(entry.at.timestamp_nanos_opt().unwrap_or_default()).unwrap_or_default();
-        match &entry.fact {
-            Fact::Assigned => drop(epochs.insert(entry.epoch.get(), None)),
-            Fact::Ended { .. } => drop(epochs.insert(entry.epoch.get(), Some(at.saturating_sub(booted)))),
-            Fact::Stated { .. } | Fact::Releasing { .. } | Fact::DataLost { .. } => {}
-        }
-    }
-    for instant in live {
-        match epochs.get(&instant.epoch) {
-            None => return Err(format!("epoch {} ran and was never assigned", instant.epoch)),
-            Some(Some(ended)) if *ended < instant.at => {
-                let late = Duration::from_nanos(instant.at - ended);
-                return Err(format!("epoch {} ran {late:?} after it was written to have ended", instant.epoch));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(epochs.len())
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::check::Live;
+use crate::data::{Line, Said};
 
 /// How often processes are looked at.
 const EVERY: Duration = Duration::from_millis(20);
@@ -23,21 +24,49 @@ pub fn now() -> u64 {
     u64::try_from(time.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default()
 }
 
-/// The instants that programs wrote, from the logs of all nodes.
+/// What programs wrote into their logs.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    /// The instants at which they ran.
+    pub live: Vec<Live>,
+    /// What they said about their data, by epoch.
+    pub data: Vec<Line>,
+}
+
+/// What programs wrote, from the logs of all nodes.
 ///
 /// # Errors
 /// When a log is there but cannot be read.
-pub fn written(data_dirs: &[PathBuf], programs: &[String]) -> anyhow::Result<Vec<Live>> {
-    let mut instants = Vec::new();
+pub fn written(data_dirs: &[PathBuf], programs: &[String]) -> anyhow::Result<Written> {
+    let mut written = Written::default();
     for data in data_dirs {
         for (program, id) in programs.iter().enumerate() {
             let folder = data.join("logs").join(id);
             let lines = sandbox::logs::read_tail(&folder, usize::MAX);
             let lines = lines.with_context(|| format!("cannot read the log in {}", folder.display()))?;
-            instants.extend(lines.iter().filter_map(|line| instant(program, &line.message)));
+            written.live.extend(lines.iter().filter_map(|line| instant(program, &line.message)));
+            written.data.extend(lines.iter().filter_map(|line| about_data(program, &line.message)));
         }
     }
-    Ok(instants)
+    // An epoch has one node, so its lines are in their order already.
+    written.data.sort_by_key(|line| (line.program, line.epoch));
+    Ok(written)
+}
+
+/// `found EPOCH RECORDS whole`, `wrote EPOCH RECORD NANOSECONDS` or `flushed EPOCH RECORD`, as `writer.py` writes it.
+fn about_data(program: usize, line: &str) -> Option<Line> {
+    let mut words = line.split(' ');
+    let (what, epoch, number) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let said = match what {
+        "found" => {
+            let broken = words.next().filter(|word| *word != "whole").map(str::to_owned);
+            Said::Found { records: number, broken }
+        }
+        "wrote" => Said::Wrote { record: number, at: words.next()?.parse().ok()? },
+        "flushed" => Said::Flushed { record: number },
+        _ => return None,
+    };
+    Some(Line { program, epoch, said })
 }
 
 /// `alive EPOCH COPY NANOSECONDS`, as `probe.py` writes it.

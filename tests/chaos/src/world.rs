@@ -1,5 +1,6 @@
 //! The network: every part a process on a host of its own, with a disk of its own.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,9 @@ pub(crate) struct World<'a> {
     pub(crate) schedulers: Vec<Daemon>,
     pub(crate) gateway: Daemon,
     pub(crate) nodes: Vec<Daemon>,
+    /// First those without data.
     pub(crate) programs: Vec<ProgramId>,
+    pub(crate) writers: Range<usize>,
     pub(crate) aleph: Aleph,
     pub(crate) root: &'a Path,
     /// The longest that a program took from its upload to its first answer.
@@ -47,26 +50,48 @@ pub(crate) fn compute_node(root: &Path, number: usize) -> ComputeNode {
     ComputeNode { id: String::new(), url: place.url(NODE_PORT), pid: 0, data_dir: disk(root, place) }
 }
 
+/// Whether the standby of a program that runs on this node is connected and has a copy.
+async fn is_copied(http: &reqwest::Client, node: &str, program: &ProgramId) -> bool {
+    let Ok(metrics) = http.get(format!("{node}/metrics")).send().await else { return false };
+    let text = metrics.text().await.unwrap_or_default();
+    let has = |line: &str| text.lines().any(|other| other.starts_with(line));
+    has(&format!("aleph_replication_connected{{program=\"{program}\"}} 1"))
+        && has(&format!("aleph_replication_lag_seconds{{program=\"{program}\"}}"))
+}
+
 impl World<'_> {
     /// Uploads programs and waits until they run.
     ///
     /// # Errors
     /// When one has no id.
-    pub(crate) async fn upload(&mut self, programs: usize) -> anyhow::Result<()> {
-        let folder = folder_with("main.py", include_str!("probe.py"));
+    pub(crate) async fn upload(&mut self, programs: usize, writers: usize) -> anyhow::Result<()> {
         aleph_tests::eventually("all nodes are connected", async || {
             let healthy = self.leader().await?.1.health().await.ok()?.nodes_healthy;
             (healthy as usize == self.nodes.len()).then_some(())
         })
         .await;
-        for number in 0..programs {
-            let name = format!("probe-{number}");
-            let options = ["--persistent", "--interface", "asgi", "--name", &name, "--timeout-seconds", "10"];
-            let uploaded = Instant::now();
-            let program = self.aleph.upload(folder.path(), "main:app", &options).await;
-            self.start = self.start.max(uploaded.elapsed());
-            self.programs.push(program.parse()?);
+        let probe = folder_with("main.py", include_str!("probe.py"));
+        for _ in 0..programs {
+            self.upload_one(probe.path(), &[]).await?;
         }
+        let writer = folder_with("main.py", include_str!("writer.py"));
+        self.writers = programs..programs + writers;
+        for _ in 0..writers {
+            let volume = |name: &str| format!("name={name},mount=/{name},size_mib=64");
+            let (records, rows) = (volume("records"), volume("rows"));
+            let volumes = ["--persistent-volume", &records, "--persistent-volume", &rows];
+            self.upload_one(writer.path(), &volumes).await?;
+        }
+        Ok(())
+    }
+
+    async fn upload_one(&mut self, folder: &Path, volumes: &[&str]) -> anyhow::Result<()> {
+        let name = format!("program-{}", self.programs.len());
+        let options = ["--persistent", "--interface", "asgi", "--name", &name, "--timeout-seconds", "10"];
+        let uploaded = Instant::now();
+        let program = self.aleph.upload(folder, "main:app", &[&options, volumes].concat()).await;
+        self.start = self.start.max(uploaded.elapsed());
+        self.programs.push(program.parse()?);
         Ok(())
     }
 
@@ -122,7 +147,12 @@ impl World<'_> {
             let url = self.url(number);
             let asked = load::ask(&http, number, &url);
             match tokio::time::timeout(Duration::from_secs(5), asked).await {
-                Ok(Ok(live)) if record.epoch.is_some_and(|epoch| epoch.get() == live.epoch) => {}
+                Ok(Ok(live)) if record.epoch.is_some_and(|epoch| epoch.get() == live.epoch) => {
+                    let node = record.node_url.unwrap_or_default();
+                    if self.writers.contains(&number) && !is_copied(&http, &node, id).await {
+                        return Some(format!("nobody has a copy of the data of program {number}"));
+                    }
+                }
                 Ok(Ok(live)) => return Some(format!("program {number}: epoch {} answers", live.epoch)),
                 Ok(Err(why)) => return Some(format!("program {number} does not answer: {why}")),
                 Err(_) => return Some(format!("program {number} does not answer within 5 s")),
