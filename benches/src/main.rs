@@ -7,6 +7,7 @@ mod first_request;
 mod http;
 mod machine;
 mod messages;
+mod moves;
 mod network;
 mod nginx;
 mod report;
@@ -22,7 +23,7 @@ use crate::machine::Machine;
 use crate::report::Measurement;
 
 /// What there is to measure, in this order.
-const NAMES: [&str; 4] = ["first_request", "warm", "failover", "messages"];
+const NAMES: [&str; 5] = ["first_request", "warm", "failover", "messages", "moves"];
 
 fn main() -> anyhow::Result<()> {
     let only: Vec<String> = std::env::args().skip(1).collect();
@@ -62,6 +63,7 @@ fn measure(name: &str) -> anyhow::Result<Measurement> {
         "first_request" => runtime.block_on(first_request::run()),
         "warm" => runtime.block_on(warm::run()),
         "failover" => runtime.block_on(failover::run()),
-        _ => runtime.block_on(messages::run()),
+        "messages" => runtime.block_on(messages::run()),
+        _ => runtime.block_on(moves::run()),
     }
 }

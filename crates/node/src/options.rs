@@ -73,6 +73,10 @@ pub(crate) struct UpOptions {
     #[arg(long, value_parser = clap::value_parser!(u64).range(256..))]
     pub(crate) pool_mib: Option<u64>,
 
+    /// How often what programs have written is sent to the nodes that keep copies
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub(crate) snapshot_interval: Duration,
+
     /// Stop a copy on demand that nobody used for this long
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub(crate) idle_after: Duration,

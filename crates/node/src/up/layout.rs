@@ -229,6 +229,8 @@ impl Layout {
             disk_mib.to_string().into(),
             "--idle-after".into(),
             in_millis(options.idle_after),
+            "--snapshot-interval".into(),
+            in_millis(options.snapshot_interval),
             "--ready-within".into(),
             in_millis(options.ready_within),
             "--oci-runtime".into(),
