@@ -7,6 +7,7 @@
 //!  message node ◀──▶ │    programs/ (catalog, files, images, code,   │
 //!                    │               sandboxes, network)             │
 //!                    └───────────────────────────────────────────────┘
+//!  programs ───────▶ guest_api/ ─▶ who they are, flushing of volumes
 //!  requests ───────▶ server ─▶ gateway/ ─▶ a sandbox here, or another node
 //!                           └▶ api/
 //! ```
@@ -20,6 +21,7 @@ mod control;
 pub mod core;
 mod epochs;
 mod gateway;
+mod guest_api;
 pub mod machine;
 mod metrics;
 pub mod node;

@@ -27,6 +27,7 @@ use crate::core::on_demand::OnDemand;
 use crate::core::persistent::{Needs, Persistent};
 use crate::epochs::EpochStore;
 use crate::gateway::{Gateway, Routes};
+use crate::guest_api::GuestApi;
 use crate::machine;
 use crate::metrics::Metrics;
 use crate::programs::catalog::{Catalog, Change};
@@ -35,8 +36,9 @@ use crate::programs::data::ProgramData;
 use crate::programs::endpoint::Endpoints;
 use crate::programs::fetch::Fetcher;
 use crate::programs::files::Files;
+use crate::programs::freezer::Freezers;
 use crate::programs::images::Images;
-use crate::programs::sandboxes::{Happened, Owner, Sandboxes};
+use crate::programs::sandboxes::{Happened, OfData, Owner, Sandboxes};
 use crate::registration::Registration;
 use crate::server::{self, Services};
 
@@ -120,10 +122,14 @@ pub async fn run(
     let (data, pool_mib) = open_pool(&config).await?;
     let mut capacity = persistent_capacity(&config.offer);
     capacity.pool_mib = pool_mib;
-    let (agent, events, sandboxes) =
-        build_agent(&config, &catalog, &message_node, &handle, &metrics, data.clone()).await?;
-
     let node = Arc::new(OnceCell::new());
+    let of_data = OfData {
+        guest_api: GuestApi::new(node.clone(), data.clone()),
+        freezers: Arc::new(Freezers::default()),
+        data: data.clone(),
+    };
+    let (agent, events, sandboxes) = build_agent(&config, &catalog, &message_node, &handle, &metrics, of_data).await?;
+
     let api = api::router(Arc::new(ApiState {
         name: config.name.clone(),
         node: node.clone(),
@@ -272,7 +278,7 @@ async fn build_agent(
     message_node: &MessageNode,
     handle: &AgentHandle,
     metrics: &Arc<Metrics>,
-    program_data: Option<Arc<ProgramData>>,
+    of_data: OfData,
 ) -> Result<(Agent, mpsc::Receiver<(Owner, Happened)>, Arc<Sandboxes>), RunError> {
     let data = &config.data_dir;
     let (events_in, events) = mpsc::channel(EVENTS);
@@ -283,7 +289,8 @@ async fn build_agent(
         .map_err(in_directory(&open("files")))?;
     let images = Images::open(open("images")).map_err(in_directory(&open("images")))?;
     let code = Arc::new(CodeCache::open(open("code"), half).map_err(in_directory(&open("code")))?);
-    let sandboxes = Sandboxes::new(config.clone(), code.clone(), program_data.clone(), metrics.clone(), events_in)
+    let program_data = of_data.data.clone();
+    let sandboxes = Sandboxes::new(config.clone(), code.clone(), of_data, metrics.clone(), events_in)
         .map_err(in_directory(&config.run_dir))?;
     let (epochs, seen) = EpochStore::open(data.join("epochs")).map_err(in_directory(&data.join("epochs")))?;
     let fetcher = Fetcher::new(catalog.clone(), message_node.clone(), files, images, code, program_data.is_some());

@@ -29,6 +29,13 @@ pub const LISTENER_FD: i32 = 4;
 pub const CODE_DIRECTORY: &str = "/opt/code";
 /// Where this crate's files are mounted: the init, the ASGI glue and the server it uses.
 pub const GUEST_DIRECTORY: &str = "/opt/aleph";
+/// Where the directory with the guest API's socket is mounted. The socket itself is in a directory, so that the next agent
+/// can put a new one in its place.
+pub const API_DIRECTORY: &str = "/opt/aleph-api";
+/// The guest API's socket in [`API_DIRECTORY`].
+pub const API_SOCKET: &str = "sock";
+/// Where programs expect the guest API's socket (Aleph runtimes: `init0.sh`): a link to the one in [`API_DIRECTORY`].
+pub const API_LINK: &str = "/tmp/socat-socket";
 /// The port that a binary listens on when the program's variables do not name another in `PORT`.
 pub const DEFAULT_PORT: u16 = 8080;
 

@@ -12,6 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::spec::Limits;
 
+mod freezer;
+
+pub use freezer::Frozen;
+
 /// How the machine's control groups are mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hierarchy {
@@ -183,6 +187,9 @@ impl Cgroup {
                 // It may have ended meanwhile.
                 let _ = kill_process(*pid, Signal::KILL);
             }
+            // Version 1 keeps what is killed from dying as long as it is frozen. Only now, so that it does nothing else any
+            // more; and each time, as somebody may just have frozen it. Without a freezer nothing is frozen.
+            let _ = self.thaw();
             if Instant::now() >= deadline {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,

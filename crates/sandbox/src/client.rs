@@ -36,7 +36,9 @@ impl Supervisor {
     /// # Errors
     /// When the directory exists already or the supervisor cannot be started.
     pub async fn start(binary: &Path, directory: &SandboxDirectory, spec: &PrepareSpec) -> io::Result<Self> {
-        DirBuilder::new().mode(0o711).create(directory.path())?;
+        for made in [directory.path(), &directory.api()] {
+            DirBuilder::new().mode(0o711).create(made)?;
+        }
         fs::write(directory.spec(), serde_json::to_vec(spec)?)?;
         let listener = UnixListener::bind(directory.supervisor_socket())?;
         let log = File::create(directory.supervisor_log())?;

@@ -42,6 +42,16 @@ impl SandboxDirectory {
         self.0.join("http.sock")
     }
 
+    /// The directory that the sandbox sees as [`guest::API_DIRECTORY`].
+    pub fn api(&self) -> PathBuf {
+        self.0.join("api")
+    }
+
+    /// Where the program asks the agent.
+    pub fn api_socket(&self) -> PathBuf {
+        self.api().join(guest::API_SOCKET)
+    }
+
     /// How the sandbox ended ([`crate::spec::End`]), once it has.
     pub fn end(&self) -> PathBuf {
         self.0.join("end.json")

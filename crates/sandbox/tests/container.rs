@@ -293,3 +293,90 @@ async fn an_agent_that_comes_later_finds_it() {
     assert_eq!(report.program, Some(claim.unwrap().program));
     sandbox.stop_and_clear().await;
 }
+
+/// Asks the guest API, and then does what a program must not do with its socket.
+const CALLER: &str = r#"
+import errno, json, os, socket
+
+def attempt(what):
+    try:
+        return str(what())
+    except OSError as e:
+        return errno.errorcode[e.errno]
+
+def ask():
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect("/tmp/socat-socket")
+        return s.recv(100).decode()
+
+def bind(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(path)
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    at = "/opt/aleph-api/"
+    said = {"answer": attempt(ask)}
+    if scope["path"] == "/harm":
+        said |= {
+            "remove": attempt(lambda: os.remove(at + "sock")), "rename": attempt(lambda: os.rename(at + "sock", at + "x")),
+            "make": attempt(lambda: open(at + "x", "w")), "bind": attempt(lambda: bind(at + "x")),
+            "mode": attempt(lambda: os.chmod(at + "sock", 0)), "owner": attempt(lambda: os.chown(at + "sock", 0, 0)),
+            "directory": attempt(lambda: os.chmod(at, 0o777)), "link": attempt(lambda: os.link(at + "sock", "/tmp/x")),
+        }
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(said).encode()})
+"#;
+
+#[tokio::test]
+async fn the_guest_apis_socket_can_be_replaced_by_the_agent_only() {
+    let mut sandbox = Sandbox::start("api").await;
+    let directory = sandbox.directory().clone();
+    let listen = |answer: &'static [u8]| {
+        // As the agent does it.
+        let (socket, new) = (directory.api_socket(), directory.api().join("new"));
+        let listener = std::os::unix::net::UnixListener::bind(&new).unwrap();
+        std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        std::fs::rename(&new, socket).unwrap();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let _ = std::io::Write::write_all(&mut stream, answer);
+            }
+        });
+    };
+    listen(b"the first agent");
+    sandbox.claim(asgi(CALLER, "main:app")).await;
+    assert_eq!(sandbox.next_end_or_ready().await, SandboxState::Ready);
+    let ask = async |path: &str| serde_json::from_str::<serde_json::Value>(&sandbox.get(path).await).unwrap();
+    assert_eq!(ask("/").await["answer"], "the first agent");
+    listen(b"the second agent");
+    let said = ask("/harm").await;
+    assert_eq!(said["answer"], "the second agent");
+    for harm in ["remove", "rename", "make", "bind", "mode", "owner", "directory"] {
+        assert_eq!(said[harm], "EROFS", "{harm} in {said}");
+    }
+    assert!(["EXDEV", "EPERM"].contains(&said["link"].as_str().unwrap()), "{said}");
+    assert_eq!(ask("/").await["answer"], "the second agent");
+    sandbox.stop_and_clear().await;
+}
+
+#[tokio::test]
+async fn a_frozen_sandbox_can_be_ended() {
+    let mut sandbox = Sandbox::start("frozen").await;
+    sandbox.claim(asgi(HELLO, "main:app")).await;
+    assert_eq!(sandbox.next_end_or_ready().await, SandboxState::Ready);
+    let frozen = sandbox.cgroup().freeze(Duration::from_secs(5)).unwrap();
+    let waits = tokio::time::timeout(Duration::from_millis(300), sandbox.get("/")).await;
+    assert!(waits.is_err(), "it answered {waits:?} while it was frozen");
+    drop(frozen);
+    assert_eq!(sandbox.get("/").await, "hello");
+    // Stopped, its lease over, its supervisor dead: frozen or not, nothing of it is left.
+    std::mem::forget(sandbox.cgroup().freeze(Duration::from_secs(5)).unwrap());
+    sandbox.signal_supervisor(rustix::process::Signal::KILL);
+    sandbox.is_gone().await;
+    let mut sandbox = Sandbox::start("frozen").await;
+    sandbox.claim(asgi(HELLO, "main:app")).await;
+    assert_eq!(sandbox.next_end_or_ready().await, SandboxState::Ready);
+    std::mem::forget(sandbox.cgroup().freeze(Duration::from_secs(5)).unwrap());
+    sandbox.stop_and_clear().await;
+}

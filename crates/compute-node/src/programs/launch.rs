@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use guest::{Configure, DEFAULT_PORT, Interface};
+use guest::{API_LINK, Configure, DEFAULT_PORT, Interface};
 use lease::HolderDeadline;
 use protocol::control::{Failure, FailureKind};
 use protocol::message::program::{self, ProgramContent};
@@ -76,6 +76,8 @@ fn configure(id: ProgramId, content: &ProgramContent, epoch: Option<Epoch>) -> C
         ("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()),
         // As the Aleph init sets it (contract: guest protocol).
         ("ALEPH_ADDRESS_TO_USE".to_owned(), id.host_label()),
+        ("ALEPH_API_HOST".to_owned(), "http://localhost".to_owned()),
+        ("ALEPH_API_UNIX_SOCKET".to_owned(), API_LINK.to_owned()),
         ("ALEPH_PROGRAM_ID".to_owned(), id.to_string()),
     ];
     if let Some(epoch) = epoch {

@@ -6,6 +6,7 @@ pub(crate) mod data;
 pub(crate) mod endpoint;
 pub(crate) mod fetch;
 pub(crate) mod files;
+pub(crate) mod freezer;
 pub(crate) mod images;
 pub(crate) mod launch;
 pub(crate) mod network;

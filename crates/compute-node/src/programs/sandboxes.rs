@@ -25,12 +25,14 @@ use super::code::{CodeCache, OpenedCode};
 use super::data::ProgramData;
 use super::endpoint::Endpoint;
 use super::fetch::Fetched;
+use super::freezer::{self, Freezable, Freezers};
 use super::images::Images;
 use super::launch::{self, Terms};
 use super::network::Network;
 use super::slots::{Slot, Slots};
 use crate::config::Config;
 use crate::core::persistent::{Assignment, Needs};
+use crate::guest_api::GuestApi;
 use crate::metrics::Metrics;
 
 /// How soon clearing away is tried again when something does not die.
@@ -86,6 +88,14 @@ pub(crate) struct Adopted {
     pub(crate) endpoint: Option<Arc<Endpoint>>,
 }
 
+/// What sandboxes have to do with the programs' data.
+pub(crate) struct OfData {
+    /// None on a node without a pool.
+    pub(crate) data: Option<Arc<ProgramData>>,
+    pub(crate) guest_api: GuestApi<ProgramData>,
+    pub(crate) freezers: Arc<Freezers>,
+}
+
 /// The sandboxes of this node.
 pub(crate) struct Sandboxes {
     config: Config,
@@ -94,6 +104,8 @@ pub(crate) struct Sandboxes {
     network: Network,
     code: Arc<CodeCache>,
     data: Option<Arc<ProgramData>>,
+    guest_api: GuestApi<ProgramData>,
+    freezers: Arc<Freezers>,
     metrics: Arc<Metrics>,
     events: mpsc::Sender<(Owner, Happened)>,
     running: Mutex<HashMap<Owner, mpsc::UnboundedSender<Request>>>,
@@ -107,7 +119,7 @@ impl Sandboxes {
     pub(crate) fn new(
         config: Config,
         code: Arc<CodeCache>,
-        data: Option<Arc<ProgramData>>,
+        OfData { data, guest_api, freezers }: OfData,
         metrics: Arc<Metrics>,
         events: mpsc::Sender<(Owner, Happened)>,
     ) -> io::Result<Arc<Self>> {
@@ -122,6 +134,8 @@ impl Sandboxes {
             running: Mutex::default(),
             code,
             data,
+            guest_api,
+            freezers,
             metrics,
             config,
             events,
@@ -198,13 +212,14 @@ impl Sandboxes {
         let name = self.unique_name(owner);
         let directory = SandboxDirectory::new(self.config.run_dir.join(&name));
         let made = &self.config.sandboxes;
+        let cgroup = format!("{}/{name}", self.cgroup);
         let spec = PrepareSpec {
             driver: DriverSpec::Container(ContainerSpec {
                 oci_runtime: made.oci_runtime.clone(),
                 image: fetched.image.path().to_owned(),
                 guest: made.guest.clone(),
                 first_uid: slot.first_uid(),
-                cgroup: format!("{}/{name}", self.cgroup),
+                cgroup: cgroup.clone(),
             }),
             name,
             deadline,
@@ -236,6 +251,7 @@ impl Sandboxes {
             started: Some(started),
             claim: Some(claim),
             held: None,
+            _freezable: self.freezable(owner, cgroup),
             _slot: Some(slot),
         })
     }
@@ -249,6 +265,10 @@ impl Sandboxes {
         }
         volumes.sort_by_key(|volume| volume.mount.components().count());
         Ok(volumes)
+    }
+
+    fn freezable(&self, owner: Owner, cgroup: String) -> Option<Freezable> {
+        owner.epoch().map(|epoch| self.freezers.register(owner.program(), epoch, cgroup))
     }
 
     fn unique_name(&self, owner: Owner) -> String {
@@ -281,6 +301,18 @@ impl Sandboxes {
     /// Stays with a sandbox until nothing of it runs any more. Says how it ended; `None` when its lease did.
     async fn accompany(&self, mut sandbox: Sandbox, mut requests: mpsc::UnboundedReceiver<Request>) -> Option<End> {
         let mut end = None;
+        let _answering = match self.guest_api.answer(sandbox.owner, &sandbox.directory) {
+            Ok(answering) => Some(answering),
+            // A program that would miss it is not started; one that runs goes on.
+            Err(error) if sandbox.claim.is_some() => {
+                self.clear(&sandbox.directory).await;
+                return Some(End::SandboxError { message: format!("the guest API cannot listen: {error}") });
+            }
+            Err(error) => {
+                error!(program = %sandbox.owner.program(), %error, "the guest API cannot listen");
+                None
+            }
+        };
         loop {
             tokio::select! {
                 report = sandbox.supervisor.next_report() => match report {
@@ -387,6 +419,10 @@ impl Sandboxes {
             SandboxState::Starting => false,
             _ => return None,
         };
+        // Only now: what its supervisor does not look after any more must not go on.
+        if let Err(error) = freezer::thaw(&container.cgroup) {
+            warn!(program = %claim.program, %error, "cannot thaw a program that the agent before may have frozen");
+        }
         let owner = match claim.epoch {
             Some(epoch) => Owner::Persistent(Assignment { program: claim.program, epoch }),
             None => Owner::OnDemand(claim.program),
@@ -401,6 +437,7 @@ impl Sandboxes {
             claim: None,
             held: Some(Held::Code(self.code.hold(&claim.code))),
             _slot: self.slots.take_by_uid(container.first_uid),
+            _freezable: self.freezable(owner, container.cgroup),
         };
         Some((sandbox, Needs { vcpus: claim.limits.vcpus, memory_mib: claim.limits.memory_mib }, ready))
     }
@@ -427,6 +464,7 @@ struct Sandbox {
     /// What must stay while it runs.
     held: Option<Held>,
     _slot: Option<Slot>,
+    _freezable: Option<Freezable>,
 }
 
 impl Sandbox {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Volume, VolumeKind};
 
 /// What programs find in every sandbox; no volume may cover it or lie in it.
-const RESERVED: [&str; 5] = ["/opt/code", "/opt/aleph", "/proc", "/sys", "/dev"];
+const RESERVED: [&str; 6] = ["/opt/code", "/opt/aleph", "/opt/aleph-api", "/proc", "/sys", "/dev"];
 
 /// Why volumes cannot be mounted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -149,6 +149,9 @@ impl Container {
         }
         mounts::mount_clone(&self.spec.image, &lower, Some(&map))?;
         mounts::mount_clone(&self.spec.guest, &guest, None)?;
+        // Read-only over itself: here, and so in the container, while the agent goes on writing to it. Its ids are not
+        // mapped: nobody may write to files of users that a map does not have, and to connect is to write.
+        mounts::mount_clone(&self.directory.api(), &self.directory.api(), None)?;
         mounts::mount_tmpfs(&scratch, UNCLAIMED_SCRATCH_MIB)?;
         let (upper, work) = (scratch.join("upper"), scratch.join("work"));
         for directory in [&upper, &work] {

@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, lchown};
+use std::os::unix::fs::{OpenOptionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
+use guest::{API_DIRECTORY, API_LINK, API_SOCKET};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -70,6 +71,11 @@ pub(super) fn set_up_inside(init: Pid, inside: &Inside) -> io::Result<()> {
             make_directories(at, inside.owner)?;
             mounts::attach(mount.as_fd(), at)?;
         }
+        // After the volumes, one of which may be there. If that one is full or cannot be written to, the program starts all
+        // the same: it finds the API at its other place.
+        if let Err(e) = link_api(inside.owner) {
+            eprintln!("cannot link {API_LINK}: {e}");
+        }
         Ok(())
     })
 }
@@ -95,6 +101,22 @@ fn as_owner<T>(owner: u32, work: impl FnOnce() -> T) -> T {
     let result = work();
     set(0);
     result
+}
+
+/// Makes the guest API be where programs expect it.
+fn link_api(owner: u32) -> io::Result<()> {
+    let (link, socket) = (Path::new(API_LINK), Path::new(API_DIRECTORY).join(API_SOCKET));
+    if fs::read_link(link).is_ok_and(|there| there == socket) {
+        return Ok(());
+    }
+    make_directories(link.parent().expect("it is in a directory"), owner)?;
+    as_owner(owner, || {
+        match fs::remove_file(link) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        symlink(&socket, link)
+    })
 }
 
 fn write_name_servers(servers: &[Ipv4Addr], owner: u32) -> io::Result<()> {

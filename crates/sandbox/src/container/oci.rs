@@ -1,8 +1,6 @@
 //! The OCI runtime's configuration of a sandbox (runtime-spec 1.0): what a program can see and do.
 
-use std::path::Path;
-
-use guest::GUEST_DIRECTORY;
+use guest::{API_DIRECTORY, GUEST_DIRECTORY};
 use serde_json::{Value, json};
 
 use super::IDS_PER_CONTAINER;
@@ -43,7 +41,7 @@ pub(super) fn config(name: &str, spec: &ContainerSpec, directory: &SandboxDirect
                 { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
             ],
         },
-        "mounts": mounts(directory.path()),
+        "mounts": mounts(directory),
         "linux": {
             "namespaces": [
                 { "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "network" },
@@ -68,8 +66,8 @@ pub(super) fn config(name: &str, spec: &ContainerSpec, directory: &SandboxDirect
     })
 }
 
-fn mounts(directory: &Path) -> Value {
-    let guest = directory.join("guest");
+fn mounts(directory: &SandboxDirectory) -> Value {
+    let guest = directory.path().join("guest");
     json!([
         { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
         { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -82,6 +80,8 @@ fn mounts(directory: &Path) -> Value {
         { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
         { "destination": GUEST_DIRECTORY, "type": "bind", "source": guest,
           "options": ["bind", "ro", "nosuid", "nodev"] },
+        { "destination": API_DIRECTORY, "type": "bind", "source": directory.api(),
+          "options": ["bind", "ro", "nosuid", "nodev", "noexec"] },
     ])
 }
 

@@ -1,0 +1,90 @@
+//! Which control groups the persistent programs of this node run in, for those who hold a program still for a moment: to
+//! take a snapshot of all of its volumes at one point.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use protocol::{Epoch, ProgramId};
+use sandbox::cgroup::{Frozen, Hierarchy};
+
+/// How long a program may take to stand still. It answers nobody meanwhile.
+const FREEZE_WITHIN: Duration = Duration::from_secs(1);
+
+type Groups = Mutex<HashMap<(ProgramId, Epoch), String>>;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Freezers(Arc<Groups>);
+
+/// A sandbox that can be frozen as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Freezable {
+    key: (ProgramId, Epoch),
+    group: String,
+    groups: Arc<Groups>,
+}
+
+impl Drop for Freezable {
+    fn drop(&mut self) {
+        let mut groups = self.groups.lock().expect("no code panics while it holds this lock");
+        // Unless the next sandbox of this epoch is there already.
+        if groups.get(&self.key) == Some(&self.group) {
+            groups.remove(&self.key);
+        }
+    }
+}
+
+impl Freezers {
+    /// The program runs in this control group under this epoch.
+    pub(crate) fn register(&self, program: ProgramId, epoch: Epoch, group: String) -> Freezable {
+        let key = (program, epoch);
+        self.0.lock().expect("no code panics while it holds this lock").insert(key, group.clone());
+        Freezable { key, group, groups: self.0.clone() }
+    }
+
+    /// Holds a program still until the guard goes.
+    ///
+    /// # Errors
+    /// When it does not run here under this epoch, or does not stand still in time; then it goes on.
+    #[allow(dead_code)] // For those who take snapshots.
+    pub(crate) async fn freeze(&self, program: ProgramId, epoch: Epoch) -> io::Result<Frozen> {
+        let group = self.0.lock().expect("no code panics while it holds this lock").get(&(program, epoch)).cloned();
+        let group = group.ok_or_else(|| {
+            let message =
+                format!("{program} does not run on this node under epoch {epoch}: there is nothing to freeze");
+            io::Error::new(io::ErrorKind::NotFound, message)
+        })?;
+        // If nobody waits for it any more, the guard goes as soon as there is one.
+        let freeze = move || Hierarchy::detect()?.group(&group).freeze(FREEZE_WITHIN);
+        tokio::task::spawn_blocking(freeze).await.expect("it does not panic")
+    }
+}
+
+/// Lets what an agent before this one froze go on.
+pub(crate) fn thaw(group: &str) -> io::Result<()> {
+    Hierarchy::detect()?.group(group).thaw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAM: ProgramId = ProgramId::from_bytes([1; 32]);
+
+    #[tokio::test]
+    async fn only_what_runs_can_be_frozen() {
+        let freezers = Freezers::default();
+        let error = freezers.freeze(PROGRAM, Epoch::FIRST).await.unwrap_err();
+        assert!(error.to_string().contains("does not run on this node under epoch 1"), "{error}");
+        let first = freezers.register(PROGRAM, Epoch::FIRST, "a".to_owned());
+        let second = freezers.register(PROGRAM, Epoch::FIRST, "b".to_owned());
+        drop(first);
+        assert_eq!(freezers.0.lock().unwrap().values().collect::<Vec<_>>(), ["b"], "the next one is not forgotten");
+        let error = freezers.freeze(PROGRAM, Epoch::FIRST).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "the group was never made: {error}");
+        drop(second);
+        assert!(freezers.0.lock().unwrap().is_empty());
+    }
+}
