@@ -119,15 +119,12 @@ pub async fn run(
     let routes = Routes::new(&config.schedulers);
     let (handle, messages) = AgentHandle::new(Arc::new(Endpoints::default()));
     let metrics = Metrics::new();
-    let (data, pool_mib) = open_pool(&config).await?;
+    let freezers = Arc::new(Freezers::default());
+    let (data, pool_mib) = open_pool(&config, &freezers).await?;
     let mut capacity = persistent_capacity(&config.offer);
     capacity.pool_mib = pool_mib;
     let node = Arc::new(OnceCell::new());
-    let of_data = OfData {
-        guest_api: GuestApi::new(node.clone(), data.clone()),
-        freezers: Arc::new(Freezers::default()),
-        data: data.clone(),
-    };
+    let of_data = OfData { guest_api: GuestApi::new(node.clone(), data.clone()), data: data.clone(), freezers };
     let (agent, events, sandboxes) = build_agent(&config, &catalog, &message_node, &handle, &metrics, of_data).await?;
 
     let api = api::router(Arc::new(ApiState {
@@ -265,9 +262,9 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
 }
 
 /// The pool, if this node has one, and how large it can become, in MiB.
-async fn open_pool(config: &Config) -> Result<(Option<Arc<ProgramData>>, u64), RunError> {
+async fn open_pool(config: &Config, freezers: &Arc<Freezers>) -> Result<(Option<Arc<ProgramData>>, u64), RunError> {
     let Some(config) = &config.data else { return Ok((None, 0)) };
-    let data = ProgramData::open_pool(config.clone()).await?;
+    let data = ProgramData::open_pool(config.clone(), freezers.clone()).await?;
     let size = data.size_mib()?;
     Ok((Some(data), size))
 }

@@ -3,8 +3,6 @@
 use protocol::data::SnapshotId;
 use protocol::{Epoch, ProgramId};
 
-use crate::programs::data::ProgramData;
-
 /// Makes sure that what a program has written is also elsewhere.
 pub(crate) trait Flush: Send + Sync + 'static {
     /// Waits until everything that the program had written to its persistent volumes before the call is on its standby.
@@ -27,12 +25,5 @@ pub(crate) enum FlushError {
     NoStandby(String),
     /// Copies are made no more: the program moves or ends.
     #[error("the volumes are not copied any more: {0}")]
-    #[allow(dead_code)] // For those who copy.
     Stopped(String),
-}
-
-impl Flush for ProgramData {
-    async fn flush(&self, _: ProgramId, _: Epoch) -> Result<Option<SnapshotId>, FlushError> {
-        Err(FlushError::NoStandby("this node does not replicate yet".to_owned()))
-    }
 }

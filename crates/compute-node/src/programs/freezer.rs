@@ -4,13 +4,19 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::{Epoch, ProgramId};
 use sandbox::cgroup::{Frozen, Hierarchy};
 
 /// How long a program may take to stand still. It answers nobody meanwhile.
 const FREEZE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long one that is being started is waited for.
+const START_WITHIN: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether it runs.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 type Groups = Mutex<HashMap<(ProgramId, Epoch), String>>;
 
@@ -44,21 +50,28 @@ impl Freezers {
         Freezable { key, group, groups: self.0.clone() }
     }
 
-    /// Holds a program still until the guard goes.
+    /// Holds a program still until the guard goes; `None` when it does not run here under this epoch.
     ///
     /// # Errors
-    /// When it does not run here under this epoch, or does not stand still in time; then it goes on.
-    #[allow(dead_code)] // For those who take snapshots.
-    pub(crate) async fn freeze(&self, program: ProgramId, epoch: Epoch) -> io::Result<Frozen> {
-        let group = self.0.lock().expect("no code panics while it holds this lock").get(&(program, epoch)).cloned();
-        let group = group.ok_or_else(|| {
-            let message =
-                format!("{program} does not run on this node under epoch {epoch}: there is nothing to freeze");
-            io::Error::new(io::ErrorKind::NotFound, message)
-        })?;
-        // If nobody waits for it any more, the guard goes as soon as there is one.
-        let freeze = move || Hierarchy::detect()?.group(&group).freeze(FREEZE_WITHIN);
-        tokio::task::spawn_blocking(freeze).await.expect("it does not panic")
+    /// When it does not stand still in time, or only begins to run and nothing of it is there to hold; then it goes on.
+    pub(crate) async fn freeze(&self, program: ProgramId, epoch: Epoch) -> io::Result<Option<Frozen>> {
+        let starting = Instant::now();
+        loop {
+            let registered =
+                self.0.lock().expect("no code panics while it holds this lock").get(&(program, epoch)).cloned();
+            let Some(path) = registered else { return Ok(None) };
+            let group = Hierarchy::detect()?.group(&path);
+            if !group.is_empty() {
+                // If nobody waits for it any more, the guard goes as soon as there is one.
+                let freeze = move || group.freeze(FREEZE_WITHIN).map(Some);
+                return tokio::task::spawn_blocking(freeze).await.expect("it does not panic");
+            }
+            // It is registered before it runs.
+            if starting.elapsed() > START_WITHIN {
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, "the program is only starting: try again"));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 }
 
@@ -76,14 +89,13 @@ mod tests {
     #[tokio::test]
     async fn only_what_runs_can_be_frozen() {
         let freezers = Freezers::default();
-        let error = freezers.freeze(PROGRAM, Epoch::FIRST).await.unwrap_err();
-        assert!(error.to_string().contains("does not run on this node under epoch 1"), "{error}");
+        assert!(freezers.freeze(PROGRAM, Epoch::FIRST).await.unwrap().is_none());
         let first = freezers.register(PROGRAM, Epoch::FIRST, "a".to_owned());
         let second = freezers.register(PROGRAM, Epoch::FIRST, "b".to_owned());
         drop(first);
         assert_eq!(freezers.0.lock().unwrap().values().collect::<Vec<_>>(), ["b"], "the next one is not forgotten");
         let error = freezers.freeze(PROGRAM, Epoch::FIRST).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound, "the group was never made: {error}");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "nothing runs in it yet: {error}");
         drop(second);
         assert!(freezers.0.lock().unwrap().is_empty());
     }

@@ -25,6 +25,8 @@ pub(crate) use self::replicas::ReplicaStatus;
 use self::replicas::Replicas;
 use crate::config::DataConfig;
 use crate::core::persistent::Assignment;
+use crate::guest_api::{Flush, FlushError};
+use crate::programs::freezer::Freezers;
 
 /// How often the pool is looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -37,6 +39,7 @@ const SETTLE: Duration = Duration::from_secs(60);
 pub(crate) struct ProgramData {
     pool: Pool,
     config: DataConfig,
+    freezers: Arc<Freezers>,
     orders: Mutex<HashMap<ProgramId, DataEntry>>,
     /// What was there at the last look: a heartbeat never waits for the pool.
     seen: Mutex<Vec<Seen>>,
@@ -79,10 +82,11 @@ impl ProgramData {
     ///
     /// # Errors
     /// When it cannot be used.
-    pub(crate) async fn open_pool(config: DataConfig) -> Result<Arc<Self>, volumes::Error> {
+    pub(crate) async fn open_pool(config: DataConfig, freezers: Arc<Freezers>) -> Result<Arc<Self>, volumes::Error> {
         let data = Self {
             pool: Pool::open(config.pool.clone()).await?,
             config,
+            freezers,
             orders: Mutex::default(),
             seen: Mutex::default(),
             live_since: Mutex::default(),
@@ -103,7 +107,8 @@ impl ProgramData {
 
     /// This node is known to the network: from now on it can send and take in copies.
     pub(crate) fn introduce(&self, account: Arc<Account>, node: NodeId) {
-        let _ = self.replicas.set(Replicas::new(self.pool.clone(), account, node, &self.config));
+        let replicas = Replicas::new(self.pool.clone(), account, node, &self.config, self.freezers.clone());
+        let _ = self.replicas.set(replicas);
     }
 
     /// The scheduler's newest orders, all of them.
@@ -155,15 +160,6 @@ impl ProgramData {
                 warn!(%program, %error, "cannot look what there is of its volumes");
             }
         }
-    }
-
-    /// Returns when everything that the program wrote before is on its standby.
-    ///
-    /// # Errors
-    /// When there is none, or the program runs here no more.
-    pub(crate) async fn flush(&self, program: ProgramId, epoch: Epoch) -> Result<Option<SnapshotId>, ReplicationError> {
-        let replicas = self.replicas.get().ok_or(ReplicationError::NoStandby)?;
-        replicas.flush(program, epoch).await
     }
 
     /// Takes in copies from another node; `None` when too many do already, or this node is not known to the network.
@@ -239,6 +235,21 @@ impl ProgramData {
             }
         };
         let _: Option<std::convert::Infallible> = shutdown.run_until_cancelled(work).await;
+    }
+}
+
+impl Flush for ProgramData {
+    async fn flush(&self, program: ProgramId, epoch: Epoch) -> Result<Option<SnapshotId>, FlushError> {
+        let known = self.pool.program(program).await.map_err(|e| FlushError::Stopped(e.to_string()))?;
+        if known.live().is_none_or(|live| live.epoch != epoch) {
+            return Err(FlushError::NoVolumes);
+        }
+        let not_yet = || FlushError::NoStandby("this node is not connected to the network yet".to_owned());
+        let replicas = self.replicas.get().ok_or_else(not_yet)?;
+        replicas.flush(program, epoch).await.map_err(|error| match error {
+            ReplicationError::NoStandby => FlushError::NoStandby(error.to_string()),
+            ReplicationError::Stopped | ReplicationError::Missing(_) => FlushError::Stopped(error.to_string()),
+        })
     }
 }
 

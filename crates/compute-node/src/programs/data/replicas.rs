@@ -18,6 +18,7 @@ use volumes::replication::{
 
 use super::{dial, locked};
 use crate::config::DataConfig;
+use crate::programs::freezer::Freezers;
 
 /// How many connections may bring copies at once.
 const MAX_INCOMING: usize = 1024;
@@ -35,6 +36,7 @@ pub(super) struct Replicas {
     sent: Mutex<HashMap<ProgramId, Arc<Replica>>>,
     /// One is started at a time.
     starting: tokio::sync::Mutex<()>,
+    freezers: Arc<Freezers>,
 }
 
 /// A program whose volumes are live on this node.
@@ -54,7 +56,13 @@ pub(crate) struct ReplicaStatus {
 }
 
 impl Replicas {
-    pub(super) fn new(pool: Pool, account: Arc<Account>, node: NodeId, config: &DataConfig) -> Self {
+    pub(super) fn new(
+        pool: Pool,
+        account: Arc<Account>,
+        node: NodeId,
+        config: &DataConfig,
+        freezers: Arc<Freezers>,
+    ) -> Self {
         Self {
             receiver: Receiver::new(pool.clone(), account.clone(), node, ReceiveLimits::default()),
             pace: Pace { interval: config.snapshot_interval, ..Pace::default() },
@@ -63,6 +71,7 @@ impl Replicas {
             incoming: Arc::new(Semaphore::new(MAX_INCOMING)),
             sent: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            freezers,
             pool,
             account,
             node,
@@ -99,8 +108,15 @@ impl Replicas {
         Ok(())
     }
 
-    fn freeze(&self, _program: ProgramId, _epoch: Epoch) -> Freeze {
-        Arc::new(|| Box::pin(async { Err(std::io::Error::other("programs cannot be frozen yet")) }))
+    fn freeze(&self, program: ProgramId, epoch: Epoch) -> Freeze {
+        let freezers = self.freezers.clone();
+        Arc::new(move || {
+            let freezers = freezers.clone();
+            Box::pin(async move {
+                let frozen = freezers.freeze(program, epoch).await?;
+                Ok(Box::new(frozen) as Box<dyn Send>)
+            })
+        })
     }
 
     /// Names who keeps copies.
