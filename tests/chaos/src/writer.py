@@ -16,8 +16,8 @@ import zlib
 EPOCH = int(os.environ["ALEPH_EPOCH"])
 COPY = uuid.uuid4().hex[:12]
 RECORDS = "/records/records"
-# How many records there are for each flush.
-FLUSH_EVERY = 10
+# The last record that is durable on this node.
+durable = 0
 
 
 def now():
@@ -83,20 +83,24 @@ class GuestApi(http.client.HTTPConnection):
         self.sock.connect(os.environ["ALEPH_API_UNIX_SOCKET"])
 
 
-def flush(number):
-    """Says so when everything until this number is on the standby. Without one that is refused, which is no fault."""
-    try:
-        api = GuestApi("localhost", timeout=20)
-        api.request("POST", "/volumes/flush?timeout=10")
-        if api.getresponse().status == 200:
-            say("flushed", EPOCH, number)
-        api.close()
-    except OSError:
-        # The agent does not run.
-        pass
+def keep_flushing():
+    """Says what is on the standby for certain. Without one a flush is refused, which is no fault."""
+    while True:
+        number = durable
+        try:
+            api = GuestApi("localhost", timeout=20)
+            api.request("POST", "/volumes/flush?timeout=10")
+            if api.getresponse().status == 200:
+                say("flushed", EPOCH, number)
+            api.close()
+        except (OSError, http.client.HTTPException):
+            # The agent does not run.
+            pass
+        time.sleep(0.5)
 
 
 def write():
+    global durable
     number, checksum = read_records()
     rows = open_rows()
     check_rows(rows, number, checksum)
@@ -112,8 +116,7 @@ def write():
             checksum = zlib.crc32(line, checksum)
             rows.execute("insert into rows values (?, ?)", (number, checksum))
             say("wrote", EPOCH, number, now())
-            if number % FLUSH_EVERY == 0:
-                flush(number)
+            durable = number
             time.sleep(0.05)
 
 
@@ -127,6 +130,7 @@ def guarded():
 
 threading.Thread(target=live, daemon=True).start()
 threading.Thread(target=guarded, daemon=True).start()
+threading.Thread(target=keep_flushing, daemon=True).start()
 
 
 async def app(scope, receive, send):
