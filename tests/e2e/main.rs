@@ -4,6 +4,7 @@ mod adoption;
 mod bad_programs;
 mod failover;
 mod full_disk;
+mod guest_api;
 mod isolation;
 mod on_demand;
 mod operators;
