@@ -2,6 +2,7 @@
 
 mod adoption;
 mod bad_programs;
+mod ephemeral;
 mod failover;
 mod full_disk;
 mod guest_api;
