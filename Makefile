@@ -24,7 +24,7 @@ PIP := $(TOOLS)/venv/bin/python -m pip --disable-pip-version-check
 
 # Debian packages by command or file that tells whether they are there: file=package.
 DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-tools /usr/bin/mmdebstrap=mmdebstrap /usr/bin/btrfs=btrfs-progs \
-	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc /usr/include/stdio.h=libc6-dev \
+	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc /usr/include/stdio.h=libc6-dev /usr/sbin/mkfs.ext4=e2fsprogs \
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq /usr/bin/pgrep=procps \
 	/usr/lib/postgresql=postgresql /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light

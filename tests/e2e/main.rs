@@ -2,8 +2,10 @@
 
 mod adoption;
 mod bad_programs;
+mod ephemeral;
 mod failover;
 mod full_disk;
+mod guest_api;
 mod isolation;
 mod on_demand;
 mod operators;

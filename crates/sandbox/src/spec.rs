@@ -116,6 +116,13 @@ pub enum VolumeSource {
     Squashfs(PathBuf),
     /// A directory that the program owns. Its file system limits what can be written, and has to support mapped ids.
     Directory(PathBuf),
+    /// Empty, and gone with the sandbox.
+    Ephemeral {
+        /// A directory on the disk that it takes its room from.
+        directory: PathBuf,
+        /// Its size.
+        size_mib: u64,
+    },
 }
 
 /// The way to the internet: a pair of interfaces, one at the machine and one in the sandbox.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use protocol::client::MessageNode;
 use protocol::control::{Failure, FailureKind};
 use protocol::message::{
-    ItemType, MessageType, Persistence, PlacedVolume, StoreContent, VolumeKind, parse_content, place_volumes,
+    ItemType, MessageType, Persistence, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content,
+    place_volumes,
 };
 use protocol::{Address, FileHash, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
@@ -14,6 +15,9 @@ use super::catalog::{Catalog, Lookup, Program};
 use super::code::{CodeCache, CodeError, OpenedCode};
 use super::files::{CachedFile, FileError, Files};
 use super::images::{Images, MountedImage};
+
+/// MiB of ephemeral volumes that one sandbox may have. Copies on demand are not counted by anybody else.
+const MAX_EPHEMERAL_MIB: u64 = 10_000;
 
 /// What a sandbox is started from. Files and image stay as long as this is held.
 #[derive(Debug, Clone)]
@@ -190,12 +194,19 @@ fn file_failure(error: &FileError, what: &str) -> Failure {
     failure(kind, format!("the {what} cannot be fetched: {error}"))
 }
 
+/// The room that a program's ephemeral volumes take on the disk.
+fn ephemeral_mib(content: &ProgramContent) -> u64 {
+    let size = |kind: &VolumeKind| if let VolumeKind::Ephemeral { size_mib } = kind { *size_mib } else { 0 };
+    content.volumes.iter().map(|volume| size(&volume.kind)).sum()
+}
+
 /// What a message may ask for and this version does not do. Running the program without it would be a lie.
 fn refuse_unsupported(program: &Program, has_pool: bool) -> Result<(), Failure> {
     let content = &program.content;
     let has = |is: &dyn Fn(&VolumeKind) -> bool| content.volumes.iter().any(|volume| is(&volume.kind));
+    let too_much = format!("more than {MAX_EPHEMERAL_MIB} MiB of ephemeral volumes");
     let asked = [
-        (has(&|kind| matches!(kind, VolumeKind::Ephemeral { .. })), "ephemeral volumes"),
+        (ephemeral_mib(content) > MAX_EPHEMERAL_MIB, too_much.as_str()),
         (
             !has_pool && has(&|kind| matches!(kind, VolumeKind::Persistent { .. })),
             "persistent volumes (this node has no pool: see --pool-mib)",

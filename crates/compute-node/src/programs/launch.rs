@@ -1,13 +1,15 @@
 //! What a sandbox is claimed with, made from a program's message.
 
+use std::path::Path;
 use std::time::Duration;
 
 use guest::{API_LINK, Configure, DEFAULT_PORT, Interface};
 use lease::HolderDeadline;
 use protocol::control::{Failure, FailureKind};
 use protocol::message::program::{self, ProgramContent};
+use protocol::message::{PlacedVolume, VolumeKind};
 use protocol::{Epoch, ProgramId};
-use sandbox::spec::{ClaimSpec, CodeSource, End, Limits, LogSpec, NetworkSpec, VolumeSpec};
+use sandbox::spec::{ClaimSpec, CodeSource, End, Limits, LogSpec, NetworkSpec, VolumeSource, VolumeSpec};
 
 use crate::core::persistent::Needs;
 
@@ -59,6 +61,16 @@ pub(crate) fn claim(id: ProgramId, content: &ProgramContent, code: CodeSource, t
         request_limit_ms: millis(request_limit(content)),
         deadline: terms.deadline,
     }
+}
+
+/// The ephemeral volumes among a program's volumes, with their room in this directory.
+pub(crate) fn ephemeral_volumes(placed: &[PlacedVolume], directory: &Path) -> Vec<VolumeSpec> {
+    let spec = |volume: &PlacedVolume| {
+        let VolumeKind::Ephemeral { size_mib } = volume.kind else { return None };
+        let source = VolumeSource::Ephemeral { directory: directory.to_owned(), size_mib };
+        Some(VolumeSpec { mount: volume.mount.clone().into(), source })
+    };
+    placed.iter().filter_map(spec).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

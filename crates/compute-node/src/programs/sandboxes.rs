@@ -259,6 +259,7 @@ impl Sandboxes {
     /// All volumes of a program, one that lies in another after it.
     async fn volumes(&self, owner: Owner, fetched: &Fetched) -> Result<Vec<VolumeSpec>, String> {
         let mut volumes: Vec<_> = fetched.volumes.iter().map(|volume| volume.spec.clone()).collect();
+        volumes.extend(launch::ephemeral_volumes(&fetched.placed, &self.config.data_dir.join("ephemeral")));
         if let (Some(data), Some(epoch)) = (&self.data, owner.epoch()) {
             let opened = data.open(owner.program(), epoch, &fetched.placed).await;
             volumes.extend(opened.map_err(|e| format!("the program's volumes cannot be opened: {e}"))?);

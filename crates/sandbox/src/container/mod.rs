@@ -11,6 +11,7 @@
 //! Everything that is mounted per sandbox is mounted in the supervisor's namespace, so that nothing is left when it dies,
 //! however it dies. Users of the container are mapped to a range of ids of the machine that no other sandbox has.
 
+mod ephemeral;
 mod mounts;
 mod namespaces;
 mod network;
@@ -263,6 +264,12 @@ impl Container {
         match source {
             VolumeSource::Directory(directory) => {
                 mounts::clone_writable(directory, map).claiming("cannot open a volume")
+            }
+            VolumeSource::Ephemeral { directory, size_mib } => {
+                let mount_point = self.directory.path().join(format!("volume-{number}"));
+                fs::create_dir_all(&mount_point).claiming("cannot make an ephemeral volume")?;
+                ephemeral::mount(directory, *size_mib, &mount_point).claiming("cannot make an ephemeral volume")?;
+                mounts::clone_writable(&mount_point, map).claiming("cannot open a volume")
             }
             VolumeSource::Squashfs(image) => {
                 self.open_image(image, &format!("volume-{number}"), &format!("volume {number}"), map)

@@ -135,16 +135,15 @@ impl ProgramSpec {
 }
 
 fn needs(program: &ProgramContent) -> Needs {
-    let volumes = program.volumes.iter().map(|volume| match volume.kind {
-        VolumeKind::Immutable { .. } => 0,
-        VolumeKind::Ephemeral { size_mib } | VolumeKind::Persistent { size_mib, .. } => size_mib,
-    });
-    Needs {
-        vcpus: program.resources.vcpus.into(),
-        memory_mib: program.resources.memory,
-        disk_mib: BASE_DISK_MIB,
-        pool_mib: volumes.sum(),
+    let (mut disk_mib, mut pool_mib) = (BASE_DISK_MIB, 0);
+    for volume in &program.volumes {
+        match volume.kind {
+            VolumeKind::Immutable { .. } => {}
+            VolumeKind::Ephemeral { size_mib } => disk_mib += size_mib,
+            VolumeKind::Persistent { size_mib, .. } => pool_mib += size_mib,
+        }
     }
+    Needs { vcpus: program.resources.vcpus.into(), memory_mib: program.resources.memory, disk_mib, pool_mib }
 }
 
 /// What its owner wants when its data cannot be reached: the word at `on_data_loss` in the message's metadata.
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_holds_the_writable_volumes_and_the_disk_a_constant() {
+    fn the_pool_holds_what_lasts_and_the_disk_what_does_not() {
         let spec = read(|c| {
             c["volumes"] = json!([
                 {"ref": "aa", "mount": "/lib"},
@@ -217,7 +216,8 @@ mod tests {
                 {"persistence": "host", "size_mib": 10, "mount": "/data"},
             ]);
         });
-        assert_eq!(spec.unwrap().needs, Needs { vcpus: 1, memory_mib: 128, disk_mib: BASE_DISK_MIB, pool_mib: 15 });
+        let disk_mib = BASE_DISK_MIB + 5;
+        assert_eq!(spec.unwrap().needs, Needs { vcpus: 1, memory_mib: 128, disk_mib, pool_mib: 10 });
     }
 
     #[test]
