@@ -218,7 +218,12 @@ fn agrees<'a>(history: &str, live: impl Iterator<Item = &'a Live>) -> Result<usi
         match &entry.fact {
             Fact::Assigned => drop(epochs.insert(entry.epoch.get(), None)),
             Fact::Ended { .. } => drop(epochs.insert(entry.epoch.get(), Some(at.saturating_sub(booted)))),
-            Fact::Stated { .. } | Fact::Releasing { .. } | Fact::DataLost { .. } => {}
+            Fact::Stated { .. }
+            | Fact::Releasing { .. }
+            | Fact::DataLost { .. }
+            | Fact::MoveAsked { .. }
+            | Fact::MoveCancelled { .. }
+            | Fact::MoveFailed { .. } => {}
         }
     }
     for instant in live {
