@@ -163,11 +163,12 @@ impl Program {
 
     /// How far its move is, and where it goes.
     pub(super) fn move_phase(&self, now: BootTime) -> Option<(MovePhase, Option<NodeId>)> {
+        // A program without data has nothing to copy when it has stopped.
+        let stopped = if self.data.is_some() { MovePhase::Finishing } else { MovePhase::Stopping };
         Some(match &self.stage {
             Stage::Releasing { target: Some((to, _)), .. } => (MovePhase::Stopping, Some(*to)),
-            Stage::Closing { target: Some(to), .. } | Stage::Settling { target: to, .. } => {
-                (MovePhase::Finishing, Some(*to))
-            }
+            Stage::Closing { target: Some(to), .. } | Stage::Settling { target: to, .. } => (stopped, Some(*to)),
+            Stage::Unplaced if self.moves.under_way.is_some() => (stopped, self.moves.under_way.as_ref().map(|t| t.to)),
             Stage::Storing { node, .. } if self.arrives_on(*node) => (MovePhase::Starting, Some(*node)),
             Stage::Assigned(assignment) if self.arrives_on(assignment.node) => {
                 (MovePhase::Starting, Some(assignment.node))
