@@ -174,6 +174,8 @@ pub enum ProgramCommand {
     Persist(PersistArgs),
     /// Make a persistent program on-demand
     Unpersist(PersistArgs),
+    /// Run a persistent program on another node, with its data (its owner, or operators)
+    Move(MoveArgs),
 }
 
 /// Commands that only take a program.
@@ -196,6 +198,26 @@ pub struct HistoryArgs {
     /// The scheduler's account to believe [default: those that the network publishes]
     #[arg(long, value_name = "ADDRESS", requires = "verify")]
     pub scheduler_address: Option<Address>,
+}
+
+/// `aleph program move`
+#[derive(Debug, Args)]
+pub struct MoveArgs {
+    /// The program: its id, the first 8 digits or more of it, or its URL
+    #[arg(value_name = "ID")]
+    pub program: String,
+    /// The node to run it on: its id, or its start [default: the one that keeps copies, or the best other one]
+    #[arg(long, value_name = "NODE", conflicts_with = "cancel")]
+    pub to: Option<String>,
+    /// Leave it where it is: possible until it is stopped
+    #[arg(long)]
+    pub cancel: bool,
+    /// Return as soon as the order is taken
+    #[arg(long)]
+    pub no_wait: bool,
+    /// The longest wait; large volumes take their time
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub wait_seconds: u64,
 }
 
 /// How long to wait.

@@ -48,6 +48,8 @@ pub enum Code {
     TimedOut,
     /// The program does not come up.
     ProgramFailing,
+    /// The program does not run on another node, but goes on where it was.
+    MoveFailed,
     /// A history does not hold.
     BadHistory,
     /// A prompt was answered with no, or Ctrl-C was pressed.

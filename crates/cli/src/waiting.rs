@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use protocol::ProgramId;
-use protocol::api::scheduler::{ProgramState, VmRecord};
+use protocol::api::scheduler::{MoveOutcome, MovePhase, MoveRecord, ProgramState, VmRecord};
 use reqwest::redirect::Policy;
 use serde_json::json;
 use tokio::time::Instant;
@@ -94,7 +94,7 @@ pub async fn until_ready(
     let step = context.out.step("accepted, waiting for the scheduler");
     let mut last = String::from("the scheduler does not answer");
     let record = loop {
-        match before(deadline, network.vm(program)).await {
+        match before_deadline(deadline, network.vm(program)).await {
             Some(Ok(record)) => match phase(record) {
                 Phase::Ready(record) => break *record,
                 Phase::Failing(why, record) => {
@@ -126,7 +126,7 @@ pub async fn until_gone(context: &Context, network: &Network, program: &ProgramI
     let step = context.out.step("waiting for its node to stop it");
     let mut last = String::from("the scheduler does not answer");
     loop {
-        match before(deadline, network.vm(program)).await {
+        match before_deadline(deadline, network.vm(program)).await {
             Some(Ok(None)) => return Ok(()),
             Some(Ok(Some(record))) if record.allocated_node.is_none() && record.observed_nodes.is_empty() => {
                 return Ok(());
@@ -144,13 +144,108 @@ pub async fn until_gone(context: &Context, network: &Network, program: &ProgramI
     }
 }
 
+/// Waits until the program runs on another node. `before` is its record from before the order.
+///
+/// # Errors
+/// [`Failure`] with [`Code::MoveFailed`] when it goes on where it was, [`Code::ProgramFailing`] when it fails on the other
+/// node, [`Code::TimedOut`] when `deadline` comes first; others when nobody can be asked.
+pub async fn until_moved(
+    context: &Context,
+    network: &Network,
+    program: &ProgramId,
+    before: &VmRecord,
+    deadline: Instant,
+) -> Result<VmRecord> {
+    let step = context.out.step("the scheduler took the order");
+    let mut last = String::from("the scheduler does not answer");
+    loop {
+        match before_deadline(deadline, network.vm(program)).await {
+            Some(Ok(Some(record))) => match moved(record, before) {
+                Ok(Phase::Ready(record)) => return Ok(*record),
+                Ok(Phase::Wait(text)) => last = text,
+                Ok(Phase::Failing(why, record)) => {
+                    let failure = Failure::new(Code::ProgramFailing, format!("it moved, but does not run: {why}"))
+                        .hint(format!("see more with `aleph program logs {program}`; its node goes on trying"))
+                        .details(json!({ "item_hash": program, "record": record }));
+                    return Err(failure.into());
+                }
+                Err(failure) => return Err(failure.into()),
+            },
+            Some(Ok(None)) => {
+                return Err(
+                    Failure::new(Code::Forgotten, format!("the program {program} was deleted meanwhile")).into()
+                );
+            }
+            Some(Err(error)) => last = transient(error)?,
+            None => {}
+        }
+        step.say(last.clone());
+        pause(deadline).await.map_err(|()| {
+            Failure::new(Code::TimedOut, format!("the program has not moved yet: {last}"))
+                .hint(format!(
+                    "it goes on without us: look with `aleph program find {program}`, or take the order back with \
+                     `aleph program move {program} --cancel`"
+                ))
+                .details(json!({ "item_hash": program }))
+        })?;
+    }
+}
+
+/// What a record means to somebody who waits for a move.
+fn moved(record: VmRecord, before: &VmRecord) -> Result<Phase, Failure> {
+    if let Some(end) = record.last_move.as_ref().filter(|_| record.last_move != before.last_move) {
+        let details = json!({ "item_hash": record.vm_hash, "record": record });
+        return match end.outcome {
+            MoveOutcome::Done => Ok(Phase::Ready(Box::new(record))),
+            MoveOutcome::Cancelled => {
+                Err(Failure::new(Code::MoveFailed, "somebody took the order back: it stays where it is")
+                    .details(details))
+            }
+            MoveOutcome::Failed => {
+                let why = printable(end.reason.as_deref().unwrap_or("the scheduler does not say why"));
+                Err(Failure::new(Code::MoveFailed, format!("the program could not be moved: {why}"))
+                    .hint("nothing of it is lost; when the cause is gone, order it again")
+                    .details(details))
+            }
+        };
+    }
+    let Some(moving) = &record.moving else {
+        // Another scheduler leads now, and knows nothing of moves that were over before.
+        let is_elsewhere = record.allocated_node != before.allocated_node;
+        return Ok(match phase(Some(record)) {
+            Phase::Ready(record) if !is_elsewhere => Phase::Wait(format!("ready on {}", place(&record))),
+            phase => phase,
+        });
+    };
+    let text = move_words(moving);
+    Ok(match phase(Some(record)) {
+        Phase::Failing(why, record) if text.starts_with("starting") => Phase::Failing(why, record),
+        _ => Phase::Wait(text),
+    })
+}
+
+/// How far a move is, in words.
+pub fn move_words(moving: &MoveRecord) -> String {
+    let to = moving.to.map_or("another node".to_owned(), |node| format!("node {}", ids::short(&node)));
+    match moving.phase {
+        MovePhase::Waiting => format!("waiting until {to} can take it"),
+        MovePhase::Copying => {
+            let behind = moving.behind_ms.map(|ms| format!(" (it is {} s behind)", ms.div_ceil(1000)));
+            format!("copying its data to {to} while it runs{}", behind.unwrap_or_default())
+        }
+        MovePhase::Stopping => format!("stopping, to run on {to}"),
+        MovePhase::Finishing => format!("stopped; copying what it wrote last to {to}"),
+        MovePhase::Starting => format!("starting on {to}"),
+    }
+}
+
 /// Asks the program's URL until it answers.
 async fn answers(step: &Step, program: &ProgramId, url: &str, deadline: Instant) -> Result<()> {
     step.say("ready, asking its URL");
     let client = client_for(url)?;
     let mut own_errors = 0;
     loop {
-        let answer = match before(deadline, client.get(url).send()).await {
+        let answer = match before_deadline(deadline, client.get(url).send()).await {
             Some(Ok(response)) => match response.status().as_u16() {
                 // What gateways say about programs that they cannot reach.
                 status @ (502..=504) => format!("answers {status}"),
@@ -201,7 +296,7 @@ fn timed_out(program: &ProgramId, last: &str) -> Failure {
 }
 
 /// An answer that came in time.
-async fn before<T>(deadline: Instant, answer: impl Future<Output = T>) -> Option<T> {
+async fn before_deadline<T>(deadline: Instant, answer: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout_at(deadline, answer).await.ok()
 }
 

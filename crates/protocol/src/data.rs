@@ -2,8 +2,8 @@
 //! and what a program starts with.
 //!
 //! A set's `Run` entry of a program with persistent volumes has a [`DataOrder::Live`] beside it, which goes on while it is
-//! being released; the node that keeps copies has a [`DataOrder::Keep`]. Both come with the set, by the same version. No
-//! order, or an empty list, deletes nothing.
+//! being released and until what it wrote last has arrived where it moves; the node that keeps copies has a
+//! [`DataOrder::Keep`]. All come with the set, by the same version. No order, or an empty list, deletes nothing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -108,6 +108,9 @@ pub enum DataOrder {
         /// The node that the program runs on.
         from: Peer,
     },
+    /// What this node has of it is overtaken, all of it that is of an epoch below the entry's: the program runs elsewhere,
+    /// and another node keeps copies of that. It is kept as a point to go back to until its time is over, then removed.
+    Retire,
 }
 
 /// What a program starts with under an epoch. A node that does not have it refuses the assignment

@@ -101,6 +101,23 @@ pub enum Fact {
         /// What it said.
         statement: Statement,
     },
+    /// Somebody asked to run it on another node.
+    MoveAsked {
+        /// Who.
+        by: Address,
+        /// Where; `None` for any other node.
+        to: Option<NodeId>,
+    },
+    /// Somebody asked to leave it where it is.
+    MoveCancelled {
+        /// Who.
+        by: Address,
+    },
+    /// It was stopped for another node, and did not come up there.
+    MoveFailed {
+        /// Why.
+        reason: String,
+    },
     /// The node was told to stop it.
     Releasing {
         /// Why.

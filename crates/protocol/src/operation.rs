@@ -1,4 +1,5 @@
-//! What the operators of a network tell its scheduler, signed by a key that the scheduler trusts.
+//! What people tell a network's scheduler, signed: its operators by a key that the scheduler trusts, and owners of programs
+//! about their own programs.
 //!
 //! An order names its recipient, is of use for a minute only, and is taken once: it cannot be replayed, neither to the same
 //! scheduler nor to another.
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::{SignatureError, recover};
 use crate::control::random_nonce;
-use crate::{Account, Address, NodeId};
+use crate::{Account, Address, NodeId, ProgramId};
 
 /// How far an order's time may be from the scheduler's.
 pub const ORDER_VALIDITY: Duration = Duration::from_secs(60);
@@ -42,6 +43,19 @@ pub enum Operation {
     },
     /// Go on with reallocation, although many nodes are silent.
     Resume,
+    /// Run a persistent program on another node. Its owner may order this, too. It replaces an earlier one.
+    Move {
+        /// The program.
+        program: ProgramId,
+        /// The node; `None` for the one that has its copies, or the best other one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<NodeId>,
+    },
+    /// Leave a program where it is, although somebody had ordered to move it. Its owner may order this, too.
+    CancelMove {
+        /// The program.
+        program: ProgramId,
+    },
 }
 
 impl Operation {
@@ -49,12 +63,21 @@ impl Operation {
     pub fn node(&self) -> Option<NodeId> {
         match self {
             Self::Drain { node, .. } | Self::Undrain { node } | Self::Lost { node } => Some(*node),
-            Self::Resume => None,
+            Self::Move { to, .. } => *to,
+            Self::Resume | Self::CancelMove { .. } => None,
+        }
+    }
+
+    /// The program that it is about, whose owner may order it as well.
+    pub fn program(&self) -> Option<ProgramId> {
+        match self {
+            Self::Move { program, .. } | Self::CancelMove { program } => Some(*program),
+            Self::Drain { .. } | Self::Undrain { .. } | Self::Lost { .. } | Self::Resume => None,
         }
     }
 }
 
-/// What an operator signs.
+/// What an operator or owner signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     /// The scheduler's account: nobody else may take it.
@@ -73,7 +96,7 @@ pub struct Order {
 pub struct SignedOrder {
     /// [`Order`] as JSON.
     pub order: String,
-    /// The operator's signature of that text (EIP-191).
+    /// The signature of that text (EIP-191).
     pub signature: String,
 }
 
@@ -127,6 +150,19 @@ impl SignedOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_order_to_move_names_a_node_or_none() {
+        let (owner, scheduler) = (Account::generate(), Account::generate());
+        let (now, program) = (DateTime::from_timestamp(1_700_000_000, 0).unwrap(), ProgramId::from_bytes([7; 32]));
+        for to in [None, Some(NodeId::from_bytes([1; 32]))] {
+            let operation = Operation::Move { program, to };
+            let signed = SignedOrder::new(&owner, scheduler.address().clone(), now, operation.clone());
+            let (order, _) = signed.read(scheduler.address(), now).unwrap();
+            assert_eq!((order.operation.program(), order.operation.node()), (Some(program), to));
+            assert_eq!(order.operation, operation);
+        }
+    }
 
     #[test]
     fn an_order_is_for_one_scheduler_and_for_a_minute() {

@@ -12,10 +12,12 @@ use chrono::Utc;
 use lease::clock;
 use protocol::api::scheduler::SchedulerEvent;
 use protocol::control::FromScheduler;
+use protocol::operation::Operation;
 use protocol::{Address, NodeId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::core::moves::Objection;
 use crate::core::{Command, ConnectionId, Event, Notice, Restored, Scheduler, Write};
 use crate::metrics::Metrics;
 use crate::notices::{log, scheduler_event};
@@ -43,6 +45,10 @@ pub(crate) enum Input {
         /// Where frames for it go. It is dropped when the node has a newer connection or does not take them.
         outbox: mpsc::Sender<FromScheduler>,
     },
+    /// Answers whether an order can be carried out, and changes nothing.
+    Asked(Operation, oneshot::Sender<Result<(), Objection>>),
+    /// Carries out an order, which is durable, and answers whether that was possible.
+    Ordered(Operation, Address, oneshot::Sender<Result<(), Objection>>),
     /// Answers when everything before it is in the snapshot.
     Barrier(oneshot::Sender<()>),
 }
@@ -135,6 +141,14 @@ impl Engine {
                 self.connections.insert(connection, outbox);
                 self.handle(Event::NodeConnected { node, connection, account, url, software });
             }
+            Input::Asked(operation, answer) => {
+                // An error means that whoever asked has gone.
+                let _ = answer.send(self.core.objection(&operation).map_or(Ok(()), Err));
+            }
+            Input::Ordered(operation, by, answer) => {
+                let _ = answer.send(self.core.objection(&operation).map_or(Ok(()), Err));
+                self.handle(Event::Ordered { operation, by });
+            }
             Input::Barrier(answer) => self.barriers.push(answer),
         }
     }
@@ -166,6 +180,8 @@ impl Engine {
                 self.metrics.placement_seconds.record(*waited);
             }
             Notice::Ended { cause, .. } => self.metrics.ended(*cause),
+            Notice::MoveOver { end, .. } => self.metrics.moved(end.outcome),
+            Notice::DataLost { .. } => self.metrics.data_losses.increment(1),
             _ => {}
         }
         log(notice);

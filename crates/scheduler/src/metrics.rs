@@ -8,6 +8,8 @@ use std::fmt::Write;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use protocol::api::scheduler::MoveOutcome;
+
 use crate::core::Cause;
 use crate::snapshot::Snapshot;
 
@@ -40,6 +42,8 @@ pub(crate) struct Metrics {
     pub(crate) streams: Gauge,
     /// Event streams that were closed because they were too slow.
     pub(crate) slow_streams: Counter,
+    /// Programs that went on with less than they had written.
+    pub(crate) data_losses: Counter,
 }
 
 impl Metrics {
@@ -61,6 +65,7 @@ impl Metrics {
             rejected: counter("aleph_scheduler_rejected_total"),
             streams: gauge("aleph_scheduler_streams"),
             slow_streams: counter("aleph_scheduler_slow_streams_total"),
+            data_losses: counter("aleph_scheduler_data_losses_total"),
             handle: recorder.handle(),
             recorder,
         }
@@ -69,6 +74,12 @@ impl Metrics {
     /// An assignment ended.
     pub(crate) fn ended(&self, cause: Cause) {
         let key = Key::from_parts("aleph_scheduler_ended_total", vec![Label::new("cause", cause.as_str())]);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// A move ended.
+    pub(crate) fn moved(&self, outcome: MoveOutcome) {
+        let key = Key::from_parts("aleph_scheduler_moves_total", vec![Label::new("outcome", outcome.as_str())]);
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
@@ -97,6 +108,9 @@ impl Metrics {
         gauge("aleph_scheduler_nodes", "Compute nodes by status.", &labelled("status", statuses));
         let stopped = u64::from(snapshot.brake.is_some());
         gauge("aleph_scheduler_brake", "Whether reallocation is stopped.", &[(String::new(), stopped)]);
+        let bare = snapshot.programs.values().filter(|program| program.lacks_standby()).count() as u64;
+        let help = "Programs with data of which no standby has a complete copy.";
+        gauge("aleph_scheduler_programs_without_standby", help, &[(String::new(), bare)]);
         let answers = u64::from(message_node_answers);
         gauge("aleph_scheduler_message_node_up", "Whether the message node answers.", &[(String::new(), answers)]);
         text

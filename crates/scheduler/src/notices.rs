@@ -28,7 +28,18 @@ pub(crate) fn log(notice: &Notice) {
             tracing::error!(%program, %node, %highest,
                 "a node has seen a higher epoch than this database: was it restored from an old copy? Epochs skip ahead");
         }
-        Notice::Ordered(operation) => tracing::warn!(?operation, "an operator ordered it"),
+        Notice::Ordered(operation) => tracing::warn!(?operation, "it was ordered"),
+        Notice::Moving { program, phase: Some((phase, to)), .. } => {
+            tracing::info!(%program, phase = phase.as_str(), to = to.map(tracing::field::display), "it moves");
+        }
+        Notice::Moving { program, phase: None, .. } => tracing::debug!(%program, "it does not move any more"),
+        Notice::MoveOver { program, end } => match &end.reason {
+            Some(reason) => tracing::warn!(%program, from = %end.from, reason, "it could not be moved"),
+            None => tracing::info!(%program, from = %end.from, outcome = end.outcome.as_str(), "its move is over"),
+        },
+        Notice::DataLost { program, loss } => {
+            tracing::warn!(%program, ?loss, "it goes on with less than it had written")
+        }
         Notice::Brake { stopped: Some(reason) } => tracing::error!("{reason}"),
         Notice::Brake { stopped: None } => tracing::warn!("reallocation goes on"),
         Notice::EmptyNodeList => {
@@ -55,7 +66,15 @@ pub fn scheduler_event(notice: &Notice) -> Option<SchedulerEvent> {
         Notice::Unplaceable { program, reason } => {
             SchedulerEvent::VmUnschedulable { vm_hash: *program, reason: reason.clone() }
         }
-        Notice::NodeHeard { .. }
+        Notice::Moving { program, epoch, phase } => SchedulerEvent::VmMoving {
+            vm_hash: *program,
+            epoch: *epoch,
+            phase: phase.map(|(phase, _)| phase),
+            node_hash: phase.and_then(|(_, to)| to),
+        },
+        Notice::MoveOver { .. }
+        | Notice::DataLost { .. }
+        | Notice::NodeHeard { .. }
         | Notice::NodeSilent { .. }
         | Notice::NodeLost { .. }
         | Notice::Stray { .. }

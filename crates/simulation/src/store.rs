@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use protocol::{Epoch, NodeId, ProgramId};
+use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::{LeaderEpoch, LeaderRow};
-use scheduler::core::{Event, OpenAssignment, ProgramSpec, Registration, Restored, Write};
+use scheduler::core::{AskedMove, Event, OpenAssignment, ProgramSpec, Registration, Restored, Write};
 
 use crate::chance::Chance;
 use crate::time::Moment;
@@ -27,6 +27,7 @@ pub(crate) struct Database {
     is_complete: bool,
     leader: Option<LeaderRow>,
     draining: BTreeMap<NodeId, String>,
+    moves: BTreeMap<ProgramId, AskedMove>,
 }
 
 impl Database {
@@ -51,10 +52,15 @@ impl Database {
             Write::Forget { program, .. } => {
                 self.open.remove(program);
                 self.programs.remove(program);
+                self.moves.remove(program);
                 Some(Event::Forgotten { program: *program })
             }
             // The signed history is the real store's; its own tests check it.
             Write::Record { .. } | Write::Standby { .. } => None,
+            Write::MoveOver { program } => {
+                self.moves.remove(program);
+                None
+            }
             Write::Node(registration) => {
                 self.nodes.insert(registration.node, registration.clone());
                 None
@@ -100,12 +106,14 @@ impl Database {
             node: *node,
             epoch: *epoch,
             at: DateTime::UNIX_EPOCH,
+            was_seen: false,
         });
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),
             writers: Vec::new(),
             standbys: Vec::new(),
+            moves: self.moves.values().cloned().collect(),
             nodes: self.nodes.values().cloned().collect(),
             draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,
@@ -126,6 +134,19 @@ impl Database {
             Some(reason) => drop(self.draining.insert(node, reason)),
             None => drop(self.draining.remove(&node)),
         }
+    }
+
+    /// Somebody wants a program to run elsewhere.
+    pub(crate) fn ask_to_move(&mut self, program: ProgramId, to: Option<NodeId>, by: Address) {
+        if let Some((from, _)) = self.open.get(&program).copied() {
+            let at = DateTime::UNIX_EPOCH;
+            self.moves.insert(program, AskedMove { program, from, to, by, at });
+        }
+    }
+
+    /// Somebody wants a program to stay after all.
+    pub(crate) fn cancel_move(&mut self, program: ProgramId) {
+        self.moves.remove(&program);
     }
 
     /// The nodes that are drained.

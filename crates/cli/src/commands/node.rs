@@ -50,11 +50,18 @@ fn is_gone(node: &NodeRecord) -> String {
 }
 
 /// Has the leading scheduler carry out an order.
-async fn order(context: &Context, operation: Operation) -> Result<()> {
+///
+/// # Errors
+/// Why it is not carried out.
+pub(super) async fn give(context: &Context, operation: &Operation) -> Result<()> {
     let account = context.account()?;
     let leader = context.network().await?.leader().await?;
     let signed = SignedOrder::new(&account, leader.health.address, chrono::Utc::now(), operation.clone());
-    leader.scheduler.order(&signed).await?;
+    Ok(leader.scheduler.order(&signed).await?)
+}
+
+async fn order(context: &Context, operation: Operation) -> Result<()> {
+    give(context, &operation).await?;
     context.out.result(&operation, || {
         match &operation {
             Operation::Drain { .. } => {
@@ -63,6 +70,8 @@ async fn order(context: &Context, operation: Operation) -> Result<()> {
             Operation::Undrain { .. } => "It gets programs again.",
             Operation::Lost { .. } => "Its programs are assigned again.",
             Operation::Resume => "Reallocation goes on.",
+            Operation::Move { .. } => "It moves.",
+            Operation::CancelMove { .. } => "It stays where it is.",
         }
         .to_owned()
             + "\n"
@@ -70,7 +79,10 @@ async fn order(context: &Context, operation: Operation) -> Result<()> {
 }
 
 /// The node with this id, or the only one whose id begins like that.
-async fn find(context: &Context, id: &str) -> Result<NodeRecord> {
+///
+/// # Errors
+/// [`Failure`] when there is none, or several.
+pub(super) async fn find(context: &Context, id: &str) -> Result<NodeRecord> {
     let start = id.trim().to_ascii_lowercase();
     let mut nodes = context.network().await?.nodes().await?;
     nodes.retain(|node| node.node_hash.to_string().starts_with(&start));

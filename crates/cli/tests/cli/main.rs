@@ -5,6 +5,7 @@ mod basics;
 mod find;
 mod logs;
 mod manage;
+mod moving;
 mod network;
 mod persistence;
 mod run;

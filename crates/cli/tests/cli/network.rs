@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use protocol::Address;
 use protocol::message::{Envelope, MessageType, ProgramContent};
+use protocol::operation::Operation;
 use serde_json::{Value, json};
 
 use crate::server::router;
@@ -65,6 +66,12 @@ pub(crate) struct World {
     /// How often the scheduler still knows a program that was forgotten.
     pub(crate) stopping: u32,
     pub(crate) nodes: Vec<Value>,
+    /// The account of the scheduler.
+    pub(crate) scheduler: Address,
+    /// What it was ordered, and by whom.
+    pub(crate) orders: Vec<(Operation, Address)>,
+    /// Why it carries out no order, then.
+    pub(crate) refusal: Option<String>,
     /// What the gateway answers, one after the other; the last one stays.
     pub(crate) gateway: Vec<u16>,
     /// What the compute node kept of a program's log.
@@ -153,6 +160,9 @@ impl World {
             file_price: None,
             stopping: 0,
             nodes: Vec::new(),
+            scheduler: protocol::Account::generate().address().clone(),
+            orders: Vec::new(),
+            refusal: None,
             gateway: vec![200],
             log: Vec::new(),
             streams: Vec::new(),

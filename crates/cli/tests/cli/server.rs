@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::message::{Envelope, MessageType, ProgramContent};
 use protocol::network::{SETTINGS_ADDRESS, SETTINGS_KEY, VM_IMAGES_KEY};
+use protocol::operation::SignedOrder;
 use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER, ReceivedRequest, verify};
 use protocol::{FileHash, ProgramId};
 use serde_json::{Value, json};
@@ -34,6 +35,8 @@ pub(crate) fn router(world: Arc<Mutex<World>>) -> Router {
         .route("/api/v1/vms/{hash}", get(one_vm))
         .route("/api/v1/vms", get(vms))
         .route("/api/v1/nodes", get(nodes))
+        .route("/api/v1/orders", post(order))
+        .route("/health", get(health))
         .route("/vm/{hash}", get(by_path))
         .route("/", get(by_host))
         .route("/control/machine/{hash}/logs", get(logs))
@@ -229,6 +232,23 @@ async fn vms(State(world): Shared) -> Response {
 
 async fn nodes(State(world): Shared) -> Response {
     page(world.lock().unwrap().nodes.clone())
+}
+
+async fn health(State(world): Shared) -> Response {
+    let address = world.lock().unwrap().scheduler.clone();
+    let health = json!({"status": "ok", "address": address, "message_node": "ok", "nodes_healthy": 1, "programs": 1});
+    Json(health).into_response()
+}
+
+async fn order(State(world): Shared, Json(signed): Json<SignedOrder>) -> Response {
+    let mut world = world.lock().unwrap();
+    let (order, by) =
+        signed.read(&world.scheduler, chrono::Utc::now()).expect("the client signs orders for this scheduler");
+    world.orders.push((order.operation, by));
+    match world.refusal.clone() {
+        Some(why) => (StatusCode::CONFLICT, Json(json!({"code": "conflict", "message": why}))).into_response(),
+        None => Json(json!({"status": "done"})).into_response(),
+    }
 }
 
 async fn by_path(State(world): Shared, Path(_): Path<String>) -> Response {

@@ -78,7 +78,7 @@ impl<T: Copy> KnownRoutes<T> {
 
     /// Takes in an event of a scheduler's stream.
     pub fn apply(&mut self, event: SchedulerEvent, now: T) {
-        use SchedulerEvent::{VmScheduled, VmState, VmUnschedulable, VmUnscheduled};
+        use SchedulerEvent::{VmMoving, VmScheduled, VmState, VmUnschedulable, VmUnscheduled};
         match event {
             VmScheduled { vm_hash, epoch, node_url, .. } => {
                 self.learn(vm_hash, Route::new(epoch, Some(node_url), ProgramState::Assigned, None), now);
@@ -96,6 +96,7 @@ impl<T: Copy> KnownRoutes<T> {
                 self.learn(vm_hash, Route::new(epoch, None, ProgramState::Unplaced, Some(reason)), now);
             }
             VmUnschedulable { vm_hash, .. } => self.forget(vm_hash),
+            VmMoving { .. } => {}
         }
     }
 

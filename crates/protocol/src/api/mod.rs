@@ -2,4 +2,5 @@
 
 pub mod compute_node;
 pub mod message_node;
+mod moves;
 pub mod scheduler;

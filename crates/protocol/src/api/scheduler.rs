@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::control::Failure;
 use crate::{Address, Epoch, NodeId, ProgramId};
 
+pub use super::moves::{DataRecord, LossRecord, MoveOutcome, MovePhase, MoveRecord, MoveResult};
+
 /// `GET /api/v1/vms/{hash}` and the items of `GET /api/v1/vms`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VmRecord {
@@ -66,6 +68,15 @@ pub struct VmRecord {
     /// How often it was started again in this epoch.
     #[serde(default)]
     pub restarts: u32,
+    /// Its data, if it has persistent volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataRecord>,
+    /// Its move to another node, when one is under way or waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<MoveRecord>,
+    /// How its last move ended, as far as this scheduler was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_move: Option<MoveResult>,
 }
 
 /// What a persistent program does, as the scheduler sees it.
@@ -316,6 +327,17 @@ pub enum SchedulerEvent {
         /// What it does now.
         state: ProgramState,
     },
+    /// Its move to another node goes on, or is over.
+    VmMoving {
+        /// The program.
+        vm_hash: ProgramId,
+        /// The epoch of its newest assignment.
+        epoch: Option<Epoch>,
+        /// How far it is; null when it is over.
+        phase: Option<MovePhase>,
+        /// The node that it moves to, when that is decided.
+        node_hash: Option<NodeId>,
+    },
     /// No longer assigned.
     VmUnscheduled {
         /// The program.
@@ -398,8 +420,8 @@ pub struct AssignmentRecord {
     pub assigned_at: String,
     /// Until when, ISO 8601; null while it is assigned.
     pub ended_at: Option<String>,
-    /// Why it ended: `node_silent`, `forgotten`, `rejected`, `removed`, `refused`, `stale_epoch`, `given_up`, `node_fault` or
-    /// `node_withdrawn`.
+    /// Why it ended: `node_silent`, `forgotten`, `rejected`, `removed`, `refused`, `stale_epoch`, `given_up`, `node_fault`,
+    /// `node_withdrawn`, `draining`, `node_given_up` or `moved`.
     pub cause: Option<String>,
     /// How it was known that nothing of it ran any more: `released`, `refused`, `lease_over` or `never_granted`.
     pub proof: Option<String>,

@@ -3,6 +3,7 @@
 //! ```text
 //!   for each epoch, in order:   Assigned ─▶ (Started │ Ready │ Stopped)* ─▶ [Releasing] ─▶ (Stopped)* ─▶ Ended
 //! ```
+//! What people ask for, what was lost and which moves failed stands anywhere between `Assigned` and `Ended`.
 
 use std::collections::BTreeMap;
 
@@ -148,7 +149,11 @@ impl<'a> Check<'a> {
                     Some(_) => return Err(format!("{signer} does not speak for the node {}", entry.node)),
                 }
             }
-            Fact::Releasing { .. } | Fact::DataLost { .. } => drop(self.open_as(about)?),
+            Fact::Releasing { .. }
+            | Fact::DataLost { .. }
+            | Fact::MoveAsked { .. }
+            | Fact::MoveCancelled { .. }
+            | Fact::MoveFailed { .. } => drop(self.open_as(about)?),
             Fact::Ended { proof, .. } => {
                 let runs = self.open_as(about)?.2;
                 if runs && matches!(proof.as_str(), "never_granted" | "refused") {
@@ -307,6 +312,19 @@ mod tests {
         late.add(1, 0, ended("released"));
         late.state(1, 0, Stated::Ready);
         assert!(late.check().unwrap_err().what.contains("not open"));
+    }
+
+    #[test]
+    fn a_move_that_was_asked_for_stands_between_beginning_and_end() {
+        let mut story = story();
+        let by = Account::generate().address().clone();
+        story.add(2, 1, Fact::MoveAsked { by: by.clone(), to: None });
+        story.add(2, 1, Fact::MoveCancelled { by: by.clone() });
+        story.add(2, 1, Fact::MoveFailed { reason: "it was full".into() });
+        assert_eq!(story.check().unwrap().entries, 9);
+        story.add(2, 1, ended("released"));
+        story.add(2, 1, Fact::MoveAsked { by, to: None });
+        assert!(story.check().unwrap_err().what.contains("not open"));
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! `POST /api/v1/orders`: what operators order, see [`protocol::operation`].
+//! `POST /api/v1/orders`: what operators order, and owners of programs, see [`protocol::operation`].
 
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use chrono::Utc;
+use protocol::Address;
 use protocol::api::scheduler::NodeStatus;
 use protocol::operation::{Operation, Order, SignedOrder};
 use serde_json::{Value, json};
@@ -11,7 +12,8 @@ use tokio::sync::oneshot;
 
 use super::Api;
 use super::error::{Answer, ApiError};
-use crate::core::Event;
+use super::v0::unknown;
+use crate::core::moves::Objection;
 use crate::engine::Input;
 
 /// Carries out an order. The answer comes when it shows in the API.
@@ -21,22 +23,49 @@ pub(super) async fn order(
 ) -> Answer<Json<Value>> {
     let Json(signed) = body.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let now = Utc::now();
-    let (order, operator) =
+    let (order, by) =
         signed.read(api.control.account().address(), now).map_err(|e| ApiError::forbidden(e.to_string()))?;
-    if !api.operators.contains(&operator) {
-        return Err(ApiError::forbidden(format!("{operator} is no operator that this scheduler trusts (--operator)")));
-    }
+    may(&api, &order.operation, &by)?;
     check(&api, &order)?;
-    if !api.led.record(&order, &signed, &operator, now).await? {
+    let operation = || order.operation.clone();
+    ask(&api, |answer| Input::Asked(operation(), answer)).await?;
+    if !api.led.record(&order, &signed, &by, now).await? {
         return Err(ApiError::conflict("this order was taken before; sign a new one"));
     }
-    tracing::warn!(%operator, order = signed.order, "an operator's order was recorded");
+    tracing::warn!(%by, order = signed.order, "an order was recorded");
+    ask(&api, |answer| Input::Ordered(operation(), by, answer)).await?;
     let (shown, is_shown) = oneshot::channel();
-    for input in [Input::Event(Event::Ordered(order.operation)), Input::Barrier(shown)] {
-        api.engine.send(input).await.map_err(|_| stopping())?;
-    }
+    api.engine.send(Input::Barrier(shown)).await.map_err(|_| stopping())?;
     is_shown.await.map_err(|_| stopping())?;
     Ok(Json(json!({ "status": "done" })))
+}
+
+/// Operators may order everything, a program's owner what is about that program only.
+fn may(api: &Api, operation: &Operation, by: &Address) -> Answer<()> {
+    if api.operators.contains(by) {
+        return Ok(());
+    }
+    let Some(id) = operation.program() else {
+        return Err(ApiError::forbidden(format!("{by} is no operator that this scheduler trusts (--operator)")));
+    };
+    let snapshot = api.snapshot();
+    let program = snapshot.programs.get(&id).ok_or_else(|| unknown(&id))?;
+    if program.spec.owner == *by {
+        return Ok(());
+    }
+    Err(ApiError::forbidden(format!(
+        "{by} is neither the owner of the program {id} nor an operator: sign with their key"
+    )))
+}
+
+/// Asks the task that decides.
+async fn ask(api: &Api, input: impl FnOnce(oneshot::Sender<Result<(), Objection>>) -> Input) -> Answer<()> {
+    let (answer, answered) = oneshot::channel();
+    api.engine.send(input(answer)).await.map_err(|_| stopping())?;
+    answered.await.map_err(|_| stopping())?.map_err(|objection| match objection {
+        Objection::Unknown(what) => ApiError::not_found(what),
+        Objection::NotNow(why) => ApiError::conflict(why),
+    })
 }
 
 fn stopping() -> ApiError {

@@ -1,14 +1,20 @@
 //! Programs and nodes as the API writes them.
 
-use protocol::api::scheduler::{AllocationNode, NodeRecord, NodeStatus, VmRecord, VmStatus};
+use std::time::Duration;
+
+use protocol::api::scheduler::{
+    AllocationNode, DataRecord, LossRecord, MoveRecord, MoveResult, NodeRecord, NodeStatus, VmRecord, VmStatus,
+};
 use protocol::control::Capacity;
 use protocol::network::program_url;
 use protocol::{NodeId, ProgramId};
 
 use super::iso;
+use crate::core::data::Loss;
 use crate::core::desired::Needs;
+use crate::core::moves::MoveEnd;
 use crate::core::placement::left;
-use crate::core::view::{NodeView, Place, ProgramView};
+use crate::core::view::{DataView, MovingView, NodeView, Place, ProgramView};
 use crate::snapshot::Snapshot;
 
 /// The only type of virtual machine that this scheduler knows.
@@ -50,7 +56,48 @@ pub(super) fn vm(snapshot: &Snapshot, gateway: Option<&str>, program: &ProgramVi
         reason: snapshot.reason(program),
         failure: place.and_then(|place| place.failure.clone()),
         restarts: place.map_or(0, |place| place.restarts),
+        data: program.data.as_ref().map(data),
+        moving: program.moving.as_ref().map(moving),
+        last_move: program.last_move.as_ref().map(last_move),
     }
+}
+
+fn data(data: &DataView) -> DataRecord {
+    let loss =
+        |loss: &Loss| LossRecord { epoch: loss.epoch, snapshot: loss.snapshot, at_most_ms: loss.at_most.map(millis) };
+    DataRecord {
+        standby: data.standby.map(|(node, _)| node),
+        standby_is_complete: data.standby.is_some_and(|(_, is_complete)| is_complete),
+        at_risk_ms: data.at_risk.map(millis),
+        loss: data.loss.as_ref().map(loss),
+        waits_for: data.waits_for.clone(),
+    }
+}
+
+fn moving(moving: &MovingView) -> MoveRecord {
+    MoveRecord {
+        phase: moving.phase,
+        to: moving.to,
+        since: iso(moving.since),
+        cause: moving.cause.as_str().to_owned(),
+        by: moving.by.clone(),
+        behind_ms: moving.behind.map(millis),
+    }
+}
+
+fn last_move(end: &MoveEnd) -> MoveResult {
+    MoveResult {
+        outcome: end.outcome,
+        from: end.from,
+        to: end.to,
+        at: iso(end.at),
+        reason: end.reason.clone(),
+        not_ready_ms: end.not_ready.map(millis),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The nodes that report a program: its own, and those that hold it although it is not theirs.

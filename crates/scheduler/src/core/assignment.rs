@@ -10,13 +10,16 @@
 //!       │            ▲    │              stale epoch,  │   Releasing
 //!       │            │    └──▶ ∅         never granted │    │ released, lease over
 //!       │            │ gone                            ▼    ▼
-//!       └────────────┴─────────────── closed ──────── Closing
+//!       ├────────────┴─────────────── closed ──────── Closing
+//!       │                                                │ closed, and its data moves
+//!       └── the other node has it all, or cannot ── Settling
 //! ```
 //!
 //! Only [`super::Scheduler::handle`] moves it. `Storing`, `Closing` and `Forgetting` wait for the database and write again
 //! when it fails, and the room on the node stays taken until it answers. An assignment enters `Closing` only with a
 //! [`Proof`] that nothing of it runs any more, and a program returns to `Unplaced` only when that is durable: so at no moment
-//! two assignments of one program are open.
+//! two assignments of one program are open. In `Settling` it runs nowhere while its last writes are copied to the node that it
+//! moves to (see `moves`); from there it goes through `Unplaced` in the same moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use protocol::{Epoch, NodeId, ProgramId};
 use super::data::Data;
 use super::desired::ProgramSpec;
 use super::event::{Cause, Gone, Proof};
+use super::moves::{Leaving, Moves};
 
 /// A program that is desired, or whose last assignment is not closed yet.
 #[derive(Debug, Clone)]
@@ -54,8 +58,8 @@ pub(super) struct Program {
     pub(super) waiting_since: BootTime,
     /// Where its data is, if it has any.
     pub(super) data: Option<Box<Data>>,
-    /// Where somebody wants it to move.
-    pub(super) wish: Option<NodeId>,
+    /// Its planned moves.
+    pub(super) moves: Moves,
     /// The last reason for which no node fitted.
     pub(super) unplaceable: Option<String>,
     /// What people were last told, and since when that is so.
@@ -110,6 +114,17 @@ pub(super) enum Stage {
         /// As in `Storing`.
         retry_at: Option<BootTime>,
     },
+    /// Nothing of it runs, and what it wrote last is copied to the node that it moves to. The room on both counts as taken.
+    Settling {
+        /// Where it was.
+        source: NodeId,
+        /// What ended.
+        epoch: Epoch,
+        /// Where it goes next.
+        target: NodeId,
+        /// When it is waited for no longer.
+        until: BootTime,
+    },
     /// It is not desired and not assigned; that is being written.
     Forgetting {
         /// Where an assignment whose write failed would be, had it taken effect all the same.
@@ -134,12 +149,16 @@ pub(super) struct Assignment {
     pub(super) granted: bool,
     /// Whether the node may have started it: it said so, or an earlier scheduler would know.
     pub(super) has_started: bool,
+    /// Whether the node said that it runs, to this scheduler or in the history.
+    pub(super) was_seen: bool,
+    /// Whether it was ready.
+    pub(super) was_ready: bool,
     /// What the node last said about it.
     pub(super) observed: Option<Observed>,
     /// Since when the node fails, without the program having been ready in between.
     pub(super) failing_since: Option<BootTime>,
     /// Why it should move as soon as another node fits.
-    pub(super) unwanted: Option<Cause>,
+    pub(super) leaving: Option<Leaving>,
 }
 
 /// What a node says about a program.
@@ -171,7 +190,7 @@ impl Program {
             held_until: None,
             waiting_since: now,
             data,
-            wish: None,
+            moves: Moves::default(),
             unplaceable: None,
             shown: (ProgramState::Unplaced, wall),
         }
@@ -190,9 +209,11 @@ impl Program {
     /// What it does, for people. `is_heard` says whether its node sends heartbeats.
     pub(super) fn state(&self, is_heard: impl Fn(NodeId) -> bool) -> ProgramState {
         match &self.stage {
-            Stage::Unplaced | Stage::Storing { .. } | Stage::Closing { .. } | Stage::Forgetting { .. } => {
-                ProgramState::Unplaced
-            }
+            Stage::Unplaced
+            | Stage::Storing { .. }
+            | Stage::Closing { .. }
+            | Stage::Settling { .. }
+            | Stage::Forgetting { .. } => ProgramState::Unplaced,
             Stage::Assigned(assignment) if !is_heard(assignment.node) => ProgramState::Unknown,
             Stage::Assigned(assignment) => assignment.state(),
             Stage::Releasing { assignment, .. } if !is_heard(assignment.node) => ProgramState::Unknown,
@@ -229,6 +250,19 @@ impl Stage {
                 [Some(assignment.node), target.map(|(node, _)| node).filter(|node| Some(*node) != keeper)]
             }
             Self::Closing { node, target, .. } => [Some(*node), target.filter(|node| Some(*node) != keeper)],
+            Self::Settling { source, target, .. } => {
+                [Some(*source), Some(*target).filter(|node| Some(*node) != keeper)]
+            }
+        }
+    }
+
+    /// The assignment whose data the nodes are told about: while it is open, and until its data has moved.
+    pub(super) fn with_data(&self) -> Option<(NodeId, Epoch)> {
+        match self {
+            Self::Closing { node, epoch, target: Some(_), .. } | Self::Settling { source: node, epoch, .. } => {
+                Some((*node, *epoch))
+            }
+            _ => self.assignment().map(|assignment| (assignment.node, assignment.epoch)),
         }
     }
 
@@ -250,6 +284,7 @@ impl Stage {
             Self::Storing { retry_at, .. } | Self::Closing { retry_at, .. } | Self::Forgetting { retry_at, .. } => {
                 *retry_at
             }
+            Self::Settling { until, .. } => Some(*until),
             Self::Assigned(assignment) | Self::Releasing { assignment, .. } => Some(assignment.expiry.at()),
         }
     }
@@ -258,13 +293,29 @@ impl Stage {
 impl Assignment {
     /// A new one, of which nothing was heard yet.
     pub(super) fn new(node: NodeId, epoch: Epoch, at: DateTime<Utc>, expiry: IssuerExpiry, granted: bool) -> Self {
-        let (observed, failing_since, unwanted) = (None, None, None);
-        Self { node, epoch, at, expiry, granted, has_started: granted, observed, failing_since, unwanted }
+        let (has_started, was_seen, was_ready) = (granted, false, false);
+        let (observed, failing_since, leaving) = (None, None, None);
+        Self { node, epoch, at, expiry, granted, has_started, was_seen, was_ready, observed, failing_since, leaving }
+    }
+
+    /// Why it should move as soon as another node fits.
+    pub(super) fn unwanted(&self) -> Option<Cause> {
+        self.leaving.as_ref().map(|leaving| leaving.cause)
+    }
+
+    /// From now on it should move for this reason, or stay.
+    pub(super) fn leave(&mut self, cause: Option<Cause>, at: DateTime<Utc>) {
+        if self.unwanted() != cause {
+            self.leaving = cause.map(|cause| Leaving { cause, since: at, copied: None });
+        }
     }
 
     /// Takes in what its node says about it. `since` counts when the state is a new one.
     pub(super) fn observe(&mut self, state: &ReportedState, since: DateTime<Utc>, restarts: u32, at: DateTime<Utc>) {
-        self.has_started |= !matches!(state, ReportedState::Preparing | ReportedState::Refused(_));
+        let runs = !matches!(state, ReportedState::Preparing | ReportedState::Refused(_));
+        self.has_started |= runs;
+        self.was_seen |= runs;
+        self.was_ready |= *state == ReportedState::Ready;
         let before = self.observed.take();
         let same = before.as_ref().filter(|o| std::mem::discriminant(&o.state) == std::mem::discriminant(state));
         let failure = match state {

@@ -9,7 +9,7 @@ use protocol::{NodeId, ProgramId};
 use super::Scheduler;
 use super::assignment::{Program, Stage};
 use super::data::{Data, Sources};
-use super::event::{Command, Write};
+use super::event::{Command, Notice, Write};
 use super::turn::Turn;
 
 impl Scheduler {
@@ -17,11 +17,9 @@ impl Scheduler {
     pub(super) fn data_reported(&mut self, turn: &mut Turn, id: NodeId, reports: &[DataReport]) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let mentioned: BTreeSet<_> = reports.iter().map(|report| report.program).collect();
-        let before = std::mem::replace(&mut node.has_data_of, mentioned);
-        for program in before {
-            if reports.iter().all(|report| report.program != program) {
-                self.data_unheard(id, program);
-            }
+        let before = std::mem::replace(&mut node.has_data_of, mentioned.clone());
+        for program in before.difference(&mentioned) {
+            self.data_unheard(turn, id, *program);
         }
         for report in reports {
             let Some(program) = self.programs.get_mut(&report.program) else { continue };
@@ -29,17 +27,29 @@ impl Scheduler {
             if data.hear(id, report, turn.now) {
                 self.confirm(turn, report.program, id);
             }
-            self.retry(report.program);
+            self.retry(turn, report.program);
+            self.review_overtaken(turn, report.program);
             self.changes.program(report.program, false);
         }
     }
 
+    /// Nodes whose data is overtaken are told so, and those of which that was believed too early are not any more.
+    fn review_overtaken(&mut self, turn: &mut Turn, id: ProgramId) {
+        let data = self.programs.get(&id).and_then(|program| program.data.as_ref());
+        if data.is_some_and(|data| {
+            data.is_elsewhere() || data.told.iter().any(|(_, told)| told.order == DataOrder::Retire)
+        }) {
+            self.sync_data(turn, id);
+        }
+    }
+
     /// Who waits for data, or for a copy to be as new as the original, may have it now.
-    fn retry(&mut self, id: ProgramId) {
+    fn retry(&mut self, turn: &mut Turn, id: ProgramId) {
         let program = &self.programs[&id];
         let waits = match &program.stage {
             Stage::Unplaced => true,
-            Stage::Assigned(assignment) => assignment.unwanted.is_some(),
+            Stage::Assigned(assignment) => assignment.leaving.is_some(),
+            Stage::Settling { .. } => return self.look_at_arrival(turn, id),
             _ => false,
         };
         if waits {
@@ -47,17 +57,18 @@ impl Scheduler {
         }
     }
 
-    fn data_unheard(&mut self, node: NodeId, program: ProgramId) {
+    fn data_unheard(&mut self, turn: &mut Turn, node: NodeId, program: ProgramId) {
         if let Some(data) = self.programs.get_mut(&program).and_then(|program| program.data.as_mut()) {
             data.held.remove(&node);
+            self.review_overtaken(turn, program);
         }
     }
 
     /// What a node said counts no more: it is silent.
-    pub(super) fn data_of_silent(&mut self, id: NodeId) {
+    pub(super) fn data_of_silent(&mut self, turn: &mut Turn, id: NodeId) {
         let programs = self.nodes.get_mut(&id).map(|node| std::mem::take(&mut node.has_data_of));
         for program in programs.into_iter().flatten() {
-            self.data_unheard(id, program);
+            self.data_unheard(turn, id, program);
         }
     }
 
@@ -132,6 +143,7 @@ impl Scheduler {
         let Some(program) = self.programs.get(&id) else { return };
         let (Some(data), Some(assignment)) = (&program.data, program.stage.assignment()) else { return };
         let Some(loss) = data.loss else { return };
+        turn.notice(Notice::DataLost { program: id, loss });
         let at_most_ms = loss.at_most.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let fact = Fact::DataLost { of: loss.epoch, snapshot: loss.snapshot, at_most_ms };
         let (epoch, node) = (assignment.epoch, assignment.node);
@@ -160,14 +172,18 @@ impl Scheduler {
     }
 
     fn orders(&self, program: &Program, data: &Data) -> Vec<(NodeId, DataEntry)> {
-        let (Some(assignment), Some(base)) = (program.stage.assignment(), data.base) else { return Vec::new() };
+        let (Some((writer, epoch)), Some(base)) = (program.stage.with_data(), data.base) else { return Vec::new() };
         let peer = |node: NodeId| self.nodes.get(&node).and_then(super::nodes::Node::peer);
-        let entry = |order| DataEntry { program: program.spec.id, epoch: assignment.epoch, order };
+        let entry = |order| DataEntry { program: program.spec.id, epoch, order };
         // Nothing of a program that is not desired any more has to be kept up to date.
         let keeper = data.keeper().filter(|_| program.gone.is_none());
         let live = DataOrder::Live { base, standby: keeper.and_then(peer) };
-        let keep = keeper.zip(peer(assignment.node)).map(|(node, from)| (node, entry(DataOrder::Keep { from })));
-        [(assignment.node, entry(live))].into_iter().chain(keep).collect()
+        let keep = keeper.zip(peer(writer)).map(|(node, from)| (node, entry(DataOrder::Keep { from })));
+        // Only what was ready in this epoch has shown that it can do without what is elsewhere.
+        let has_settled = matches!(&program.stage, Stage::Assigned(assignment) if assignment.was_ready);
+        let overtaken = data.overtaken(writer).filter(|_| has_settled && program.gone.is_none());
+        let retire = overtaken.map(|node| (node, entry(DataOrder::Retire)));
+        [(writer, entry(live))].into_iter().chain(keep).chain(retire).collect()
     }
 
     /// Tells others where a node is reached now.
@@ -184,6 +200,7 @@ impl Program {
     pub(super) fn needs_standby(&self) -> bool {
         let data = self.data.as_ref().filter(|_| self.gone.is_none());
         matches!(self.stage, Stage::Assigned(_))
+            && !self.may_go_back()
             && data.is_some_and(|data| data.keeper().is_none() || data.is_keeper_gone)
     }
 }

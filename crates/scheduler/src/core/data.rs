@@ -144,6 +144,27 @@ impl Data {
         Some((node, live))
     }
 
+    /// Whether this node wrote last, is heard of and has its data.
+    pub(super) fn has_live(&self, node: NodeId) -> bool {
+        self.live().is_some_and(|(writer, _)| writer == node)
+    }
+
+    /// The nodes beside the writer and the keeper of copies that have something of it, once that is known to be of no use
+    /// any more: the one that writes now is heard of with its data, and the standby with a copy of that.
+    pub(super) fn overtaken(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        let standby = self.confirmed.filter(|standby| self.filling.is_none() && self.behind(*standby).is_some());
+        let standby = standby.filter(|_| self.has_live(node));
+        let others = self.held.iter().filter(move |(other, _)| **other != node && Some(**other) != standby);
+        let others = others.filter(|(_, held)| held.live.is_some() || held.copy.is_some()).map(|(other, _)| *other);
+        others.filter(move |_| standby.is_some())
+    }
+
+    /// Whether a node has something of it that neither writes nor keeps copies.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        let writer = self.last.map(|(node, _)| node);
+        self.held.keys().any(|node| Some(*node) != writer && Some(*node) != self.keeper())
+    }
+
     /// Whether this node has everything that was written, so that the program can move there without loss.
     pub(super) fn is_exact(&self, node: NodeId) -> bool {
         let Some((writer, live)) = self.live() else { return false };
@@ -178,11 +199,19 @@ impl Data {
         match (copies.is_empty(), self.on_loss) {
             (false, _) => Sources::On(copies.into_iter().map(|(newest, node)| vec![(node, base(newest))]).collect()),
             (true, OnLoss::Fresh) => Sources::Anywhere,
-            (true, OnLoss::Wait) => Sources::Nowhere(self.waits_for(node)),
+            (true, OnLoss::Wait) => Sources::Nowhere(self.waits_in_words(node)),
         }
     }
 
-    fn waits_for(&self, writer: NodeId) -> String {
+    /// The nodes that had its data, when it waits for one of them.
+    pub(super) fn waits_for(&self) -> Vec<NodeId> {
+        match (self.sources(), self.last) {
+            (Sources::Nowhere(_), Some((writer, _))) => [writer].into_iter().chain(self.confirmed).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn waits_in_words(&self, writer: NodeId) -> String {
         let others: Vec<_> = self.confirmed.iter().map(|standby| format!("its standby {standby}")).collect();
         let others = if others.is_empty() { "no other has a copy".to_owned() } else { others.join(", ") };
         format!("it waits for its data: node {writer} had it, {others}; none of them is heard of with it")

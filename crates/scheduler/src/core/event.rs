@@ -1,19 +1,21 @@
 //! What the core is told and what it asks for.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lease::BootTime;
-use protocol::api::scheduler::ProgramState;
+use protocol::api::scheduler::{MovePhase, ProgramState};
 use protocol::control::{FromScheduler, Heartbeat};
 use protocol::history::{Fact, Statement};
 use protocol::operation::Operation;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
+pub use super::cause::{Cause, Gone, Proof};
+use super::data::Loss;
 use super::desired::ProgramSpec;
+use super::moves::MoveEnd;
 
 /// One connection of a node. Numbers are never used twice in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,8 +109,13 @@ pub enum Event {
         /// The program.
         program: ProgramId,
     },
-    /// An operator's order, which is durable.
-    Ordered(Operation),
+    /// The order of an operator or owner, which is durable.
+    Ordered {
+        /// What to do.
+        operation: Operation,
+        /// Who ordered it.
+        by: Address,
+    },
     /// Time has passed.
     Tick,
 }
@@ -133,6 +140,8 @@ pub struct Restored {
     pub writers: Vec<(ProgramId, NodeId, Epoch)>,
     /// The nodes that keep copies of programs' data, and have one.
     pub standbys: Vec<(ProgramId, NodeId)>,
+    /// The moves that people ordered and that are not over.
+    pub moves: Vec<AskedMove>,
     /// The nodes that were known.
     pub nodes: Vec<Registration>,
     /// The nodes that an operator drains, and why.
@@ -169,6 +178,23 @@ pub struct OpenAssignment {
     pub epoch: Epoch,
     /// When it was assigned.
     pub at: DateTime<Utc>,
+    /// Whether its node stated that it started.
+    pub was_seen: bool,
+}
+
+/// A move that somebody ordered.
+#[derive(Debug, Clone)]
+pub struct AskedMove {
+    /// The program.
+    pub program: ProgramId,
+    /// The node that it is to leave.
+    pub from: NodeId,
+    /// The node that it is to run on; `None` for any other.
+    pub to: Option<NodeId>,
+    /// Who ordered it.
+    pub by: Address,
+    /// When, for people.
+    pub at: DateTime<Utc>,
 }
 
 /// A compute node as it was registered.
@@ -186,114 +212,6 @@ pub struct Registration {
     pub address: String,
     /// The URL that it named when it last connected.
     pub url: Option<String>,
-}
-
-/// Why a program is not desired any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gone {
-    /// Its owner took the message back.
-    Forgotten,
-    /// The message node refused the message after all.
-    Rejected,
-    /// The message is not paid for.
-    Removed,
-}
-
-impl Gone {
-    /// The word for the database and for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Forgotten => "forgotten",
-            Self::Rejected => "rejected",
-            Self::Removed => "removed",
-        }
-    }
-}
-
-/// Why an assignment ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Its node was silent until the lease was over.
-    NodeSilent,
-    /// The program is not desired any more.
-    Gone(Gone),
-    /// The node had no room or took no new programs.
-    Refused,
-    /// The node had seen a higher epoch.
-    StaleEpoch,
-    /// The node stopped it without being asked.
-    GivenUp,
-    /// The node failed, not the program.
-    NodeFault,
-    /// The node is no longer part of the network.
-    NodeWithdrawn,
-    /// An operator drains the node.
-    Draining,
-    /// An operator said that the node is gone for good.
-    NodeGivenUp,
-}
-
-impl Cause {
-    /// The word for the database and for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NodeSilent => "node_silent",
-            Self::Gone(gone) => gone.as_str(),
-            Self::Refused => "refused",
-            Self::StaleEpoch => "stale_epoch",
-            Self::GivenUp => "given_up",
-            Self::NodeFault => "node_fault",
-            Self::NodeWithdrawn => "node_withdrawn",
-            Self::Draining => "draining",
-            Self::NodeGivenUp => "node_given_up",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NodeSilent => "its node was silent until the lease was over",
-            Self::Gone(Gone::Forgotten) => "its message was forgotten",
-            Self::Gone(Gone::Rejected) => "its message was rejected",
-            Self::Gone(Gone::Removed) => "its message was removed, because it is not paid for",
-            Self::Refused => "its node did not take it",
-            Self::StaleEpoch => "its node had seen a higher epoch",
-            Self::GivenUp => "its node stopped it",
-            Self::NodeFault => "its node kept failing",
-            Self::NodeWithdrawn => "its node left the network",
-            Self::Draining => "its node is drained",
-            Self::NodeGivenUp => "an operator said that its node is gone for good",
-        })
-    }
-}
-
-/// How it is known that nothing of an assignment runs any more: without one of these, nothing ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
-    /// The node was told to stop it and says that it is gone.
-    Released,
-    /// The node can never start it, because it has seen a higher epoch.
-    Refused,
-    /// The lease is over.
-    LeaseOver,
-    /// No grant ever named it, so no node ever had the right to start it.
-    NeverGranted,
-    /// An operator vouches for it. This is no proof but somebody's word.
-    Declared,
-}
-
-impl Proof {
-    /// The word for the database and for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Released => "released",
-            Self::Refused => "refused",
-            Self::LeaseOver => "lease_over",
-            Self::NeverGranted => "never_granted",
-            Self::Declared => "declared",
-        }
-    }
 }
 
 /// What the core asks for.
@@ -373,6 +291,11 @@ pub enum Write {
         /// The node.
         node: NodeId,
     },
+    /// Drop the order to move a program: it is over.
+    MoveOver {
+        /// The program.
+        program: ProgramId,
+    },
     /// Keep how a node was registered.
     Node(Registration),
     /// Drop a node that is no longer part of the network.
@@ -393,6 +316,7 @@ impl Write {
             Self::Remember(_)
             | Self::Record { .. }
             | Self::Standby { .. }
+            | Self::MoveOver { .. }
             | Self::Node(_)
             | Self::ForgetNode(_)
             | Self::EarlierLeasesEnded { .. } => None,
@@ -480,8 +404,31 @@ pub enum Notice {
         /// The highest that it has seen.
         highest: Epoch,
     },
-    /// An operator's order is carried out.
+    /// Somebody's order is carried out.
     Ordered(Operation),
+    /// A move to another node goes on; `None` when none is under way any more.
+    Moving {
+        /// The program.
+        program: ProgramId,
+        /// The epoch of its newest assignment.
+        epoch: Option<Epoch>,
+        /// How far it is, and where it goes, when that is decided.
+        phase: Option<(MovePhase, Option<NodeId>)>,
+    },
+    /// A move ended.
+    MoveOver {
+        /// The program.
+        program: ProgramId,
+        /// How.
+        end: MoveEnd,
+    },
+    /// A program goes on with less than it had written.
+    DataLost {
+        /// The program.
+        program: ProgramId,
+        /// What is lost.
+        loss: Loss,
+    },
     /// Reallocation stopped, or goes on.
     Brake {
         /// Why it stopped.

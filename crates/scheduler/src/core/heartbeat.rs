@@ -78,12 +78,28 @@ impl Scheduler {
                 }
             }
             ReportedState::Released => self.turned_down(turn, id, node, Cause::GivenUp),
+            // Without its data the node cannot have started it, although it was allowed to.
+            ReportedState::Refused(Refusal::NoData) if !assignment.was_seen => {
+                assignment.has_started = false;
+                self.turned_down(turn, id, node, Cause::Refused);
+            }
             ReportedState::Refused(_) if assignment.has_started => self.turned_down(turn, id, node, Cause::GivenUp),
             ReportedState::Refused(_) => self.turned_down(turn, id, node, Cause::Refused),
             _ => {
                 observe(assignment, report, turn);
+                let has_recovered =
+                    assignment.failing_since.is_none() && assignment.unwanted() == Some(Cause::NodeFault);
+                if has_recovered {
+                    let cause = program.reason_to_leave(node, false);
+                    program
+                        .stage
+                        .assignment_mut()
+                        .into_iter()
+                        .for_each(|assignment| assignment.leave(cause, turn.wall));
+                }
                 if report.state == ReportedState::Ready && !is_releasing {
                     program.avoid.remove(&node);
+                    self.ready_after_move(turn, id, node);
                 }
                 self.settle(turn, id);
             }
@@ -186,9 +202,6 @@ fn observe(assignment: &mut Assignment, report: &ProgramReport, turn: &Turn) {
         // It tries again; whether the node still fails is not known yet.
         _ => assignment.failing_since,
     };
-    if assignment.failing_since.is_none() && assignment.unwanted == Some(Cause::NodeFault) {
-        assignment.unwanted = None;
-    }
 }
 
 /// The longest time that a node can claim for a state: a century.

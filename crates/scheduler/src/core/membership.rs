@@ -47,7 +47,7 @@ impl Scheduler {
         self.changes.node(id, true);
         for program in self.programs_on(id) {
             if let Some(Stage::Assigned(assignment)) = self.programs.get_mut(&program).map(|p| &mut p.stage) {
-                assignment.unwanted = Some(Cause::NodeWithdrawn);
+                assignment.leave(Some(Cause::NodeWithdrawn), turn.wall);
                 self.settle(turn, program);
             }
         }
@@ -57,11 +57,14 @@ impl Scheduler {
 
     /// A node that left is back: its programs stay.
     fn node_returned(&mut self, turn: &mut Turn, id: NodeId) {
+        let is_drained = self.nodes.get(&id).is_some_and(Node::is_drained);
         for program in self.programs_on(id) {
-            if let Some(Stage::Assigned(assignment)) = self.programs.get_mut(&program).map(|p| &mut p.stage)
-                && assignment.unwanted == Some(Cause::NodeWithdrawn)
+            let Some(back) = self.programs.get_mut(&program) else { continue };
+            let cause = back.reason_to_leave(id, is_drained);
+            if let Stage::Assigned(assignment) = &mut back.stage
+                && assignment.unwanted() == Some(Cause::NodeWithdrawn)
             {
-                assignment.unwanted = None;
+                assignment.leave(cause, turn.wall);
                 self.settle(turn, program);
             }
         }
@@ -153,8 +156,9 @@ impl Scheduler {
             if self.brake.silent(turn.now, id, self.listed()) {
                 self.brake_moved(turn);
             }
-            self.data_of_silent(id);
+            self.data_of_silent(turn, id);
             self.review_keeper(turn, id);
+            self.look_at_arrivals(turn, id);
             self.end_never_granted(turn, id);
             self.show_node(turn, id);
         }

@@ -8,6 +8,7 @@
 //! * `operations`: what operators order.
 //! * [`placement`]: which node fits best; `waiting`: who waits for one.
 //! * [`data`]: where the data of a program is, so where it may start; `copies`: who keeps copies of it.
+//! * `moves`: planned moves, which people order or which empty a node.
 //! * `grants`: what a node is told to run; `heartbeat`: what it reports, and the leases that the answer renews.
 //! * [`brake`]: what keeps it from moving everything at once.
 //! * [`leadership`]: which of several schedulers decides.
@@ -20,6 +21,7 @@
 
 mod assignment;
 pub mod brake;
+mod cause;
 mod copies;
 pub mod data;
 pub mod desired;
@@ -28,6 +30,7 @@ mod grants;
 mod heartbeat;
 pub mod leadership;
 mod membership;
+pub mod moves;
 mod nodes;
 mod operations;
 pub mod placement;
@@ -49,7 +52,8 @@ use protocol::{NodeId, ProgramId};
 
 pub use desired::ProgramSpec;
 pub use event::{
-    Cause, Command, ConnectionId, Event, Gone, Notice, OpenAssignment, Origin, Proof, Registration, Restored, Write,
+    AskedMove, Cause, Command, ConnectionId, Event, Gone, Notice, OpenAssignment, Origin, Proof, Registration,
+    Restored, Write,
 };
 
 use assignment::{Program, Stage};
@@ -178,7 +182,7 @@ impl Scheduler {
             Event::Closed { program, epoch } => self.closed(turn, program, epoch),
             Event::Forgotten { program } => self.forgotten(turn, program),
             Event::StoreFailed { program } => self.store_failed(turn, program),
-            Event::Ordered(operation) => self.ordered(turn, operation),
+            Event::Ordered { operation, by } => self.ordered(turn, operation, by),
             Event::Tick => {}
         }
     }

@@ -1,7 +1,7 @@
-//! What operators order: drain a node, give it up, go on.
+//! What people order: drain a node, give it up, go on, move a program.
 
-use protocol::NodeId;
 use protocol::operation::Operation;
+use protocol::{Address, NodeId};
 
 use super::Scheduler;
 use super::assignment::Stage;
@@ -9,7 +9,7 @@ use super::event::{Cause, Notice, Proof};
 use super::turn::Turn;
 
 impl Scheduler {
-    pub(super) fn ordered(&mut self, turn: &mut Turn, operation: Operation) {
+    pub(super) fn ordered(&mut self, turn: &mut Turn, operation: Operation, by: Address) {
         turn.notice(Notice::Ordered(operation.clone()));
         match operation {
             Operation::Drain { node, reason } => self.drain(turn, node, Some(reason)),
@@ -20,6 +20,8 @@ impl Scheduler {
                     self.brake_moved(turn);
                 }
             }
+            Operation::Move { program, to } => self.ask_to_move(turn, program, to, by),
+            Operation::CancelMove { program } => self.cancel_move(turn, program, by),
         }
     }
 
@@ -30,17 +32,17 @@ impl Scheduler {
         self.waiting.improve(id);
         self.changes.node(id, true);
         for program in self.programs_on(id) {
-            let Some(Stage::Assigned(assignment)) = self.programs.get_mut(&program).map(|p| &mut p.stage) else {
+            let Some(moved) = self.programs.get_mut(&program) else { continue };
+            let cause = moved.reason_to_leave(id, is_drained);
+            let Stage::Assigned(assignment) = &mut moved.stage else { continue };
+            if !matches!(assignment.unwanted(), None | Some(Cause::Draining | Cause::Moved)) {
                 continue;
-            };
-            match assignment.unwanted {
-                None if is_drained => assignment.unwanted = Some(Cause::Draining),
-                Some(Cause::Draining) if !is_drained => assignment.unwanted = None,
-                _ => continue,
             }
+            assignment.leave(cause, turn.wall);
             self.settle(turn, program);
         }
         self.review_keeper(turn, id);
+        self.look_at_arrivals(turn, id);
     }
 
     /// Takes an operator's word that nothing runs there any more. Of a node that is heard nobody can say that.

@@ -155,6 +155,17 @@ fn lot(program: ProgramId, node: NodeId) -> [u8; 32] {
     Sha256::new().chain_update(program.as_bytes()).chain_update(node.as_bytes()).finalize().into()
 }
 
+/// Why this node cannot run the program, for people; `None` when it can.
+pub fn cannot_take(spec: &ProgramSpec, offer: &Offer, avoided: bool) -> Option<String> {
+    let node = offer.node;
+    if let Some(impossible) = &spec.impossible {
+        return Some(format!("node {node} cannot take it: {impossible}"));
+    }
+    let most = offer.capacity.as_ref().map(|capacity| left(capacity, offer.used)).unwrap_or_default();
+    let words = |obstacle| words(obstacle, spec.needs, most);
+    obstacle(spec, offer, avoided).map(|obstacle| format!("node {node} cannot take it: {}", words(obstacle)))
+}
+
 /// Why no node fits, for people: how many nodes fail for which reason, and what is missing.
 pub fn explain<'a>(
     spec: &ProgramSpec,

@@ -11,7 +11,7 @@ use super::assignment::{Assignment, Avoid, Program, Stage};
 use super::data::Data;
 use super::desired::ProgramSpec;
 use super::event::{Cause, Command, Gone, Notice, OpenAssignment, Origin, Proof, Restored, Write};
-use super::placement::obstacle;
+use super::moves::Transfer;
 use super::timers::Timer;
 use super::turn::Turn;
 use super::{Policy, Scheduler};
@@ -51,7 +51,7 @@ impl Scheduler {
         for (id, node) in restored.standbys {
             self.set_keeper(turn, id, |data| data.confirmed = Some(node));
         }
-        for OpenAssignment { program: id, node, epoch, at } in restored.assignments {
+        for OpenAssignment { program: id, node, epoch, at, was_seen } in restored.assignments {
             let unknown =
                 || ProgramSpec::unknown(id, "what it is, is not known: the message node has to be asked first");
             let program =
@@ -67,9 +67,13 @@ impl Scheduler {
                 }
             }
             let mut assignment = Assignment::new(node, epoch, at, expiry, true);
+            assignment.was_seen = was_seen;
             let is_drained = self.node(turn, node).is_drained();
-            assignment.unwanted = is_drained.then_some(Cause::Draining);
+            assignment.leave(is_drained.then_some(Cause::Draining), turn.wall);
             self.transition(turn, id, Stage::Assigned(assignment));
+        }
+        for asked in restored.moves {
+            self.restore_move(turn, asked);
         }
     }
 
@@ -107,8 +111,11 @@ impl Scheduler {
     pub(super) fn program_gone(&mut self, turn: &mut Turn, id: ProgramId, evidence: Gone) {
         let Some(program) = self.programs.get_mut(&id) else { return };
         program.gone = Some(evidence);
-        match program.stage {
-            Stage::Unplaced | Stage::Storing { retry_at: Some(_), .. } => self.forget(turn, id),
+        self.drop_moves(turn, id);
+        match self.programs[&id].stage {
+            Stage::Unplaced | Stage::Settling { .. } | Stage::Storing { retry_at: Some(_), .. } => {
+                self.forget(turn, id);
+            }
             Stage::Assigned(_) => self.release(turn, id, Cause::Gone(evidence), None),
             Stage::Storing { retry_at: None, .. }
             | Stage::Releasing { .. }
@@ -134,14 +141,18 @@ impl Scheduler {
         program.unplaceable = None;
         let (gone, waited) = (program.gone, turn.now.since(program.waiting_since));
         let mut assignment = Assignment::new(node, epoch, turn.wall, expiry, false);
-        let is_drained = self.node(turn, node).is_drained();
-        assignment.unwanted = is_drained.then_some(Cause::Draining);
+        let is_drained = self.nodes.get(&node).is_some_and(super::nodes::Node::is_drained);
+        assignment.leave(program.reason_to_leave(node, is_drained), turn.wall);
         let url = self.node(turn, node).public_url().to_owned();
         turn.notice(Notice::Assigned { program: id, node, epoch, url, waited: Some(waited), again });
         if asked != node {
             self.data_starts(turn, id, node);
         }
         self.transition(turn, id, Stage::Assigned(assignment));
+        if asked != node {
+            self.move_failed(turn, id, format!("it was assigned to node {node} before"));
+        }
+        self.record_failed_move(turn, id);
         self.record_loss(turn, id);
         if let Some(gone) = gone {
             self.release(turn, id, Cause::Gone(gone), None);
@@ -152,12 +163,17 @@ impl Scheduler {
 
     /// Asks its node to stop it, unless the node never had the right to start it.
     pub(super) fn release(&mut self, turn: &mut Turn, id: ProgramId, cause: Cause, target: Option<NodeId>) {
-        let Some(Program { stage: Stage::Assigned(assignment), .. }) = self.programs.get(&id) else { return };
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let Stage::Assigned(assignment) = &program.stage else { return };
         if !assignment.granted {
             return self.end(turn, id, cause, Proof::NeverGranted);
         }
         let (assignment, target) = (assignment.clone(), target.map(|node| (node, turn.wall)));
         let (epoch, node) = (assignment.epoch, assignment.node);
+        if let Some((to, _)) = target {
+            let since = assignment.leaving.as_ref().map_or(turn.wall, |leaving| leaving.since);
+            program.moves.under_way = Some(Transfer { from: node, to, cause, since, stopped: Some(turn.wall) });
+        }
         let fact = Fact::Releasing { cause: cause.as_str().to_owned() };
         turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
         self.transition(turn, id, Stage::Releasing { assignment, cause, target });
@@ -178,29 +194,29 @@ impl Scheduler {
         }
         let closing = Stage::Closing { node, epoch, cause, proof, target, retry_at: None };
         program.waiting_since = turn.now;
+        let arrived = program.moves.under_way.as_ref().is_some_and(|transfer| transfer.to == node);
         turn.notice(Notice::Ended { program: id, node, epoch, cause, proof });
         self.transition(turn, id, closing);
+        if arrived {
+            self.move_failed(turn, id, format!("on node {node}: {cause}"));
+        }
         self.write(turn, id);
     }
 
     pub(super) fn closed(&mut self, turn: &mut Turn, id: ProgramId, closed: Epoch) {
         let Some(program) = self.programs.get_mut(&id) else { return };
-        let Stage::Closing { epoch, target, retry_at: None, .. } = program.stage else { return };
+        let Stage::Closing { node, epoch, target, retry_at: None, .. } = program.stage else { return };
         if epoch != closed {
             return;
         }
         program.failed_writes = 0;
-        let gone = program.gone.is_some();
-        self.transition(turn, id, Stage::Unplaced);
-        if gone {
-            return self.forget(turn, id);
-        }
-        let program = &self.programs[&id];
-        let Some(offer) = target.and_then(|node| self.offer_to(program, node)) else { return };
-        let node = offer.node;
-        let has_data = program.data.is_none() || self.base_on(id, node).is_some();
-        if has_data && obstacle(&program.spec, &offer, program.avoids(node, turn.now)).is_none() {
-            self.store(turn, id, node);
+        match target {
+            _ if program.gone.is_some() => {
+                self.transition(turn, id, Stage::Unplaced);
+                self.forget(turn, id);
+            }
+            Some(target) => self.closed_for_move(turn, id, node, epoch, target),
+            None => self.transition(turn, id, Stage::Unplaced),
         }
     }
 
@@ -242,7 +258,7 @@ impl Scheduler {
             Stage::Storing { retry_at, .. } | Stage::Closing { retry_at, .. } | Stage::Forgetting { retry_at, .. } => {
                 *retry_at = when;
             }
-            Stage::Unplaced | Stage::Assigned(_) | Stage::Releasing { .. } => return,
+            Stage::Unplaced | Stage::Assigned(_) | Stage::Releasing { .. } | Stage::Settling { .. } => return,
         }
         self.settle(turn, id);
     }
@@ -281,8 +297,8 @@ impl Scheduler {
             }
             Stage::Assigned(assignment) => {
                 let failing = assignment.failing_since.map(|since| since + self.policy.fault_threshold);
-                if passed(failing) && assignment.unwanted.is_none() {
-                    assignment.unwanted = Some(Cause::NodeFault);
+                if passed(failing) && matches!(assignment.unwanted(), None | Some(Cause::Moved)) {
+                    assignment.leave(Some(Cause::NodeFault), turn.wall);
                 }
             }
             Stage::Storing { retry_at, .. } | Stage::Closing { retry_at, .. } | Stage::Forgetting { retry_at, .. }
@@ -290,6 +306,7 @@ impl Scheduler {
             {
                 return self.write(turn, id);
             }
+            Stage::Settling { .. } => return self.look_at_arrival(turn, id),
             _ => {}
         }
         self.settle(turn, id);
@@ -310,18 +327,18 @@ impl Program {
     /// When time alone may move it.
     pub(super) fn due(&self, now: BootTime, policy: &Policy) -> Option<BootTime> {
         let failing = match &self.stage {
-            Stage::Assigned(Assignment { failing_since: Some(since), unwanted: None, .. }) => {
-                Some(*since + policy.fault_threshold)
+            Stage::Assigned(assignment) if assignment.unwanted().is_none_or(|cause| cause == Cause::Moved) => {
+                assignment.failing_since.map(|since| since + policy.fault_threshold)
             }
             _ => None,
         };
-        let later = [self.held_until, failing].into_iter().flatten();
+        let later = [self.held_until, failing, self.move_due()].into_iter().flatten();
         let avoided = self.avoid.values().map(|avoid| avoid.until);
         self.stage.due().into_iter().chain(later.chain(avoided).filter(|at| *at > now)).min()
     }
 }
 
 /// `first` doubled `times` times, but not more than `most`.
-fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+pub(super) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
     first.saturating_mul(2_u32.saturating_pow(times)).min(most)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lease::BootTime;
-use protocol::api::scheduler::{NodeStatus, ProgramState, VmStatus};
+use protocol::api::scheduler::{MovePhase, NodeStatus, ProgramState, VmStatus};
 use protocol::control::Failure;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
@@ -14,7 +14,8 @@ use super::Scheduler;
 use super::assignment::{Program, Stage};
 use super::data::{Loss, Sources};
 use super::desired::ProgramSpec;
-use super::event::Notice;
+use super::event::{Cause, Notice};
+use super::moves::MoveEnd;
 use super::placement::Offer;
 use super::turn::Turn;
 
@@ -33,7 +34,7 @@ pub struct ProgramView {
     pub epoch: Option<Epoch>,
     /// Its assignment.
     pub place: Option<Place>,
-    /// Where it moves to, and since when.
+    /// Where it was stopped for, and since when.
     pub target: Option<(NodeId, DateTime<Utc>)>,
     /// Why it is not ready. `None` for a program that waits for a node: there [`super::placement::explain`] knows.
     pub note: Option<String>,
@@ -41,6 +42,35 @@ pub struct ProgramView {
     pub avoids: BTreeSet<NodeId>,
     /// Where its data is, if it has any.
     pub data: Option<DataView>,
+    /// Its move, when one is under way or waited for.
+    pub moving: Option<MovingView>,
+    /// How its last move ended.
+    pub last_move: Option<MoveEnd>,
+}
+
+impl ProgramView {
+    /// Whether it has data, runs, and no other node has a complete copy of it.
+    pub fn lacks_standby(&self) -> bool {
+        let has_standby = |data: &DataView| data.standby.is_some_and(|(_, is_complete)| is_complete);
+        self.place.is_some() && self.data.as_ref().is_some_and(|data| !has_standby(data))
+    }
+}
+
+/// A move as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovingView {
+    /// How far it is.
+    pub phase: MovePhase,
+    /// Where it goes, when that is decided.
+    pub to: Option<NodeId>,
+    /// Since when it is to move.
+    pub since: DateTime<Utc>,
+    /// Why.
+    pub cause: Cause,
+    /// Who ordered it.
+    pub by: Option<Address>,
+    /// How far the copy is behind while the program runs, when that is known.
+    pub behind: Option<Duration>,
 }
 
 /// The data of a program as people see it.
@@ -52,6 +82,8 @@ pub struct DataView {
     pub at_risk: Option<Duration>,
     /// What the last start cost.
     pub loss: Option<Loss>,
+    /// The nodes that had its data, when it waits for one of them.
+    pub waits_for: Vec<NodeId>,
 }
 
 /// An assignment as people see it.
@@ -153,7 +185,10 @@ impl Scheduler {
                 standby: data.keeper().map(|node| (node, data.filling.is_none())),
                 at_risk: data.keeper().and_then(|node| data.behind(node)),
                 loss: data.loss,
+                waits_for: if assignment.is_none() { data.waits_for() } else { Vec::new() },
             }),
+            moving: moving(program, self.now),
+            last_move: program.moves.last.clone(),
             avoids: program.avoid.keys().copied().filter(|node| program.avoids(*node, self.now)).collect(),
         })
     }
@@ -188,6 +223,13 @@ impl Scheduler {
     pub(super) fn show(&mut self, turn: &mut Turn, id: ProgramId) {
         let Some(program) = self.programs.get_mut(&id) else { return };
         let state = program.state(|node| self.nodes.get(&node).is_some_and(super::nodes::Node::is_heard));
+        let phase = program.move_phase(turn.now);
+        if program.moves.shown != phase {
+            program.moves.shown = phase;
+            turn.notice(Notice::Moving { program: id, epoch: program.last_epoch, phase });
+            self.changes.program(id, true);
+        }
+        let Some(program) = self.programs.get_mut(&id) else { return };
         let is_new = program.shown.0 != state;
         if is_new {
             let observed = program.stage.assignment().and_then(|a| a.observed.as_ref());
@@ -201,6 +243,20 @@ impl Scheduler {
     }
 }
 
+fn moving(program: &Program, now: BootTime) -> Option<MovingView> {
+    let (phase, to) = program.move_phase(now)?;
+    let leaving = program.stage.assignment().and_then(|assignment| assignment.leaving.as_ref());
+    let (asked, under_way) = (&program.moves.asked, &program.moves.under_way);
+    let (cause, since) = match (under_way, leaving, asked) {
+        (Some(transfer), ..) => (transfer.cause, transfer.since),
+        (None, Some(leaving), _) => (leaving.cause, leaving.since),
+        (None, None, asked) => (Cause::Moved, asked.as_ref()?.at),
+    };
+    let data = program.data.as_ref().filter(|_| phase == MovePhase::Copying);
+    let behind = data.zip(to).and_then(|(data, node)| data.behind(node));
+    Some(MovingView { phase, to, since, cause, by: asked.as_ref().map(|asked| asked.by.clone()), behind })
+}
+
 fn status(program: &Program, state: ProgramState) -> VmStatus {
     match &program.stage {
         Stage::Unplaced if program.unplaceable.is_some() => VmStatus::Unschedulable,
@@ -208,8 +264,10 @@ fn status(program: &Program, state: ProgramState) -> VmStatus {
         Stage::Assigned(_) if state == ProgramState::Unknown => VmStatus::Missing,
         Stage::Assigned(assignment) if assignment.observed.is_none() => VmStatus::Scheduled,
         Stage::Assigned(_) => VmStatus::Dispatched,
-        Stage::Releasing { .. } | Stage::Closing { .. } if program.gone.is_some() => VmStatus::Orphaned,
-        Stage::Releasing { .. } | Stage::Closing { .. } => VmStatus::Migrating,
+        Stage::Releasing { .. } | Stage::Closing { .. } | Stage::Settling { .. } if program.gone.is_some() => {
+            VmStatus::Orphaned
+        }
+        Stage::Releasing { .. } | Stage::Closing { .. } | Stage::Settling { .. } => VmStatus::Migrating,
         Stage::Forgetting { .. } => VmStatus::Unscheduled,
     }
 }
@@ -237,6 +295,7 @@ fn note(program: &Program, state: ProgramState, now: BootTime) -> Option<String>
         }
         Stage::Releasing { cause, .. } => Some(format!("it is being stopped: {cause}")),
         Stage::Closing { cause, .. } => Some(format!("its assignment ended: {cause}")),
+        Stage::Settling { target, .. } => Some(format!("it moves: what it wrote last is copied to node {target}")),
         Stage::Forgetting { .. } => Some("it is not desired any more".to_owned()),
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lease::BootTime;
+use protocol::data::DataBase;
 use protocol::{NodeId, ProgramId};
 
 use super::Scheduler;
@@ -14,7 +15,8 @@ use super::assignment::{Program, Stage};
 use super::brake::Permit;
 use super::data::Sources;
 use super::event::{Cause, Command, Notice, Write};
-use super::placement::{Offer, choose, explain, obstacle};
+use super::moves::PRECOPY_AT_MOST;
+use super::placement::{Offer, cannot_take, choose, explain};
 use super::timers::Timer;
 use super::turn::Turn;
 
@@ -55,7 +57,7 @@ impl Waiting {
     pub(super) fn enlist(&mut self, program: &Program) {
         let place = program.turn();
         let waits = program.gone.is_none() && matches!(program.stage, Stage::Unplaced);
-        let moves = matches!(&program.stage, Stage::Assigned(assignment) if assignment.unwanted.is_some());
+        let moves = matches!(&program.stage, Stage::Assigned(assignment) if assignment.leaving.is_some());
         let queues =
             [(&mut self.unplaced, waits), (&mut self.movers, moves), (&mut self.bare, program.needs_standby())];
         for (queue, belongs) in queues {
@@ -158,42 +160,64 @@ impl Scheduler {
     fn try_to_move(&mut self, turn: &mut Turn, place: Place, tried: Tried, improved: &BTreeSet<NodeId>) {
         let Some(program) = self.programs.get(&place.1) else { return };
         let Stage::Assigned(assignment) = &program.stage else { return };
-        let (Some(cause), here) = (assignment.unwanted, assignment.node) else { return };
-        if program.data.is_some() {
-            return self.try_to_move_with_data(turn, place, here, cause);
-        }
-        if let Some(target) = self.candidate(program, tried, improved, turn.now) {
-            self.avoid(turn.now, place.1, here);
-            self.release(turn, place.1, cause, Some(target));
+        let (Some(cause), here) = (assignment.unwanted(), assignment.node) else { return };
+        let target = if program.pauses(turn.now) {
+            None
+        } else if program.data.is_some() {
+            self.target_with_data(turn, place.1, here, cause)
         } else {
-            self.waiting.movers.insert(place, Tried::OnAll);
+            let wish = program.wish();
+            let wished = wish.filter(|node| self.fits(program, *node, turn.now));
+            let insists = wish.is_some() && cause == Cause::Moved;
+            wished.or_else(|| (!insists).then(|| self.candidate(program, tried, improved, turn.now)).flatten())
+        };
+        match target {
+            Some(target) => self.release_for_move(turn, place.1, here, cause, target),
+            None => drop(self.waiting.movers.insert(place, Tried::OnAll)),
         }
     }
 
-    /// First the data, while the program runs; then, when the copy is nearly as new as the original, the program.
-    fn try_to_move_with_data(&mut self, turn: &mut Turn, place: Place, here: NodeId, cause: Cause) {
-        self.waiting.movers.insert(place, Tried::OnAll);
-        let Some(program) = self.programs.get(&place.1) else { return };
-        let Some(data) = &program.data else { return };
-        let avoided = |node| node == here || program.avoids(node, turn.now);
-        let fits = |node: &NodeId| {
-            self.offer_to(program, *node).is_some_and(|offer| obstacle(&program.spec, &offer, avoided(*node)).is_none())
-        };
-        let keeper = data.keeper();
-        let target = match program.wish.filter(|wish| *wish != here) {
-            Some(wish) => Some(wish).filter(fits),
-            None => keeper.filter(fits).or_else(|| choose(&program.spec, self.offers(), avoided)),
-        };
-        match target {
-            Some(target) if keeper != Some(target) => {
-                self.set_keeper(turn, place.1, |data| (data.filling, data.is_keeper_gone) = (Some(target), false));
-            }
-            Some(target) if data.behind(target).is_some_and(|behind| behind <= CLOSE_BEHIND) => {
-                self.avoid(turn.now, place.1, here);
-                self.release(turn, place.1, cause, Some(target));
-            }
-            _ => {}
+    fn release_for_move(&mut self, turn: &mut Turn, id: ProgramId, here: NodeId, cause: Cause, target: NodeId) {
+        // A node that failed the program must not get it back at once; the others may have to.
+        if cause == Cause::NodeFault {
+            self.avoid(turn.now, id, here);
         }
+        self.release(turn, id, cause, Some(target));
+    }
+
+    /// First the data, while the program runs; then, when the copy is nearly as new as the original or was complete for
+    /// long enough, the program: the node that it can be stopped for.
+    fn target_with_data(&mut self, turn: &mut Turn, id: ProgramId, here: NodeId, cause: Cause) -> Option<NodeId> {
+        let program = self.programs.get(&id)?;
+        let data = program.data.as_ref()?;
+        let fits = |node: &NodeId| *node != here && self.fits(program, *node, turn.now);
+        let (keeper, wish) = (data.keeper(), program.wish());
+        let target = match wish.filter(fits) {
+            None if wish.is_some() && cause == Cause::Moved => None,
+            None => keeper.filter(fits).or_else(|| {
+                choose(&program.spec, self.offers(), |node| node == here || program.avoids(node, turn.now))
+            }),
+            wished => wished,
+        }?;
+        if keeper != Some(target) {
+            self.set_keeper(turn, id, |data| (data.filling, data.is_keeper_gone) = (Some(target), false));
+            return None;
+        }
+        if data.confirmed != Some(target) || data.filling.is_some() || !data.has_live(here) {
+            return None;
+        }
+        let is_near = data.behind(target).is_some_and(|behind| behind <= CLOSE_BEHIND);
+        let leaving = self.programs.get_mut(&id)?.stage.assignment_mut()?.leaving.as_mut()?;
+        let copied = leaving.copied.filter(|(node, _)| *node == target);
+        let (_, since) = *leaving.copied.insert(copied.unwrap_or((target, turn.now)));
+        self.timers.arm(Timer::Program(id), since + PRECOPY_AT_MOST);
+        (is_near || since + PRECOPY_AT_MOST <= turn.now).then_some(target)
+    }
+
+    /// Whether it could move to this node now.
+    fn fits(&self, program: &Program, node: NodeId, now: BootTime) -> bool {
+        let avoided = program.avoids(node, now);
+        self.offer_to(program, node).is_some_and(|offer| cannot_take(&program.spec, &offer, avoided).is_none())
     }
 
     /// Finds a node for copies, one of another owner if there is one: what one owner's nodes suffer, they suffer together.
@@ -223,7 +247,8 @@ impl Scheduler {
     /// What a node offers to this program, for which it may keep room already.
     pub(super) fn offer_to(&self, program: &Program, node: NodeId) -> Option<Offer> {
         let mut offer = self.nodes.get(&node)?.offer.clone();
-        if program.data.as_ref().is_some_and(|data| data.keeper() == Some(node)) {
+        let keeper = program.data.as_ref().and_then(|data| data.keeper());
+        if keeper == Some(node) || program.stage.occupies(keeper).contains(&Some(node)) {
             offer.used = offer.used.without(program.spec.needs);
         }
         Some(offer)
@@ -236,12 +261,15 @@ impl Scheduler {
         match program.data.as_ref().map(|data| data.sources()) {
             Some(Sources::Nowhere(_)) => return None,
             Some(Sources::On(groups)) => {
-                return groups.into_iter().find_map(|group| {
-                    let offers: Vec<_> = group.iter().filter_map(|(node, _)| self.offer_to(program, *node)).collect();
-                    choose(&program.spec, offers.iter(), avoided)
-                });
+                let wish = program.wish().filter(|node| program.data.as_ref().is_some_and(|data| data.is_exact(*node)));
+                return wish
+                    .filter(|node| self.fits(program, *node, now))
+                    .or_else(|| self.candidate_with_data(program, &groups, avoided));
             }
             None | Some(Sources::Anywhere) => {}
+        }
+        if let Some(wish) = program.wish().filter(|node| Some(*node) != here && self.fits(program, *node, now)) {
+            return Some(wish);
         }
         match tried {
             Tried::No => choose(&program.spec, self.offers(), avoided),
@@ -250,5 +278,26 @@ impl Scheduler {
                 choose(&program.spec, nodes.map(|node| &node.offer), avoided)
             }
         }
+    }
+
+    /// The best of the nodes that have its data, in the order of the groups. When none fits, the one that wrote last, even
+    /// if it is drained or leaves the network: there is its data, and it can move from there.
+    fn candidate_with_data(
+        &self,
+        program: &Program,
+        groups: &[Vec<(NodeId, DataBase)>],
+        avoided: impl Fn(NodeId) -> bool,
+    ) -> Option<NodeId> {
+        let offers = |group: &[(NodeId, DataBase)]| -> Vec<Offer> {
+            group.iter().filter_map(|(node, _)| self.offer_to(program, *node)).collect()
+        };
+        let fitting = groups.iter().find_map(|group| choose(&program.spec, offers(group).iter(), &avoided));
+        fitting.or_else(|| {
+            let is_own = |(_, base): &&(NodeId, DataBase)| matches!(base, DataBase::Own { .. });
+            let own: Vec<_> = groups.iter().flatten().filter(is_own).copied().collect();
+            let mut offers = offers(&own);
+            offers.iter_mut().for_each(|offer| (offer.draining, offer.is_listed) = (None, true));
+            choose(&program.spec, offers.iter(), &avoided)
+        })
     }
 }

@@ -1,10 +1,11 @@
-//! Operators' orders.
+//! Orders of operators and owners.
 
 use chrono::{DateTime, Utc};
 use protocol::operation::{Operation, Order, SignedOrder};
 use protocol::{Address, NodeId};
 
-use super::{Connection, Led, StoreError, id};
+use super::{Connection, Led, StoreError, id, time};
+use crate::core::AskedMove;
 
 impl Led {
     /// Records an order; `false` when one with its nonce was recorded before.
@@ -30,14 +31,19 @@ impl Led {
         if taken.rows_affected() == 0 {
             return Ok(false);
         }
-        remember(&mut tx, &order.operation).await?;
+        remember(&mut tx, &order.operation, operator, at).await?;
         tx.commit().await?;
         Ok(true)
     }
 }
 
 /// Keeps what lasts longer than a moment.
-async fn remember(tx: &mut Connection, operation: &Operation) -> Result<(), StoreError> {
+async fn remember(
+    tx: &mut Connection,
+    operation: &Operation,
+    by: &Address,
+    at: DateTime<Utc>,
+) -> Result<(), StoreError> {
     match operation {
         Operation::Drain { node, reason } => {
             sqlx::query(
@@ -52,6 +58,24 @@ async fn remember(tx: &mut Connection, operation: &Operation) -> Result<(), Stor
         Operation::Undrain { node } => {
             sqlx::query("DELETE FROM draining WHERE node_id = $1").bind(node.to_string()).execute(tx).await?;
         }
+        // A program that runs nowhere has nothing to leave: then the order is refused.
+        Operation::Move { program, to } => {
+            sqlx::query(
+                "INSERT INTO moves (program_id, source, target, requested_by, requested_at)
+                 SELECT program_id, node_id, $2, $3, $4 FROM assignments WHERE program_id = $1 AND closed_at IS NULL
+                 ON CONFLICT (program_id) DO UPDATE SET source = excluded.source, target = excluded.target,
+                 requested_by = excluded.requested_by, requested_at = excluded.requested_at",
+            )
+            .bind(program.to_string())
+            .bind(to.map(|node| node.to_string()))
+            .bind(by.as_str())
+            .bind(at.timestamp_micros())
+            .execute(tx)
+            .await?;
+        }
+        Operation::CancelMove { program } => {
+            sqlx::query("DELETE FROM moves WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
+        }
         Operation::Lost { .. } | Operation::Resume => {}
     }
     Ok(())
@@ -61,4 +85,22 @@ async fn remember(tx: &mut Connection, operation: &Operation) -> Result<(), Stor
 pub(super) async fn draining(tx: &mut Connection) -> Result<Vec<(NodeId, String)>, StoreError> {
     let rows: Vec<(String, String)> = sqlx::query_as("SELECT node_id, reason FROM draining").fetch_all(tx).await?;
     rows.into_iter().map(|(node, reason)| Ok((id("a node", &node)?, reason))).collect()
+}
+
+/// The moves that people ordered and that are not over.
+pub(super) async fn moves(tx: &mut Connection) -> Result<Vec<AskedMove>, StoreError> {
+    let rows: Vec<(String, String, Option<String>, String, i64)> =
+        sqlx::query_as("SELECT program_id, source, target, requested_by, requested_at FROM moves")
+            .fetch_all(tx)
+            .await?;
+    let read = |(program, source, target, by, at): (String, String, Option<String>, String, i64)| {
+        Ok(AskedMove {
+            program: id("a program", &program)?,
+            from: id("a node", &source)?,
+            to: target.map(|node| id("a node", &node)).transpose()?,
+            by: Address::new(by),
+            at: time(at)?,
+        })
+    };
+    rows.into_iter().map(read).collect()
 }

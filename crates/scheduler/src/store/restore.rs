@@ -1,9 +1,11 @@
 //! What the database says when the scheduler starts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::{Address, ProgramId};
+use protocol::history::Entry;
+use protocol::{Address, Epoch, ProgramId};
 
 use super::{Connection, Led, StoreError, epoch, id, time};
 use crate::core::{OpenAssignment, ProgramSpec, Registration, Restored};
@@ -43,6 +45,8 @@ impl Led {
         let standbys: Vec<(String, String)> =
             sqlx::query_as("SELECT program_id, node_id FROM standbys").fetch_all(&mut *tx).await?;
         let draining = super::orders::draining(&mut tx).await?;
+        let moves = super::orders::moves(&mut tx).await?;
+        let started = started(&mut tx).await?;
         let earlier_wait = match meta(&mut tx, LEASE_WAIT).await? {
             Some(text) => Some(Duration::from_nanos(id("a duration", &text)?)),
             None => None,
@@ -56,7 +60,8 @@ impl Led {
         };
         let assignment = |(program, node, number, at): (String, String, i64, i64)| {
             let (program, node) = (id("a program", &program)?, id("a node", &node)?);
-            Ok(OpenAssignment { program, node, epoch: epoch(number)?, at: time(at)? })
+            let (epoch, at) = (epoch(number)?, time(at)?);
+            Ok(OpenAssignment { program, node, epoch, at, was_seen: started.contains(&(program, epoch)) })
         };
         Ok(Restored {
             programs: programs.into_iter().map(program).collect::<Result<_, StoreError>>()?,
@@ -70,11 +75,28 @@ impl Led {
                 .map(|(program, node)| Ok((id("a program", &program)?, id("a node", &node)?)))
                 .collect::<Result<_, StoreError>>()?,
             nodes: nodes.into_iter().map(registration).collect::<Result<_, StoreError>>()?,
+            moves,
             draining,
             earlier_wait,
             is_complete,
         })
     }
+}
+
+/// The programs, and epochs, of which a node last stated something while their assignment was open: it had started.
+async fn started(tx: &mut Connection) -> Result<BTreeSet<(ProgramId, Epoch)>, StoreError> {
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT h.entry FROM history h JOIN assignments a ON a.program_id = h.program_id AND a.closed_at IS NULL
+         WHERE h.sequence = (SELECT MAX(sequence) FROM history AS l
+                             WHERE l.program_id = h.program_id AND l.statement IS NOT NULL)",
+    )
+    .fetch_all(tx)
+    .await?;
+    let read = |(entry,): (String,)| {
+        let corrupt = |_| StoreError::Corrupt { what: "an entry of the history", value: entry.clone() };
+        serde_json::from_str::<Entry>(&entry).map(|entry| (entry.program, entry.epoch)).map_err(corrupt)
+    };
+    rows.into_iter().map(read).collect()
 }
 
 /// What a program needs. A program that this version cannot read keeps what it has.

@@ -1,11 +1,13 @@
 //! Tests on real files.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aleph_tests::Postgres;
 use chrono::DateTime;
 use protocol::history::{Fact, Stated, Statement, Trust, verify};
+use protocol::operation::{Operation, SignedOrder};
 use protocol::{Account, Address, Epoch, NodeId, ProgramId};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -370,6 +372,56 @@ async fn a_writer_that_was_deposed_says_so() {
         let health = watch::Sender::new(None);
         writer::run(file.led.clone(), queued, answers, health, deposed.clone(), Arc::new(Metrics::new())).await;
         assert!(deposed.is_cancelled());
+    }
+}
+
+async fn order(led: &Led, by: &Account, operation: Operation) -> bool {
+    let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+    let scheduler = Account::generate().address().clone();
+    let signed = SignedOrder::new(by, scheduler.clone(), now, operation);
+    let (order, by) = signed.read(&scheduler, now).unwrap();
+    led.record(&order, &signed, &by, now).await.unwrap() && !led.record(&order, &signed, &by, now).await.unwrap()
+}
+
+#[tokio::test]
+async fn moves_are_remembered_until_they_are_over() {
+    for file in Fixture::each().await {
+        let (led, owner) = (&file.led, Account::generate());
+        led.apply(&[assign(1, 1), assign(2, 1), assign(3, 1)]).await.unwrap();
+        for number in 1..=4 {
+            let operation = Operation::Move { program: program(number), to: None };
+            assert!(order(led, &owner, operation).await, "each order is taken once");
+        }
+        assert!(order(led, &owner, Operation::Move { program: program(1), to: Some(node(2)) }).await);
+        let moves = async || {
+            let moves = led.restore(WAIT).await.unwrap().moves;
+            moves.into_iter().map(|asked| (asked.program, asked)).collect::<BTreeMap<_, _>>()
+        };
+        let remembered = moves().await;
+        assert_eq!(remembered.len(), 3, "the fourth program runs nowhere");
+        let first = &remembered[&program(1)];
+        assert_eq!(
+            (first.from, first.to, &first.by),
+            (node(1), Some(node(2)), owner.address()),
+            "the last order counts"
+        );
+        assert!(order(led, &owner, Operation::CancelMove { program: program(1) }).await);
+        let forget = Write::Forget { program: program(2), cause: Gone::Forgotten, at: DateTime::UNIX_EPOCH };
+        led.apply(&[forget, Write::MoveOver { program: program(3) }]).await.unwrap();
+        assert!(moves().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_a_node_stated_of_an_open_assignment_is_known_after_a_restart() {
+    for file in Fixture::each().await {
+        let one = Account::generate();
+        let writes = [assign(1, 1), states(&one, 1, 1, 1, Stated::Started), assign(2, 1), assign(3, 1)];
+        file.led.apply(&writes).await.unwrap();
+        file.led.apply(&[states(&one, 3, 1, 1, Stated::Ready), close(3, 1), assign(3, 2)]).await.unwrap();
+        let open = file.led.restore(WAIT).await.unwrap().assignments;
+        let seen: Vec<_> = open.iter().filter(|open| open.was_seen).map(|open| open.program).collect();
+        assert_eq!((open.len(), seen), (3, vec![program(1)]));
     }
 }
 

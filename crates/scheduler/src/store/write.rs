@@ -41,7 +41,11 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
             if let Some((_, epoch)) = open_assignment(tx, *program).await? {
                 close(tx, scheduler, *program, epoch, Cause::Gone(*cause), Proof::NeverGranted, *at).await?;
             }
-            for table in ["DELETE FROM programs WHERE program_id = $1", "DELETE FROM standbys WHERE program_id = $1"] {
+            for table in [
+                "DELETE FROM programs WHERE program_id = $1",
+                "DELETE FROM standbys WHERE program_id = $1",
+                "DELETE FROM moves WHERE program_id = $1",
+            ] {
                 sqlx::query(table).bind(program.to_string()).execute(&mut *tx).await?;
             }
             Some(Event::Forgotten { program: *program })
@@ -63,6 +67,10 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
             .bind(node.to_string())
             .execute(tx)
             .await?;
+            None
+        }
+        Write::MoveOver { program } => {
+            sqlx::query("DELETE FROM moves WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
             None
         }
         Write::Node(registration) => {

@@ -72,7 +72,9 @@ async fn write(
         }
         Err(error) => {
             *failure = Some(error);
-            unwritten.extend(batch.iter().filter(|write| matches!(write, Write::Record { .. })).cloned());
+            // Nobody asks for these again: an order that is over and still there would be carried out after a restart.
+            let has_to_be = |write: &&Write| matches!(write, Write::Record { .. } | Write::MoveOver { .. });
+            unwritten.extend(batch.iter().filter(has_to_be).cloned());
             batch.iter().filter_map(Write::answers_to).map(|program| Event::StoreFailed { program }).collect()
         }
     }

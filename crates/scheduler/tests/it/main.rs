@@ -9,5 +9,6 @@ mod leaders;
 mod message_node;
 mod moving;
 mod network;
+mod orders;
 mod restart;
 mod starting;

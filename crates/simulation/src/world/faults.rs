@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lease::{LeaseConfig, LeaseTimes};
-use protocol::NodeId;
 use protocol::operation::Operation;
+use protocol::{Address, NodeId};
 use scheduler::core::Event;
 use scheduler::core::leadership::leadership_times;
 
@@ -432,13 +432,16 @@ impl World {
         if !is_durable || term.is_some_and(|term| !self.store.database.leads(term.epoch)) {
             return false;
         }
+        let by = Address::new("operator");
         match &operation {
             Operation::Drain { node, reason } => self.store.database.drain(*node, Some(reason.clone())),
             Operation::Undrain { node } => self.store.database.drain(*node, None),
+            Operation::Move { program, to } => self.store.database.ask_to_move(*program, *to, by.clone()),
+            Operation::CancelMove { program } => self.store.database.cancel_move(*program),
             Operation::Lost { .. } | Operation::Resume => {}
         }
         say!(self, "  {} is ordered: {operation:?}", run.0);
-        self.tell_scheduler(run, Event::Ordered(operation));
+        self.tell_scheduler(run, Event::Ordered { operation, by });
         true
     }
 

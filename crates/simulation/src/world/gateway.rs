@@ -125,6 +125,7 @@ impl World {
             RouteNews::Event(
                 SchedulerEvent::VmScheduled { vm_hash, .. }
                 | SchedulerEvent::VmState { vm_hash, .. }
+                | SchedulerEvent::VmMoving { vm_hash, .. }
                 | SchedulerEvent::VmUnscheduled { vm_hash, .. }
                 | SchedulerEvent::VmUnschedulable { vm_hash, .. },
             ) => *vm_hash,

@@ -3,13 +3,13 @@
 use anyhow::Result;
 use protocol::ProgramId;
 use protocol::api::message_node::{MessageStatus, MessageWithStatus};
-use protocol::api::scheduler::{ProgramState, VmRecord};
+use protocol::api::scheduler::{DataRecord, LossRecord, ProgramState, VmRecord};
 use protocol::message::ProgramContent;
 use serde_json::{Map, Value, json};
 
-use super::{content, message, url_of};
+use super::{content, message, moving, url_of};
 use crate::context::Context;
-use crate::output::{facts, printable};
+use crate::output::{facts, printable, seconds};
 use crate::{ids, publish, waiting};
 
 /// Shows where a program runs, or why it does not.
@@ -41,6 +41,30 @@ pub(super) async fn find(context: &Context, named: &str) -> Result<()> {
 /// What to call the way a program runs.
 pub(super) fn kind(content: &ProgramContent) -> &'static str {
     if content.is_persistent() { "persistent" } else { "on_demand" }
+}
+
+/// Who keeps copies of its data, and what would be lost now.
+fn copies(data: &DataRecord) -> String {
+    match (data.standby, data.standby_is_complete, data.at_risk_ms) {
+        (None, ..) => "no other node: all of it is lost if its node is".to_owned(),
+        (Some(node), false, _) => format!("node {node}, which has no complete copy yet"),
+        (Some(node), true, None) => format!("node {node}; how much it lacks is not known"),
+        (Some(node), true, Some(0)) => format!("node {node}, which has everything"),
+        (Some(node), true, Some(ms)) => format!("node {node}; writes of the last {} are at risk", seconds(ms)),
+    }
+}
+
+fn loss(loss: &LossRecord) -> String {
+    match (loss.snapshot, loss.at_most_ms) {
+        (None, _) => format!("everything that epoch {} had", loss.epoch),
+        (Some(_), None) => format!("what epoch {} wrote last", loss.epoch),
+        (Some(_), Some(ms)) => format!("at most the last {} of epoch {}", seconds(ms), loss.epoch),
+    }
+}
+
+fn waits_for(data: &DataRecord) -> String {
+    let nodes = data.waits_for.iter().map(ToString::to_string).collect::<Vec<_>>();
+    format!("its data, on {}", nodes.join("\nor "))
 }
 
 struct Found {
@@ -94,6 +118,7 @@ impl Found {
 
     fn to_text(&self) -> String {
         let record = self.record();
+        let data = record.and_then(|record| record.data.as_ref());
         facts([
             ("Program", Some(self.program.to_string())),
             ("Name", self.content.as_ref().and_then(ProgramContent::name).map(printable)),
@@ -104,7 +129,11 @@ impl Found {
             ("Epoch", record.and_then(|r| r.epoch).map(|epoch| epoch.to_string())),
             ("On node since", record.and_then(|r| r.allocated_at.as_deref()).map(printable)),
             ("Restarts", record.filter(|r| r.restarts > 0).map(|r| r.restarts.to_string())),
-            ("Moving to", record.and_then(|r| r.migration_target).map(|node| node.to_string())),
+            ("Moving", record.and_then(|r| r.moving.as_ref()).map(moving::words)),
+            ("Last move", record.and_then(|r| r.last_move.as_ref()).and_then(moving::failure)),
+            ("Copies on", data.map(copies)),
+            ("Lost at start", data.and_then(|data| data.loss.as_ref()).map(loss)),
+            ("Waits for", data.filter(|data| !data.waits_for.is_empty()).map(waits_for)),
             ("Why", record.and_then(|r| r.reason.as_deref()).map(printable)),
             ("Last failure", record.and_then(|r| r.failure.as_ref()).map(waiting::failure_text)),
         ])

@@ -96,6 +96,12 @@ fn row(entry: &Entry) -> [Cell; 5] {
             Stated::Ready => ("ready", String::new()),
             Stated::Stopped => ("stopped", String::new()),
         },
+        Fact::MoveAsked { by, to } => {
+            let to = to.map_or_else(|| "another node".to_owned(), |node| format!("node {}", ids::short(&node)));
+            ("move ordered", format!("to {to}, by {by}"))
+        }
+        Fact::MoveCancelled { by } => ("stays", format!("the move was taken back by {by}")),
+        Fact::MoveFailed { reason } => ("move failed", reason.clone()),
         Fact::Releasing { cause } => ("released", cause.replace('_', " ")),
         Fact::Ended { cause, proof } => {
             let what = if proof == "lease_over" || proof == "declared" { "lost" } else { "ended" };

@@ -5,6 +5,7 @@ mod find;
 mod history;
 mod list;
 mod logs;
+mod moving;
 pub mod persistence;
 mod show;
 mod update;
@@ -39,6 +40,7 @@ pub async fn run(context: &Context, command: ProgramCommand) -> Result<()> {
         ProgramCommand::Delete(args) => delete::delete(context, &args).await,
         ProgramCommand::Persist(args) => persistence::persist(context, args).await,
         ProgramCommand::Unpersist(args) => persistence::unpersist(context, args).await,
+        ProgramCommand::Move(args) => moving::move_program(context, args).await,
     }
 }
 

@@ -11,9 +11,11 @@ use protocol::control::{
     Capacity, Directive, FromScheduler, Grant, Heartbeat, ProgramReport, ReportedState, SetEntry, SetVersion,
 };
 use protocol::data::DataReport;
+use protocol::history::Fact;
+use protocol::operation::Operation;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
-use crate::core::event::{ConnectionId, OpenAssignment, Origin, Registration, Restored};
+use crate::core::event::{AskedMove, ConnectionId, OpenAssignment, Origin, Registration, Restored};
 use crate::core::{Cause, Command, Event, Gone, Notice, Policy, ProgramSpec, Proof, Scheduler, Write};
 
 pub(super) fn program(number: u8) -> ProgramId {
@@ -67,8 +69,11 @@ pub(super) struct Database {
     pub(super) programs: BTreeMap<ProgramId, Arc<ProgramSpec>>,
     pub(super) nodes: BTreeMap<NodeId, Registration>,
     pub(super) draining: BTreeMap<NodeId, String>,
+    pub(super) moves: BTreeMap<ProgramId, AskedMove>,
     pub(super) standbys: BTreeMap<ProgramId, NodeId>,
     pub(super) writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    /// What the history would have beside beginnings and ends.
+    pub(super) facts: Vec<(Epoch, Fact)>,
     pub(super) lease_wait: Option<Duration>,
     pub(super) is_complete: bool,
 }
@@ -105,9 +110,19 @@ impl Database {
                 self.open.remove(program);
                 self.programs.remove(program);
                 self.standbys.remove(program);
+                self.moves.remove(program);
                 Some(Event::Forgotten { program: *program })
             }
-            Write::Record { .. } => None,
+            Write::Record { epoch, node, fact, program, .. } => {
+                if self.open.get(program) == Some(&(*node, *epoch)) {
+                    self.facts.push((*epoch, fact.clone()));
+                }
+                None
+            }
+            Write::MoveOver { program } => {
+                self.moves.remove(program);
+                None
+            }
             Write::Standby { program, node } => {
                 self.standbys.insert(*program, *node);
                 None
@@ -135,12 +150,14 @@ impl Database {
             node: *node,
             epoch: *epoch,
             at: DateTime::UNIX_EPOCH,
+            was_seen: false,
         });
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),
             writers: self.writers.iter().map(|(program, (node, epoch))| (*program, *node, *epoch)).collect(),
             standbys: self.standbys.clone().into_iter().collect(),
+            moves: self.moves.values().cloned().collect(),
             nodes: self.nodes.values().cloned().collect(),
             draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,
@@ -247,6 +264,25 @@ impl Bench {
                 write.answers_to().map(|program| Event::StoreFailed { program })
             }
         }
+    }
+
+    /// Somebody orders this, and it is recorded.
+    pub(super) fn order(&mut self, operation: Operation) -> Vec<Command> {
+        let by = Address::new("0x01");
+        match &operation {
+            Operation::Drain { node, reason } => drop(self.database.draining.insert(*node, reason.clone())),
+            Operation::Undrain { node } => drop(self.database.draining.remove(node)),
+            Operation::Move { program, to } => {
+                if let Some((from, _)) = self.database.open.get(program).copied() {
+                    let (at, by) = (DateTime::UNIX_EPOCH, by.clone());
+                    let asked = AskedMove { program: *program, from, to: *to, by, at };
+                    self.database.moves.insert(*program, asked);
+                }
+            }
+            Operation::CancelMove { program } => drop(self.database.moves.remove(program)),
+            Operation::Lost { .. } | Operation::Resume => {}
+        }
+        self.event(Event::Ordered { operation, by })
     }
 
     /// Turns the clock, stopping wherever the scheduler wants to be woken.

@@ -11,24 +11,24 @@ use protocol::{Epoch, NodeId};
 use serde_json::json;
 
 use super::bench::*;
-use crate::core::{Event, ProgramSpec};
+use crate::core::ProgramSpec;
 
 /// Three nodes, and a program with a volume.
-fn bench_with_data() -> Bench {
+pub(super) fn bench_with_data() -> Bench {
     let mut bench = Bench::with_nodes(&[(1, 1000), (2, 1000), (3, 1000)]);
     bench.desire(&with_volume(|_| ()));
     bench.live(1, &[1, 2, 3]);
     bench
 }
 
-fn with_volume(change: impl FnOnce(&mut serde_json::Value)) -> Arc<ProgramSpec> {
+pub(super) fn with_volume(change: impl FnOnce(&mut serde_json::Value)) -> Arc<ProgramSpec> {
     let mut content = super::content(1, 300);
     content["volumes"] = json!([{"mount": "/data", "name": "db", "persistence": "host", "size_mib": 100}]);
     change(&mut content);
     Arc::new(ProgramSpec::read(program(1), content.to_string()).unwrap().unwrap())
 }
 
-fn snapshot(epoch: u64, sequence: u64) -> SnapshotId {
+pub(super) fn snapshot(epoch: u64, sequence: u64) -> SnapshotId {
     SnapshotId::new(Epoch::new(epoch), sequence)
 }
 
@@ -36,40 +36,40 @@ fn number_of(id: NodeId) -> u8 {
     (1..=3).find(|number| node(*number) == id).unwrap()
 }
 
-fn runs_on(bench: &Bench) -> u8 {
+pub(super) fn runs_on(bench: &Bench) -> u8 {
     number_of(bench.place(1).unwrap().0)
 }
 
 /// What nodes are told about the data: who it is live on with what base, and who keeps copies.
-fn orders(bench: &Bench) -> Vec<(u8, DataEntry)> {
+pub(super) fn orders(bench: &Bench) -> Vec<(u8, DataEntry)> {
     let set = |number: u8| bench.scheduler.nodes.get(&node(number)).map(|node| node.set.data()).unwrap_or_default();
     (1..=3).flat_map(|number| set(number).into_iter().map(move |entry| (number, entry))).collect()
 }
 
-fn base(bench: &Bench) -> Option<DataBase> {
+pub(super) fn base(bench: &Bench) -> Option<DataBase> {
     orders(bench).into_iter().find_map(|(_, entry)| match entry.order {
         DataOrder::Live { base, .. } => Some(base),
-        DataOrder::Keep { .. } => None,
+        DataOrder::Keep { .. } | DataOrder::Retire => None,
     })
 }
 
-fn keeper(bench: &Bench) -> Option<u8> {
+pub(super) fn keeper(bench: &Bench) -> Option<u8> {
     orders(bench)
         .into_iter()
         .find_map(|(number, entry)| matches!(entry.order, DataOrder::Keep { .. }).then_some(number))
 }
 
-fn live(epoch: u64, confirmed: Option<SnapshotId>, is_final: bool) -> Vec<DataReport> {
+pub(super) fn live(epoch: u64, confirmed: Option<SnapshotId>, is_final: bool) -> Vec<DataReport> {
     let live = LiveReport { epoch: Epoch::new(epoch), confirmed, at_risk_ms: 700, is_final };
     vec![DataReport { program: program(1), live: Some(live), copy: None }]
 }
 
-fn copy(newest: SnapshotId) -> Vec<DataReport> {
+pub(super) fn copy(newest: SnapshotId) -> Vec<DataReport> {
     vec![DataReport { program: program(1), live: None, copy: Some(CopyReport { newest, age_ms: 900 }) }]
 }
 
 /// It runs, and its standby has snapshot 1-7. Returns who runs it, who keeps copies and who does neither.
-fn replicated(bench: &mut Bench) -> (u8, u8, u8) {
+pub(super) fn replicated(bench: &mut Bench) -> (u8, u8, u8) {
     let (primary, standby) = (runs_on(bench), keeper(bench).unwrap());
     bench.data.insert(node(primary), live(1, Some(snapshot(1, 7)), false));
     bench.data.insert(node(standby), copy(snapshot(1, 7)));
@@ -79,7 +79,7 @@ fn replicated(bench: &mut Bench) -> (u8, u8, u8) {
 }
 
 /// The node dies, and its lease ends.
-fn dies(bench: &mut Bench, number: u8, others: &[u8]) {
+pub(super) fn dies(bench: &mut Bench, number: u8, others: &[u8]) {
     bench.disconnect(number);
     bench.live(8, others);
 }
@@ -207,7 +207,7 @@ fn a_drained_node_gives_up_its_program_when_the_copy_is_near_and_nothing_is_lost
     let mut bench = bench_with_data();
     let (primary, standby, other) = replicated(&mut bench);
     let reason = "new kernel".to_owned();
-    bench.event(Event::Ordered(Operation::Drain { node: node(primary), reason }));
+    bench.order(Operation::Drain { node: node(primary), reason });
     bench.live(1, &[1, 2, 3]);
     assert_eq!(bench.state(1), ProgramState::Stopping);
     assert_eq!(keeper(&bench), Some(standby), "the last difference still goes there");

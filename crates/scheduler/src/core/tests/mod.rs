@@ -1,5 +1,5 @@
 //! Tests of the decisions: `bench` is a scheduler with a database in memory and nodes that do as they are told; `behaviour`
-//! tells stories on it, `data` those about programs' data, `leases` those about time, `faults` those about failures, `operators` those about orders
+//! tells stories on it, `data` those about programs' data, `moves` those about planned moves, `leases` those about time, `faults` those about failures, `operators` those about orders
 //! and brakes; `world` and `properties` let chance act.
 
 mod behaviour;
@@ -7,6 +7,7 @@ mod bench;
 mod data;
 mod faults;
 mod leases;
+mod moves;
 mod operators;
 mod placing;
 mod properties;

@@ -9,16 +9,7 @@ use protocol::operation::Operation;
 
 use super::bench::*;
 use crate::core::brake::{Brake, BrakePolicy};
-use crate::core::{Cause, Event, Notice, Proof};
-
-fn order(bench: &mut Bench, operation: Operation) {
-    match &operation {
-        Operation::Drain { node, reason } => drop(bench.database.draining.insert(*node, reason.clone())),
-        Operation::Undrain { node } => drop(bench.database.draining.remove(node)),
-        _ => {}
-    }
-    bench.event(Event::Ordered(operation));
-}
+use crate::core::{Cause, Notice, Proof};
 
 fn drain(number: u8) -> Operation {
     Operation::Drain { node: node(number), reason: "new kernel".into() }
@@ -39,7 +30,7 @@ fn a_drained_node_gets_nothing_new_and_its_programs_move_when_there_is_room() {
     let mut bench = Bench::with_nodes(&[(1, 1000)]);
     bench.desire(&spec(1, 100));
     bench.live(1, &[1]);
-    order(&mut bench, drain(1));
+    bench.order(drain(1));
     bench.desire(&spec(2, 100));
     bench.live(3, &[1]);
     assert_eq!(bench.place(1), Some((node(1), 1)), "there is nowhere to go");
@@ -60,7 +51,7 @@ fn a_drained_node_gets_nothing_new_and_its_programs_move_when_there_is_room() {
 #[test]
 fn draining_outlives_the_scheduler_and_ends_by_order() {
     let mut bench = full(1);
-    order(&mut bench, drain(1));
+    bench.order(drain(1));
     bench.restart();
     bench.connect(1, 1000);
     bench.live(1, &[1]);
@@ -68,7 +59,7 @@ fn draining_outlives_the_scheduler_and_ends_by_order() {
     assert!(bench.reason(2).contains("draining"));
     bench.list(&[1, 2]);
     bench.connect(2, 1000);
-    order(&mut bench, Operation::Undrain { node: node(1) });
+    bench.order(Operation::Undrain { node: node(1) });
     bench.live(1, &[1, 2]);
     assert_eq!(bench.place(1), Some((node(1), 1)), "it stays after all");
     assert_eq!(bench.place(2), Some((node(1), 1)));
@@ -79,11 +70,11 @@ fn a_node_that_is_given_up_is_not_waited_for_unless_it_lives() {
     let mut bench = Bench::with_nodes(&[(1, 700), (2, 1000)]);
     bench.desire(&spec(1, 600));
     bench.live(1, &[1, 2]);
-    order(&mut bench, Operation::Lost { node: node(1) });
+    bench.order(Operation::Lost { node: node(1) });
     assert_eq!(bench.place(1), Some((node(1), 1)), "it sends heartbeats: that is no word to take");
     bench.live(3, &[2]);
     assert_eq!(bench.state(1), ProgramState::Unknown);
-    order(&mut bench, Operation::Lost { node: node(1) });
+    bench.order(Operation::Lost { node: node(1) });
     assert_eq!(bench.place(1), Some((node(2), 2)), "without waiting for the lease");
     assert_eq!(bench.database.closed[0].3, Proof::Declared);
 }
@@ -118,7 +109,7 @@ fn an_operator_lets_it_go_on() {
     bench.live(1, &[9]);
     bench.live(10, &[9]);
     assert_eq!(bench.place(3), None);
-    order(&mut bench, Operation::Resume);
+    bench.order(Operation::Resume);
     bench.live(1, &[9]);
     assert!((1..=8).all(|number| bench.place(number).is_some_and(|(at, _)| at == node(9))));
     assert_eq!(bench.scheduler.brake(), None);
