@@ -144,14 +144,15 @@ impl Sandboxes {
 
     /// Starts a sandbox. How it goes is told as events, its end for certain.
     pub(crate) fn start(self: &Arc<Self>, owner: Owner, fetched: Fetched, deadline: HolderDeadline) {
-        let requests = self.register(owner);
+        let mut requests = self.register(owner);
         let sandboxes = self.clone();
         tokio::spawn(async move {
-            let end = match sandboxes.launch(owner, &fetched, deadline).await {
-                Ok(mut sandbox) => {
+            let end = match sandboxes.launch(owner, &fetched, deadline, &mut requests).await {
+                Ok(Some(mut sandbox)) => {
                     sandbox.held = Some(Held::Fetched(Box::new(fetched)));
                     sandboxes.accompany(sandbox, requests).await
                 }
+                Ok(None) => None,
                 Err(message) => Some(End::SandboxError { message }),
             };
             sandboxes.gone(owner, end.as_ref()).await;
@@ -205,21 +206,32 @@ impl Sandboxes {
         let _ = self.events.send((owner, Happened::Gone(failure))).await;
     }
 
-    /// Prepares a sandbox and claims it as soon as it is.
-    async fn launch(&self, owner: Owner, fetched: &Fetched, deadline: HolderDeadline) -> Result<Sandbox, String> {
+    /// Prepares a sandbox and claims it as soon as it is; `None` when it shall end before there is one.
+    async fn launch(
+        &self,
+        owner: Owner,
+        fetched: &Fetched,
+        deadline: HolderDeadline,
+        requests: &mut mpsc::UnboundedReceiver<Request>,
+    ) -> Result<Option<Sandbox>, String> {
         let started = Instant::now();
         let slot = self.slots.take().ok_or("all sandbox slots of this node are taken")?;
         let name = self.unique_name(owner);
         let directory = SandboxDirectory::new(self.config.run_dir.join(&name));
         let made = &self.config.sandboxes;
         let cgroup = format!("{}/{name}", self.cgroup);
+        // Before anything can be written.
+        let freezable = self.freezable(owner, cgroup.clone());
+        let Some((volumes, deadline)) = self.open_volumes(owner, fetched, deadline, requests).await? else {
+            return Ok(None);
+        };
         let spec = PrepareSpec {
             driver: DriverSpec::Container(ContainerSpec {
                 oci_runtime: made.oci_runtime.clone(),
                 image: fetched.image.path().to_owned(),
                 guest: made.guest.clone(),
                 first_uid: slot.first_uid(),
-                cgroup: cgroup.clone(),
+                cgroup,
             }),
             name,
             deadline,
@@ -234,7 +246,7 @@ impl Sandboxes {
         let terms = Terms {
             epoch: owner.epoch(),
             network,
-            volumes: self.volumes(owner, fetched).await?,
+            volumes,
             logs: self.logs_of(owner.program()),
             ready_within: self.config.ready_within,
             deadline,
@@ -242,7 +254,7 @@ impl Sandboxes {
         let claim = launch::claim(owner.program(), content, fetched.code.source.clone(), terms);
         let supervisor = Supervisor::start(&made.supervisor, &directory, &spec).await;
         let supervisor = supervisor.map_err(|e| format!("cannot start a supervisor: {e}"))?;
-        Ok(Sandbox {
+        Ok(Some(Sandbox {
             owner,
             directory,
             supervisor,
@@ -251,9 +263,33 @@ impl Sandboxes {
             started: Some(started),
             claim: Some(claim),
             held: None,
-            _freezable: self.freezable(owner, cgroup),
+            _freezable: freezable,
             _slot: Some(slot),
-        })
+        }))
+    }
+
+    /// Opens the volumes, which can take longer than the lease lasts: says until when it does by now. `None` when the
+    /// program shall end, or its lease has ended.
+    async fn open_volumes(
+        &self,
+        owner: Owner,
+        fetched: &Fetched,
+        mut deadline: HolderDeadline,
+        requests: &mut mpsc::UnboundedReceiver<Request>,
+    ) -> Result<Option<(Vec<VolumeSpec>, HolderDeadline)>, String> {
+        let mut opening = std::pin::pin!(self.volumes(owner, fetched));
+        loop {
+            tokio::select! {
+                volumes = &mut opening => {
+                    let volumes = volumes?;
+                    return Ok((clock::now() < deadline.soft).then_some((volumes, deadline)));
+                }
+                Some(request) = requests.recv() => match request {
+                    Request::Renew { deadline: later } => deadline = deadline.extended_by(later),
+                    _ => return Ok(None),
+                },
+            }
+        }
     }
 
     /// All volumes of a program, one that lies in another after it.

@@ -144,7 +144,9 @@ impl Scheduler {
         let (Some(data), Some(assignment)) = (&program.data, program.stage.assignment()) else { return };
         let Some(loss) = data.loss else { return };
         turn.notice(Notice::DataLost { program: id, loss });
-        let at_most_ms = loss.at_most.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        // Rounded up: a loss is never said to be less than it is.
+        let at_most_ms =
+            loss.at_most.map(|time| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
         let fact = Fact::DataLost { of: loss.epoch, snapshot: loss.snapshot, at_most_ms };
         let (epoch, node) = (assignment.epoch, assignment.node);
         turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));

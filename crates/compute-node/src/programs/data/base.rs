@@ -1,5 +1,7 @@
 //! What a program starts with.
 
+use std::sync::Arc;
+
 use chrono::Utc;
 use lease::clock;
 use protocol::data::{DataBase, DataEntry, DataOrder, SnapshotId};
@@ -41,7 +43,7 @@ impl ProgramData {
     /// # Errors
     /// [`DataError`]: [`DataError::NotHere`] when it has not.
     pub(crate) async fn find(
-        &self,
+        self: &Arc<Self>,
         program: ProgramId,
         epoch: Epoch,
         placed: &[PlacedVolume],
@@ -49,7 +51,8 @@ impl ProgramData {
         if wanted(placed)?.is_empty() {
             return Ok(());
         }
-        self.plan(program, epoch).await.map(drop)
+        let data = self.clone();
+        self.threads.run(async move { data.plan(program, epoch).await.map(drop) }).await
     }
 
     /// Makes a program's persistent volumes what it shall start with under this epoch, and says where they are.
@@ -57,15 +60,24 @@ impl ProgramData {
     /// # Errors
     /// [`DataError`]; then the program must not start.
     pub(crate) async fn open(
-        &self,
+        self: &Arc<Self>,
         program: ProgramId,
         epoch: Epoch,
         placed: &[PlacedVolume],
     ) -> Result<Vec<VolumeSpec>, DataError> {
-        let wanted = wanted(placed)?;
+        let (wanted, data) = (wanted(placed)?, self.clone());
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
+        self.threads.run(async move { data.open_wanted(program, epoch, wanted).await }).await
+    }
+
+    async fn open_wanted(
+        &self,
+        program: ProgramId,
+        epoch: Epoch,
+        wanted: Vec<(volumes::VolumeSpec, String)>,
+    ) -> Result<Vec<VolumeSpec>, DataError> {
         if let Some(replicas) = self.replicas.get() {
             replicas.goes_on(program, epoch);
         }

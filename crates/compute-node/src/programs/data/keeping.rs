@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use protocol::ProgramId;
+use protocol::{Epoch, ProgramId};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,6 +31,20 @@ impl ProgramData {
             }
         };
         let _: Option<std::convert::Infallible> = shutdown.run_until_cancelled(ask).await;
+    }
+
+    /// Another node has gone on with the program: what it wrote here is kept for a while, and what was copied here goes.
+    pub(super) async fn retire(&self, program: ProgramId, epoch: Epoch) -> Result<(), volumes::Error> {
+        let known = self.pool.program(program).await?;
+        if known.live().is_some_and(|live| live.epoch < epoch) {
+            let until = Utc::now() + self.config.retention;
+            info!(%program, %epoch, %until, "another node has gone on with it: what it wrote here is removed then");
+            self.pool.retire(program, epoch, until).await?;
+        }
+        for set in known.sets().filter(|set| set.id.epoch < epoch) {
+            self.pool.delete_snapshot(program, set.id).await?;
+        }
+        Ok(())
     }
 
     async fn ask_about(&self, program: ProgramId, catalog: &Arc<Catalog>) -> Result<(), volumes::Error> {

@@ -7,15 +7,18 @@ mod keeping;
 mod replicas;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use chrono::Utc;
 use lease::{BootTime, clock};
-use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, SnapshotId};
+use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, Peer, SnapshotId};
 use protocol::{Account, Address, Epoch, NodeId, ProgramId};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use volumes::Pool;
 use volumes::replication::{ReplicationError, Stream};
@@ -35,6 +38,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// so this only bounds the work.
 const SETTLE: Duration = Duration::from_secs(60);
 
+/// How many threads work on the pool.
+const WORKERS: usize = 2;
+
 /// See the module.
 pub(crate) struct ProgramData {
     pool: Pool,
@@ -49,6 +55,33 @@ pub(crate) struct ProgramData {
     replicas: OnceLock<Replicas>,
     /// Orders came that are not carried out yet.
     ordered: Notify,
+    threads: Threads,
+}
+
+/// Work on the pool may wait for its disk, also where it should not. So it has threads of its own: leases are renewed
+/// meanwhile.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn new() -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread().worker_threads(WORKERS).thread_name("data").enable_all().build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// Runs this there. It is given up when what this returns is dropped.
+    async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let runtime = self.0.as_ref().expect("it is there until it is dropped");
+        AbortOnDropHandle::new(runtime.spawn(work)).await.expect("it does not panic")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // What still runs is interrupted, as by the end of the process.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What the pool has of a program.
@@ -69,11 +102,15 @@ pub(crate) struct Taking {
 
 impl Taking {
     /// Takes in what the connection brings, until it is over.
-    pub(crate) async fn from(self, stream: impl Stream) {
-        if let Some(replicas) = self.data.replicas.get() {
-            let sender = |program, epoch, node| self.data.sender(program, epoch, node);
-            replicas.take_in(stream, sender).await;
-        }
+    pub(crate) async fn from(self, stream: impl Stream + 'static) {
+        let data = self.data.clone();
+        let take_in = async move {
+            if let Some(replicas) = data.replicas.get() {
+                let sender = |program, epoch, node| data.sender(program, epoch, node);
+                replicas.take_in(stream, sender).await;
+            }
+        };
+        self.data.threads.run(take_in).await;
     }
 }
 
@@ -83,6 +120,7 @@ impl ProgramData {
     /// # Errors
     /// When it cannot be used.
     pub(crate) async fn open_pool(config: DataConfig, freezers: Arc<Freezers>) -> Result<Arc<Self>, volumes::Error> {
+        let threads = Threads::new().map_err(|e| volumes::Error::Io("start threads".to_owned(), e))?;
         let data = Self {
             pool: Pool::open(config.pool.clone()).await?,
             config,
@@ -92,6 +130,7 @@ impl ProgramData {
             live_since: Mutex::default(),
             replicas: OnceLock::new(),
             ordered: Notify::new(),
+            threads,
         };
         data.look().await?;
         Ok(Arc::new(data))
@@ -153,13 +192,16 @@ impl ProgramData {
 
     /// Nothing of the program runs any more: brings the rest of what it wrote to its standby, as far as there is one and
     /// that does not take too long.
-    pub(crate) async fn settle(&self, Assignment { program, epoch }: Assignment) {
-        if let Some(replicas) = self.replicas.get() {
+    pub(crate) async fn settle(self: Arc<Self>, Assignment { program, epoch }: Assignment) {
+        let data = self.clone();
+        let settle = async move {
+            let Some(replicas) = data.replicas.get() else { return };
             replicas.finish(program, epoch, SETTLE).await;
-            if let Err(error) = self.look().await {
+            if let Err(error) = data.look().await {
                 warn!(%program, %error, "cannot look what there is of its volumes");
             }
-        }
+        };
+        self.threads.run(settle).await;
     }
 
     /// Takes in copies from another node; `None` when too many do already, or this node is not known to the network.
@@ -184,7 +226,7 @@ impl ProgramData {
             }
             let (live, at) = (known.live().map(|live| live.epoch), clock::now());
             let copy = match self.replicas.get() {
-                Some(replicas) => replicas.copy(program).await?,
+                Some(replicas) => replicas.copy(program).await.ok().flatten(),
                 None => known.sets().last().map(|set| (set.id, age_on_the_wall(set.taken))),
             };
             if live.is_some() || copy.is_some() {
@@ -195,17 +237,19 @@ impl ProgramData {
         Ok(())
     }
 
-    /// Brings replication in line with the orders.
-    async fn carry_out(&self) -> Result<(), volumes::Error> {
-        let Some(replicas) = self.replicas.get() else { return Ok(()) };
+    /// Brings what is done in line with the orders. What does not succeed is tried again with the next look.
+    async fn carry_out(&self) {
+        let Some(replicas) = self.replicas.get() else { return };
         let orders: Vec<_> = locked(&self.orders).values().cloned().collect();
         for DataEntry { program, epoch, order } in &orders {
-            let DataOrder::Live { standby, .. } = order else { continue };
-            let known = self.pool.program(*program).await?;
-            if known.live().is_some_and(|live| live.epoch == *epoch) {
-                let since = locked(&self.live_since).get(&Assignment { program: *program, epoch: *epoch }).copied();
-                replicas.start(*program, *epoch, since).await?;
-                replicas.set_standby(*program, standby.clone()).await;
+            let obeyed = match order {
+                DataOrder::Live { standby, .. } => self.replicate(replicas, *program, *epoch, standby.clone()).await,
+                DataOrder::Retire => self.retire(*program, *epoch).await,
+                // The primary comes and brings them.
+                DataOrder::Keep { .. } => Ok(()),
+            };
+            if let Err(error) = obeyed {
+                warn!(%program, %epoch, %error, "cannot do what the scheduler ordered about its data");
             }
         }
         let is_live = |program: ProgramId, epoch: Epoch| {
@@ -215,26 +259,42 @@ impl ProgramData {
             orders.iter().any(ordered)
         };
         replicas.keep(is_live);
+    }
+
+    async fn replicate(
+        &self,
+        replicas: &Replicas,
+        program: ProgramId,
+        epoch: Epoch,
+        standby: Option<Peer>,
+    ) -> Result<(), volumes::Error> {
+        let known = self.pool.program(program).await?;
+        if known.live().is_some_and(|live| live.epoch == epoch) {
+            let since = locked(&self.live_since).get(&Assignment { program, epoch }).copied();
+            replicas.start(program, epoch, since).await?;
+            replicas.set_standby(program, standby).await;
+        }
         Ok(())
     }
 
     /// Carries out orders, lets the pool grow and removes what is over, until `shutdown`.
     pub(crate) async fn keep_house(self: Arc<Self>, shutdown: CancellationToken) {
-        let work = async {
+        let data = self.clone();
+        let work = async move {
             loop {
-                let _ = tokio::time::timeout(HOUSEKEEPING, self.ordered.notified()).await;
+                let _ = tokio::time::timeout(HOUSEKEEPING, data.ordered.notified()).await;
                 let kept = async {
-                    self.carry_out().await?;
-                    self.pool.grow_if_needed().await?;
-                    self.pool.collect(Utc::now()).await?;
-                    self.look().await
+                    data.carry_out().await;
+                    data.pool.grow_if_needed().await?;
+                    data.pool.collect(Utc::now()).await?;
+                    data.look().await
                 };
                 if let Err(error) = kept.await {
                     warn!(%error, "the pool cannot be looked after");
                 }
             }
         };
-        let _: Option<std::convert::Infallible> = shutdown.run_until_cancelled(work).await;
+        let _: Option<std::convert::Infallible> = shutdown.run_until_cancelled(self.threads.run(work)).await;
     }
 }
 
@@ -246,6 +306,7 @@ impl Flush for ProgramData {
         }
         let not_yet = || FlushError::NoStandby("this node is not connected to the network yet".to_owned());
         let replicas = self.replicas.get().ok_or_else(not_yet)?;
+        // Only waits: the work is done by the replica's own task.
         replicas.flush(program, epoch).await.map_err(|error| match error {
             ReplicationError::NoStandby => FlushError::NoStandby(error.to_string()),
             ReplicationError::Stopped | ReplicationError::Missing(_) => FlushError::Stopped(error.to_string()),
