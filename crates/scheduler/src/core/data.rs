@@ -150,10 +150,13 @@ impl Data {
     }
 
     /// The nodes beside the writer and the keeper of copies that have something of it, once that is known to be of no use
-    /// any more: the one that writes now is heard of with its data, and the standby with a copy of that.
+    /// any more: the one that writes now is heard of with its data, and the standby with a copy of that. A copy that is left
+    /// from an earlier epoch could be older than what is elsewhere.
     pub(super) fn overtaken(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
-        let standby = self.confirmed.filter(|standby| self.filling.is_none() && self.behind(*standby).is_some());
-        let standby = standby.filter(|_| self.has_live(node));
+        let epoch = self.live().filter(|(writer, _)| *writer == node).map(|(_, live)| live.epoch);
+        let copy = |node: &NodeId| self.held.get(node).and_then(|held| held.copy.as_ref());
+        let is_of_now = |standby: &NodeId| copy(standby).is_some_and(|copy| Some(copy.newest.epoch) == epoch);
+        let standby = self.confirmed.filter(|_| self.filling.is_none()).filter(is_of_now);
         let others = self.held.iter().filter(move |(other, _)| **other != node && Some(**other) != standby);
         let others = others.filter(|(_, held)| held.live.is_some() || held.copy.is_some()).map(|(other, _)| *other);
         others.filter(move |_| standby.is_some())

@@ -87,18 +87,12 @@ impl Scheduler {
             ReportedState::Refused(_) => self.turned_down(turn, id, node, Cause::Refused),
             _ => {
                 observe(assignment, report, turn);
-                let has_recovered =
-                    assignment.failing_since.is_none() && assignment.unwanted() == Some(Cause::NodeFault);
-                if has_recovered {
-                    let cause = program.reason_to_leave(node, false);
-                    program
-                        .stage
-                        .assignment_mut()
-                        .into_iter()
-                        .for_each(|assignment| assignment.leave(cause, turn.wall));
+                if assignment.failing_since.is_none() && assignment.unwanted() == Some(Cause::NodeFault) {
+                    assignment.leave(None, turn.wall);
+                    self.look_for_reason_to_leave(turn, id);
                 }
                 if report.state == ReportedState::Ready && !is_releasing {
-                    program.avoid.remove(&node);
+                    self.programs.get_mut(&id).map(|program| program.avoid.remove(&node));
                     self.ready_after_move(turn, id, node);
                 }
                 self.settle(turn, id);

@@ -57,14 +57,12 @@ impl Scheduler {
 
     /// A node that left is back: its programs stay.
     fn node_returned(&mut self, turn: &mut Turn, id: NodeId) {
-        let is_drained = self.nodes.get(&id).is_some_and(Node::is_drained);
         for program in self.programs_on(id) {
-            let Some(back) = self.programs.get_mut(&program) else { continue };
-            let cause = back.reason_to_leave(id, is_drained);
-            if let Stage::Assigned(assignment) = &mut back.stage
+            if let Some(Stage::Assigned(assignment)) = self.programs.get_mut(&program).map(|p| &mut p.stage)
                 && assignment.unwanted() == Some(Cause::NodeWithdrawn)
             {
-                assignment.leave(cause, turn.wall);
+                assignment.leave(None, turn.wall);
+                self.look_for_reason_to_leave(turn, program);
                 self.settle(turn, program);
             }
         }

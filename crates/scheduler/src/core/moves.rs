@@ -27,7 +27,7 @@ use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::assignment::{Avoid, Program, Stage};
 use super::event::{AskedMove, Cause, Command, Notice, Write};
-use super::nodes::Life;
+use super::nodes::{Life, Node};
 use super::placement::{cannot_take, explain, obstacle};
 use super::programs::doubled;
 use super::turn::Turn;
@@ -158,7 +158,7 @@ impl Program {
 
     /// Whether the node that it left may have to take it back: it keeps what it has until then.
     pub(super) fn may_go_back(&self) -> bool {
-        self.stage.assignment().is_some_and(|a| self.arrives_on(a.node) && !a.has_started)
+        self.stage.assignment().is_some_and(|a| self.arrives_on(a.node) && !a.was_seen)
     }
 
     /// How far its move is, and where it goes.
@@ -326,6 +326,17 @@ impl Scheduler {
         }
         program.moves.asked = Some(asked);
         self.settle(turn, id);
+    }
+
+    /// What made it leave is over; somebody may want it to leave all the same.
+    pub(super) fn look_for_reason_to_leave(&mut self, turn: &mut Turn, id: ProgramId) {
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        let here = program.stage.assignment().map(|assignment| assignment.node);
+        let is_drained = here.and_then(|node| self.nodes.get(&node)).is_some_and(Node::is_drained);
+        let cause = here.and_then(|node| program.reason_to_leave(node, is_drained));
+        if let Stage::Assigned(assignment) = &mut program.stage {
+            assignment.leave(cause, turn.wall);
+        }
     }
 
     /// Its assignment is closed, and it goes on elsewhere once that node has everything that it wrote.

@@ -55,7 +55,7 @@ async fn an_owner_moves_a_program_and_everybody_can_follow() {
             phases.push(phase);
         }
     }
-    assert_eq!(phases, [Some(MovePhase::Stopping), Some(MovePhase::Starting), None]);
+    assert_eq!(phases, [Some(MovePhase::Waiting), Some(MovePhase::Stopping), Some(MovePhase::Starting), None]);
     let vm = scheduler.vm(program).await.unwrap();
     let end = vm.last_move.unwrap();
     assert_eq!((vm.moving, end.outcome, end.from, end.to), (None, MoveOutcome::Done, nodes[0].id, Some(nodes[1].id)));

@@ -143,6 +143,22 @@ impl Database {
         }
     }
 
+    /// Keeps what lasts of an order.
+    pub(super) fn record(&mut self, operation: &Operation, by: &Address) {
+        match operation {
+            Operation::Drain { node, reason } => drop(self.draining.insert(*node, reason.clone())),
+            Operation::Undrain { node } => drop(self.draining.remove(node)),
+            Operation::Move { program, to } => {
+                if let Some((from, _)) = self.open.get(program).copied() {
+                    let (at, by) = (DateTime::UNIX_EPOCH, by.clone());
+                    self.moves.insert(*program, AskedMove { program: *program, from, to: *to, by, at });
+                }
+            }
+            Operation::CancelMove { program } => drop(self.moves.remove(program)),
+            Operation::Lost { .. } | Operation::Resume => {}
+        }
+    }
+
     pub(super) fn restore(&mut self, own_wait: Duration) -> Restored {
         let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
         let open = self.open.iter().map(|(program, (node, epoch))| OpenAssignment {
@@ -269,19 +285,7 @@ impl Bench {
     /// Somebody orders this, and it is recorded.
     pub(super) fn order(&mut self, operation: Operation) -> Vec<Command> {
         let by = Address::new("0x01");
-        match &operation {
-            Operation::Drain { node, reason } => drop(self.database.draining.insert(*node, reason.clone())),
-            Operation::Undrain { node } => drop(self.database.draining.remove(node)),
-            Operation::Move { program, to } => {
-                if let Some((from, _)) = self.database.open.get(program).copied() {
-                    let (at, by) = (DateTime::UNIX_EPOCH, by.clone());
-                    let asked = AskedMove { program: *program, from, to: *to, by, at };
-                    self.database.moves.insert(*program, asked);
-                }
-            }
-            Operation::CancelMove { program } => drop(self.database.moves.remove(program)),
-            Operation::Lost { .. } | Operation::Resume => {}
-        }
+        self.database.record(&operation, &by);
         self.event(Event::Ordered { operation, by })
     }
 

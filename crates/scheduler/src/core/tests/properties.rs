@@ -13,6 +13,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (1500_u16..8000).prop_map(Act::Pass),
         3 => some_program().prop_map(Act::Desire),
         2 => some_program().prop_map(Act::Forget),
+        2 => (some_program(), prop::option::of(node())).prop_map(|(program, to)| Act::Move(program, to)),
+        1 => some_program().prop_map(Act::CancelMove),
         1 => (0..=NODES).prop_map(Act::ListNodes),
         1 => node().prop_map(Act::Withdraw),
         3 => node().prop_map(Act::Connect),

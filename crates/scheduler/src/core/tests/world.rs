@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use lease::{BootTime, HolderDeadline, LeaseTimes};
 use protocol::control::{Directive, FromScheduler, Grant, Heartbeat, Refusal, ReportedState, SetEntry, SetVersion};
+use protocol::operation::Operation;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::bench::{Database, capacity, node, program, registration, report, spec};
@@ -22,6 +23,9 @@ pub(super) enum Act {
     Pass(u16),
     Desire(u8),
     Forget(u8),
+    /// Somebody wants a program to run on this node; on any other than its own when there is none.
+    Move(u8, Option<u8>),
+    CancelMove(u8),
     ListNodes(u8),
     Withdraw(u8),
     Connect(u8),
@@ -239,6 +243,10 @@ impl World {
                 self.desired.insert(number, false);
                 self.event(Event::ProgramGone { program: program(number), evidence: Gone::Forgotten });
             }
+            Act::Move(number, to) => {
+                self.order(Operation::Move { program: program(number), to: to.map(node) });
+            }
+            Act::CancelMove(number) => self.order(Operation::CancelMove { program: program(number) }),
             Act::ListNodes(but) => {
                 let list = (1..=NODES).filter(|number| *number != but).map(registration).collect();
                 self.event(Event::NodesListed(list));
@@ -346,6 +354,15 @@ impl World {
     /// On how many nodes a program runs.
     pub(super) fn running(&self, number: u8) -> usize {
         self.machines.values().filter(|machine| machine.runs(program(number), self.now)).count()
+    }
+
+    /// An order that the scheduler does not object to is recorded, then carried out.
+    fn order(&mut self, operation: Operation) {
+        if self.scheduler.objection(&operation).is_none() {
+            let by = Address::new("0x01");
+            self.database.record(&operation, &by);
+            self.event(Event::Ordered { operation, by });
+        }
     }
 
     fn machine(&mut self, number: u8) -> &mut Machine {
