@@ -171,3 +171,36 @@ async fn an_agent_comes_back_while_the_message_node_is_down() {
     let _agent = restarted.next_agent(&[]).await;
     outlives_the_lease(ended, &url, &who, asked).await;
 }
+
+/// Freezes the sandboxes of a node, as its agent does while it takes a snapshot.
+fn freeze_all(node: &ComputeNode) {
+    for sandbox in std::fs::read_dir(node.run_dir()).unwrap().flatten() {
+        let spec = std::fs::read(sandbox.path().join("spec.json")).unwrap();
+        let spec: Value = serde_json::from_slice(&spec).unwrap();
+        let group = spec["driver"]["cgroup"].as_str().unwrap();
+        let v1 = PathBuf::from("/sys/fs/cgroup/freezer").join(group).join("freezer.state");
+        let v2 = PathBuf::from("/sys/fs/cgroup").join(group).join("cgroup.freeze");
+        let (file, word) = if v1.exists() { (v1, "FROZEN") } else { (v2, "1") };
+        std::fs::write(file, word).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_was_frozen_when_its_agent_died_goes_on() {
+    let network = Network::up(UpOptions::new(1, &["--lease", "10s", "--heartbeat", "1s"])).await;
+    let aleph = Aleph::of(&network);
+    let folder = folder_with("main.py", WHO);
+    let program = aleph.upload(folder.path(), "main:app", &["--persistent"]).await;
+    let url = network.program_url(&program);
+    let (who, asked) = ask(&url).await;
+    let restarted = Restarted::new(&network, &network.compute_nodes[0].url);
+    restarted.node.signal(Signal::KILL);
+    eventually("the agent is dead", async || reqwest_client().get(&restarted.node.url).send().await.err()).await;
+    freeze_all(&restarted.node);
+    let agent = restarted.next_agent(&["--stop-programs"]).await;
+    assert_eq!(ask(&url).await, (who, asked + 1), "the same process goes on");
+    // And once more, to be ended: what is frozen is not in the way.
+    freeze_all(&restarted.node);
+    assert_eq!(agent.end(Signal::TERM).await.code(), Some(0));
+    assert!(!restarted.node.run_dir().exists(), "nothing is left");
+}
