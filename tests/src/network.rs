@@ -154,6 +154,12 @@ impl Network {
             .args(["up", "--json", "--nodes", &options.nodes.to_string(), "--port", &port.to_string(), "--data-dir"])
             .arg(root)
             .args(&options.arguments)
+            // Most tests have no data.
+            .args(if options.arguments.iter().any(|argument| argument == "--pool-mib") {
+                [].as_slice()
+            } else {
+                &["--pool-mib", "0"]
+            })
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

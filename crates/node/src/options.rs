@@ -69,9 +69,9 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value_t = 10_000)]
     pub(crate) balance: u64,
 
-    /// MiB that each compute node keeps for volumes that programs write to; none if not given
-    #[arg(long, value_parser = clap::value_parser!(u64).range(256..))]
-    pub(crate) pool_mib: Option<u64>,
+    /// MiB that each compute node has for volumes that programs write to, at most; 0 for none
+    #[arg(long, default_value_t = 4096, value_parser = pool_mib)]
+    pub(crate) pool_mib: u64,
 
     /// How often what programs have written is sent to the nodes that keep copies
     #[arg(long, default_value = "1s", value_parser = duration)]
@@ -319,6 +319,13 @@ pub(crate) struct GatewayOptions {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write for example 500ms, 5s or 2m"))
+}
+
+fn pool_mib(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(mib @ (0 | 256..)) => Ok(mib),
+        _ => Err("expected 0, or 256 and more".to_owned()),
+    }
 }
 
 fn retention(text: &str) -> Result<Duration, String> {

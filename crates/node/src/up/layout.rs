@@ -243,8 +243,8 @@ impl Layout {
             format!("100.{}.0.0/16", 64 + index).into(),
             "--stop-programs".into(),
         ];
-        if let Some(pool_mib) = options.pool_mib {
-            list.extend(["--pool-mib".into(), pool_mib.to_string().into()]);
+        if options.pool_mib > 0 {
+            list.extend(["--pool-mib".into(), options.pool_mib.to_string().into()]);
         }
         arguments(&list)
     }
