@@ -41,6 +41,19 @@ pub enum Host {
     Postgres,
 }
 
+/// What dies while a program moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Nothing.
+    Nothing,
+    /// The node that it moves from, agent and supervisors.
+    Source,
+    /// The node that it moves to.
+    Target,
+    /// The scheduler that leads.
+    Leader,
+}
+
 /// Something that happens to a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -52,6 +65,8 @@ pub enum Fault {
     Link(Host, Cut),
     /// Not one byte is left.
     FullDisk(Host),
+    /// A program is moved to another node, with its data if it has any.
+    Move(Meanwhile),
 }
 
 impl Fault {
@@ -73,7 +88,8 @@ impl Fault {
         let stops = parts.into_iter().map(Self::Stop);
         let links = hosts.into_iter().flat_map(|host| cuts.map(|cut| Self::Link(host, cut)));
         let disks = [Host::Node, Host::MessageNode, Host::Postgres].map(Self::FullDisk);
-        kills.chain(stops).chain(links).chain(disks).collect()
+        let moves = [Meanwhile::Nothing, Meanwhile::Source, Meanwhile::Target, Meanwhile::Leader].map(Self::Move);
+        kills.chain(stops).chain(links).chain(disks).chain(moves).collect()
     }
 
     /// Whether nobody can take over before it is healed: what runs goes on for its lease only, and is back after that.
@@ -83,6 +99,7 @@ impl Fault {
                 matches!(part, Part::Schedulers | Part::Postgres | Part::Everything)
             }
             Self::Link(host, _) | Self::FullDisk(host) => matches!(host, Host::Postgres),
+            Self::Move(_) => false,
         }
     }
 
@@ -96,6 +113,7 @@ impl Fault {
         match self {
             Self::Kill(part) | Self::Stop(part) => matches!(part, Part::Agent | Part::Supervisors | Part::Node),
             Self::Link(host, _) | Self::FullDisk(host) => matches!(host, Host::Node),
+            Self::Move(meanwhile) => matches!(meanwhile, Meanwhile::Source),
         }
     }
 
@@ -123,6 +141,7 @@ impl fmt::Display for Fault {
                 write!(f, "{how}: {host}")
             }
             Self::FullDisk(host) => write!(f, "full disk: {host}"),
+            Self::Move(meanwhile) => write!(f, "planned move: {meanwhile}"),
         }
     }
 }
@@ -139,6 +158,17 @@ impl fmt::Display for Part {
             Self::Postgres => "PostgreSQL",
             Self::Gateway => "gateway",
             Self::Everything => "everything at once",
+        })
+    }
+}
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing else",
+            Self::Source => "kill -9 of the source",
+            Self::Target => "kill -9 of the target",
+            Self::Leader => "kill -9 of the leader",
         })
     }
 }

@@ -3,22 +3,27 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aleph_tests::signal;
 use rustix::process::Signal;
 
 use crate::daemon::Daemon;
-use crate::fault::{Fault, Host, Part};
+use crate::fault::{Fault, Host, Meanwhile, Part};
 use crate::hosts::Place;
 use crate::world::{World, disk};
 
 /// Whom it hits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Victims {
+    /// The program, if it is one.
+    pub(crate) program: usize,
     /// The compute node, if it is one.
     pub(crate) node: usize,
     /// The scheduler that leads.
     pub(crate) leader: usize,
+    /// How long into something else it comes.
+    pub(crate) into: Duration,
 }
 
 /// What was done and has to be undone.
@@ -41,7 +46,7 @@ impl Victims {
 
 impl World<'_> {
     /// Makes it happen.
-    pub(crate) fn injure(&mut self, fault: Fault, victims: Victims) -> Injury {
+    pub(crate) async fn injure(&mut self, fault: Fault, victims: Victims) -> Injury {
         let mut stopped = Vec::new();
         match fault {
             Fault::Kill(part) => self.processes(part, victims).into_iter().for_each(|pid| signal(pid, Signal::KILL)),
@@ -51,6 +56,11 @@ impl World<'_> {
             }
             Fault::Link(host, cut) => self.hosts.cut(victims.place(host), cut),
             Fault::FullDisk(host) => fill(&disk(self.root, victims.place(host))),
+            Fault::Move(meanwhile) => {
+                let target = self.order_move(victims.program).await;
+                tokio::time::sleep(victims.into).await;
+                self.dying(meanwhile, victims, target).into_iter().for_each(|pid| signal(pid, Signal::KILL));
+            }
         }
         Injury { fault, victims, stopped }
     }
@@ -63,14 +73,23 @@ impl World<'_> {
             Fault::FullDisk(host) => {
                 let _ = std::fs::remove_file(filler(&disk(self.root, injury.victims.place(host))));
             }
-            Fault::Kill(_) | Fault::Stop(_) => {}
+            Fault::Kill(_) | Fault::Stop(_) | Fault::Move(_) => {}
         }
         let missing = self.start_missing();
-        if matches!(injury.fault, Fault::Kill(_)) { Vec::new() } else { missing }
+        if matches!(injury.fault, Fault::Kill(_) | Fault::Move(_)) { Vec::new() } else { missing }
+    }
+
+    fn dying(&mut self, meanwhile: Meanwhile, victims: Victims, target: Option<usize>) -> Vec<i32> {
+        match (meanwhile, target) {
+            (Meanwhile::Source, _) => self.processes(Part::Node, victims),
+            (Meanwhile::Target, Some(node)) => self.processes(Part::Node, Victims { node, ..victims }),
+            (Meanwhile::Leader, _) => self.processes(Part::Leader, victims),
+            (Meanwhile::Nothing | Meanwhile::Target, _) => Vec::new(),
+        }
     }
 
     fn processes(&mut self, part: Part, victims: Victims) -> Vec<i32> {
-        let Victims { node, leader } = victims;
+        let Victims { node, leader, .. } = victims;
         match part {
             Part::Agent => self.nodes[node].pid().into_iter().collect(),
             Part::Supervisors => self.supervisors(node),
@@ -82,7 +101,7 @@ impl World<'_> {
             Part::Postgres => self.postgres.processes(),
             Part::Gateway => self.gateway.pid().into_iter().collect(),
             Part::Everything => {
-                let nodes = (0..self.nodes.len()).map(|node| Victims { node, leader });
+                let nodes = (0..self.nodes.len()).map(|node| Victims { node, ..victims });
                 let nodes: Vec<_> = nodes.flat_map(|victims| self.processes(Part::Node, victims)).collect();
                 let others = [Part::Schedulers, Part::MessageNode, Part::Postgres, Part::Gateway];
                 let others = others.into_iter().flat_map(|part| self.processes(part, victims));

@@ -89,7 +89,7 @@ impl Story<'_> {
         let victims = self.victims(chance).await?;
         let lasts = fault.duration(self.options.lease, chance);
         let began = now();
-        let injury = self.world.injure(fault, victims);
+        let injury = self.world.injure(fault, victims).await;
         sleep(lasts).await;
         let healed = now();
         let mut ended = self.world.heal(&injury);
@@ -141,7 +141,8 @@ impl Story<'_> {
         let (leader, _) = self.world.leader().await.context("no scheduler leads")?;
         let (program, any) = (chance.usize(..self.programs.len()), chance.usize(..self.options.nodes));
         let node = if chance.f64() < 0.9 { self.world.node_of(program).await.unwrap_or(any) } else { any };
-        Ok(Victims { node, leader })
+        let into = Duration::from_millis(chance.u64(..1500));
+        Ok(Victims { program, node, leader, into })
     }
 
     /// Waits until everything is well. Says what was not so far, in order; what had to be started meanwhile; whether it was

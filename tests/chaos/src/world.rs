@@ -119,6 +119,20 @@ impl World<'_> {
         (0..self.nodes.len()).find(|&number| Place::Node(number).url(NODE_PORT) == url)
     }
 
+    /// Has the scheduler move a program. Says the number of the node that it is to move to, if one is known.
+    pub(crate) async fn order_move(&self, program: usize) -> Option<usize> {
+        let id = self.programs[program];
+        let ordered = self.aleph.run(&["program", "move", &id.to_string(), "--no-wait"]).await;
+        if ordered.code != 0 {
+            eprintln!("chaos: program {program} is not moved: {}", ordered.stderr);
+        }
+        let (_, scheduler) = self.leader().await?;
+        let record = scheduler.vm(&id).await.ok()??;
+        let to = record.moving.and_then(|moving| moving.to).or_else(|| record.data?.standby)?;
+        let url = scheduler.node(&to).await.ok()??.address;
+        (0..self.nodes.len()).find(|&number| Place::Node(number).url(NODE_PORT) == url)
+    }
+
     /// The processes of a node's supervisors.
     pub(crate) fn supervisors(&self, node: usize) -> Vec<i32> {
         compute_node(self.root, node).supervisors()
