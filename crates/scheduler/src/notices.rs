@@ -38,7 +38,7 @@ pub(crate) fn log(notice: &Notice) {
             None => tracing::info!(%program, from = %end.from, outcome = end.outcome.as_str(), "its move is over"),
         },
         Notice::DataLost { program, loss } => {
-            tracing::warn!(%program, ?loss, "it goes on with less than it had written")
+            tracing::warn!(%program, ?loss, "it goes on with less than it had written");
         }
         Notice::Brake { stopped: Some(reason) } => tracing::error!("{reason}"),
         Notice::Brake { stopped: None } => tracing::warn!("reallocation goes on"),

@@ -176,10 +176,12 @@ impl Scheduler {
                 failure: assignment.observed.as_ref().and_then(|o| o.failure.clone()),
                 restarts: assignment.observed.as_ref().map_or(0, |o| o.restarts),
             }),
-            target: match &program.stage {
-                Stage::Releasing { target, .. } => *target,
-                _ => None,
-            },
+            target: program
+                .moves
+                .under_way
+                .as_ref()
+                .filter(|transfer| assignment.is_none_or(|assignment| assignment.node != transfer.to))
+                .map(|transfer| (transfer.to, transfer.stopped.unwrap_or(transfer.since))),
             note: note(program, state, self.now).or_else(|| self.brake_note(program)),
             data: program.data.as_ref().map(|data| DataView {
                 standby: data.keeper().map(|node| (node, data.filling.is_none())),
