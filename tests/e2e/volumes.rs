@@ -129,11 +129,89 @@ async fn a_program_goes_on_with_its_data_on_another_node() {
     let lost = lost.expect("what the crash cost is in the history");
     assert!(lost["snapshot"].is_string() && lost["at_most_ms"].is_u64(), "{lost}");
 
-    // It returns with a copy that nobody wants any more, and gets the new one.
+    // It returns with a copy that nobody wants any more: that is put aside, and never served.
     node.signal(Signal::CONT);
     replicated(&second, &program).await;
+    eventually("the old copy is put aside", async || {
+        network.logs().contains("another node has gone on with it").then_some(())
+    })
+    .await;
     assert_eq!(ask(&network, &program, "/count").await["answer"], 5);
     assert_eq!(aleph.find(&program).await["node_url"], second.as_str());
+}
+
+/// A program that counts on a volume, with a complete copy on another node. Says where both are.
+async fn counting(nodes: u16) -> (Network, Aleph, String, [String; 2]) {
+    let network = Network::up(UpOptions::new(nodes, &["--pool-mib", "512"])).await;
+    let aleph = Aleph::of(&network);
+    let folder = folder_with("main.py", COUNTER);
+    let volume = ["--persistent", "--persistent-volume", "name=data,mount=/data,size_mib=50"];
+    let program = aleph.upload(folder.path(), "main:app", &volume).await;
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 1);
+    let node = aleph.find(&program).await["node_url"].as_str().unwrap().to_owned();
+    replicated(&node, &program).await;
+    let standby = eventually("the scheduler knows of the copy", async || standby(&aleph, &program).await).await;
+    (network, aleph, program, [node, standby])
+}
+
+/// The node that keeps a complete copy.
+async fn standby(aleph: &Aleph, program: &str) -> Option<String> {
+    let data = &aleph.find(program).await["data"];
+    let is_complete = data["standby_is_complete"] == true;
+    data["standby"].as_str().filter(|_| is_complete).map(str::to_owned)
+}
+
+#[tokio::test]
+async fn a_program_is_moved_there_and_back_with_everything_it_wrote() {
+    let (network, aleph, program, [first, _]) = counting(2).await;
+    let moved = aleph.json(&["program", "move", &program]).await;
+    assert!(moved["outcome"] == "done" && moved["node_url"] != first.as_str(), "{moved}");
+    assert_eq!(ask(&network, &program, "/count").await, serde_json::json!({ "epoch": "2", "answer": 2 }));
+    let back = aleph.json(&["program", "move", &program, "--to", &network.node(&first).id]).await;
+    assert_eq!(back["node_url"], first.as_str(), "{back}");
+    assert_eq!(ask(&network, &program, "/count").await, serde_json::json!({ "epoch": "3", "answer": 3 }));
+    let history = aleph.json(&["program", "history", &program, "--verify"]).await;
+    assert!(history["entries"].as_array().unwrap().iter().all(|entry| entry["fact"] != "data_lost"), "{history}");
+}
+
+#[tokio::test]
+async fn a_standby_that_is_lost_is_replaced_while_the_program_runs() {
+    let (network, aleph, program, [first, lost]) = counting(3).await;
+    network.node(&lost).kill_everything();
+    let next = eventually("another node has a copy", async || {
+        standby(&aleph, &program).await.filter(|standby| *standby != lost)
+    })
+    .await;
+    let found = aleph.find(&program).await;
+    assert_eq!((&found["epoch"], &found["node_url"]), (&1.into(), &first.as_str().into()), "it never stopped");
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 2);
+    // The new one is as good as the first.
+    replicated(&first, &program).await;
+    network.node(&first).kill_everything();
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 3);
+    assert_eq!(aleph.find(&program).await["allocated_node"].as_str(), Some(next.as_str()));
+}
+
+#[tokio::test]
+async fn a_target_that_dies_in_the_middle_of_a_move_costs_nothing() {
+    let (network, aleph, program, [first, target]) = counting(2).await;
+    // It hangs: whatever it is told next, it does not do.
+    network.node(&target).signal(Signal::STOP);
+    aleph.json(&["program", "move", &program, "--to", &target, "--no-wait"]).await;
+    // Either it was stopped already, and comes back, or it was not: then it waits for the node and runs on.
+    eventually("it is where it was, and the move does not go on", async || {
+        let found = aleph.find(&program).await;
+        let rests = found["moving"].is_null() || found["moving"]["phase"] == "waiting";
+        (rests && found["state"] == "ready" && found["node_url"] == first.as_str()).then_some(())
+    })
+    .await;
+    if !aleph.find(&program).await["moving"].is_null() {
+        aleph.json(&["program", "move", &program, "--cancel"]).await;
+    }
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 2);
+    network.node(&target).signal(Signal::CONT);
+    replicated(&first, &program).await;
+    assert_eq!(ask(&network, &program, "/count").await["answer"], 3);
 }
 
 #[tokio::test]
