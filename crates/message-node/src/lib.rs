@@ -34,7 +34,7 @@ mod server;
 mod store;
 mod view;
 
-pub use archive::SnapshotsPlace;
+pub use archive::{Bucket, SnapshotsPlace};
 pub use config::{ArchiveConfig, Config, Limits, Timing};
 pub use error::RunError;
 pub use server::run;

@@ -18,7 +18,7 @@ mod replay;
 mod seal;
 mod write;
 
-pub use place::SnapshotsPlace;
+pub use place::{Bucket, SnapshotsPlace};
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -136,13 +136,8 @@ impl Archive {
     pub(crate) async fn open(config: &Config, store: Store, address: SocketAddr) -> Result<Self, RunError> {
         let default = || SnapshotsPlace::Folder(config.data_dir.join("snapshots"));
         let place = config.archive.place.clone().unwrap_or_else(default);
-        let opened = Place::open(&place).map_err(|source| {
-            let place = match &place {
-                SnapshotsPlace::Folder(folder) => folder.display().to_string(),
-                SnapshotsPlace::S3(url) => url.to_string(),
-            };
-            RunError::Snapshots { place, source }
-        })?;
+        let unusable = |source| RunError::Snapshots { place: place.to_string(), source };
+        let opened = Place::open(&place).map_err(unusable)?;
         let key_path = config.data_dir.join("snapshots.key");
         let database = |e: StoreError| RunError::Database { path: "messages.sqlite".into(), cause: e.to_string() };
         let has_keys = async { rows::has_keys(&mut *store.read().await?).await };

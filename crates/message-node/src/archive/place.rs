@@ -5,13 +5,16 @@
 //!  <program>/<set>/<volume>.<upload>        the encrypted stream of a volume; names are hexadecimal digits
 //! ```
 
+use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Location;
 use object_store::prefix::PrefixStore;
@@ -25,20 +28,72 @@ const MIB: u64 = 1 << 20;
 pub enum SnapshotsPlace {
     /// A folder that nobody else writes to.
     Folder(PathBuf),
-    /// A bucket and a prefix, `s3://bucket/prefix`. Credentials, region and endpoint are taken from the environment:
-    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT` and the others of the AWS tools.
-    S3(url::Url),
+    /// A bucket.
+    S3(Bucket),
 }
 
-impl std::str::FromStr for SnapshotsPlace {
+/// A bucket of an S3-compatible service, and what is needed to use it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bucket {
+    url: url::Url,
+    settings: Vec<(AmazonS3ConfigKey, String)>,
+}
+
+impl Bucket {
+    /// The bucket at `s3://bucket/prefix`. Credentials, region and endpoint are those of the `AWS_…` variables of an
+    /// environment: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT` and others.
+    ///
+    /// # Errors
+    /// A sentence when it is no such URL.
+    pub fn new(url: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, String> {
+        let expected = "expected a folder or s3://bucket/prefix";
+        let url: url::Url = url.parse().map_err(|e| format!("{e}; {expected}"))?;
+        if url.scheme() != "s3" || url.host_str().is_none_or(str::is_empty) {
+            return Err(expected.to_owned());
+        }
+        let setting = |(name, value): (String, String)| {
+            name.starts_with("AWS_").then(|| Some((name.to_ascii_lowercase().parse().ok()?, value))).flatten()
+        };
+        Ok(Self { url, settings: environment.into_iter().filter_map(setting).collect() })
+    }
+
+    fn open(&self) -> object_store::Result<PrefixStore<AmazonS3>> {
+        // The TLS library has to be chosen before the first client is made.
+        drop(protocol::client::http_client_builder());
+        let bucket = AmazonS3Builder::new().with_bucket_name(self.url.host_str().unwrap_or_default());
+        let settings = self.settings.iter().cloned();
+        let bucket = settings.fold(bucket, |bucket, (name, value)| bucket.with_config(name, value)).build()?;
+        let prefix = Location::parse(self.url.path())?;
+        Ok(PrefixStore::new(bucket, prefix))
+    }
+}
+
+/// Without the settings: there are secrets among them.
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bucket").field(&self.url.as_str()).finish()
+    }
+}
+
+impl fmt::Display for SnapshotsPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => folder.display().fmt(f),
+            Self::S3(bucket) => bucket.url.fmt(f),
+        }
+    }
+}
+
+/// Reads what an operator writes; the settings of a bucket are taken from the environment of this process.
+impl FromStr for SnapshotsPlace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let Some((scheme, _)) = text.split_once("://") else { return Ok(Self::Folder(text.into())) };
-        let expected = "expected a folder or s3://bucket/prefix";
-        let url: url::Url = text.parse().map_err(|e| format!("{e}; {expected}"))?;
-        let is_bucket = scheme == "s3" && url.host_str().is_some_and(|host| !host.is_empty());
-        if is_bucket { Ok(Self::S3(url)) } else { Err(expected.to_owned()) }
+        if !text.contains("://") {
+            return Ok(Self::Folder(text.into()));
+        }
+        let texts = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Bucket::new(text, std::env::vars_os().filter_map(texts)).map(Self::S3)
     }
 }
 
@@ -67,13 +122,9 @@ impl Place {
                 let objects = objects.with_fsync(true).with_automatic_cleanup(true);
                 Ok(Self { objects: Arc::new(objects), pieces: Pieces::Local })
             }
-            SnapshotsPlace::S3(url) => {
-                // The TLS library has to be chosen before the first client is made.
-                drop(protocol::client::http_client_builder());
-                let bucket = url.host_str().unwrap_or_default();
-                let objects = AmazonS3Builder::from_env().with_bucket_name(bucket).build().map_err(io::Error::other)?;
-                let prefix = Location::parse(url.path()).map_err(io::Error::other)?;
-                Ok(Self { objects: Arc::new(PrefixStore::new(objects, prefix)), pieces: Pieces::S3 })
+            SnapshotsPlace::S3(bucket) => {
+                let objects = bucket.open().map_err(io::Error::other)?;
+                Ok(Self { objects: Arc::new(objects), pieces: Pieces::S3 })
             }
         }
     }
@@ -129,6 +180,10 @@ mod tests {
         for wrong in ["s3://", "https://x/y", "s3:///x"] {
             assert!(wrong.parse::<SnapshotsPlace>().unwrap_err().contains("s3://bucket/prefix"), "{wrong}");
         }
+        let secret = ("AWS_SECRET_ACCESS_KEY".to_owned(), "secret".to_owned());
+        let bucket = Bucket::new("s3://bucket/a", [secret, ("HOME".to_owned(), "/".to_owned())]).unwrap();
+        assert_eq!(bucket.settings.len(), 1);
+        assert!(!format!("{bucket:?}").contains("secret"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The archive of snapshot sets, as compute nodes and owners use it. The scheduler is a small server that says what the
 //! test wants.
 
+mod bucket;
 mod damage;
 mod fences;
 mod keeping;
