@@ -34,7 +34,7 @@ async fn two_volumes_and_three_sets_return_as_they_were() {
     let list = world.node.list(&world.program).await.unwrap();
     assert_eq!(list.next, NextSet::Difference { from: world.id(3) });
     assert_eq!(list.bytes, contents.iter().flatten().map(|stream| stream.len() as u64).sum::<u64>());
-    assert_eq!(list.quota_bytes, 4 * (4 + 1) << 20);
+    assert_eq!(list.quota_bytes, 4 * 5 * 1024 * 1024);
     let chain = list.restore_chain();
     assert_eq!(chain.iter().map(|set| set.id).collect::<Vec<_>>(), [world.id(1), world.id(2), world.id(3)]);
     assert!(chain.iter().all(|set| set.made_by == *world.node_account.address() && set.volumes.len() == 2));
