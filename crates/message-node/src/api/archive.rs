@@ -159,18 +159,18 @@ pub(super) async fn send(
     let by = signer(&node, &Method::PUT, &uri, &headers)?;
     // The body stays here: whatever becomes of the stream, what is left of it is read before the answer.
     let (pieces, arriving) = mpsc::channel(1);
-    let arriving = stream::unfold(arriving, async |mut arriving| Some((arriving.recv().await?, arriving)));
-    let mut received = std::pin::pin!(node.archive.receive(&by, &program, id, key, arriving.boxed()));
+    let mut received = std::pin::pin!(node.archive.receive(&by, &program, id, key, arriving_of(arriving).boxed()));
     let mut chunks: Chunks = Box::pin(chunks_of(body).fuse());
     let result = {
         let passed_on = async {
             while let Some(chunk) = chunks.next().await {
                 let failed = chunk.is_err();
-                if pieces.send(chunk).await.is_err() || failed {
-                    break;
+                if pieces.send(Some(chunk)).await.is_err() || failed {
+                    return;
                 }
             }
-            drop(pieces);
+            // An error means that the stream was refused, which is the answer.
+            let _ = pieces.send(None).await;
         };
         tokio::select! {
             result = &mut received => result,
@@ -187,10 +187,26 @@ pub(super) async fn send(
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, Refusal>> + Send>>;
 
+/// What is passed on of a body, `None` at its end. Without that the request has ended before its body.
+fn arriving_of(pieces: mpsc::Receiver<Piece>) -> impl Stream<Item = Result<Bytes, Refusal>> + Send {
+    stream::unfold(Some(pieces), async |pieces| {
+        let mut pieces = pieces?;
+        match pieces.recv().await {
+            Some(piece) => Some((piece?, Some(pieces))),
+            None => Some((Err(broken("the stream broke off; send it again".to_owned())), None)),
+        }
+    })
+}
+
+type Piece = Option<Result<Bytes, Refusal>>;
+
+fn broken(message: String) -> Refusal {
+    Refusal::new(ArchiveCode::Incomplete, message)
+}
+
 /// The body as it comes; ends with an error when nothing comes.
 fn chunks_of(body: Body) -> impl Stream<Item = Result<Bytes, Refusal>> + Send {
-    let broken = |message: String| Refusal::new(ArchiveCode::Incomplete, message);
-    stream::unfold(Some(body.into_data_stream()), move |chunks| async move {
+    stream::unfold(Some(body.into_data_stream()), async |chunks| {
         let mut chunks = chunks?;
         match timeout(SILENCE, chunks.next()).await {
             Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(chunks))),
@@ -236,6 +252,20 @@ async fn read_json<T: DeserializeOwned>(body: Body) -> Answer<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_ends_before_its_body_is_no_end_of_a_stream() {
+        let piece = || Some(Ok(Bytes::from("x")));
+        let (pieces, arriving) = mpsc::channel(2);
+        pieces.send(piece()).await.unwrap();
+        drop(pieces);
+        let got: Vec<_> = arriving_of(arriving).collect().await;
+        assert!(matches!(&got[..], [Ok(_), Err(refusal)] if refusal.code == ArchiveCode::Incomplete));
+        let (pieces, arriving) = mpsc::channel(2);
+        pieces.send(piece()).await.unwrap();
+        pieces.send(None).await.unwrap();
+        assert_eq!(arriving_of(arriving).count().await, 1);
+    }
 
     #[test]
     fn ids_that_are_none_are_refused() {
