@@ -194,7 +194,7 @@ mod tests {
     fn hours_stay_a_day_and_days_a_week() {
         let now = 100 * DAY_US + HOUR_US / 2;
         // Two full sets an hour for ten days, the newest now.
-        let sets: Vec<_> = (0..480u64).map(|n| set(n, None, 1, now - (479 - n as i64) * HOUR_US / 2)).collect();
+        let sets: Vec<_> = (0..480u64).map(|n| set(n, None, 1, now - (479 - n.cast_signed()) * HOUR_US / 2)).collect();
         let gone: BTreeSet<_> = Sets::new(&sets).surplus(now, u64::MAX).into_iter().collect();
         let kept: Vec<_> = sets.iter().filter(|set| !gone.contains(&set.id)).collect();
         let age = |set: &SetFacts| match set.progress {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first_when_there_is_no_room_and_the_newest_never() {
-        let sets: Vec<_> = (0..4u64).map(|n| set(n, None, 10, n as i64 * HOUR_US)).collect();
+        let sets: Vec<_> = (0..4u64).map(|n| set(n, None, 10, n.cast_signed() * HOUR_US)).collect();
         let surplus = |most| Sets::new(&sets).surplus(4 * HOUR_US, most);
         assert_eq!(surplus(40), []);
         assert_eq!(surplus(39), [id(0)]);
