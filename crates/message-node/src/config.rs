@@ -7,6 +7,8 @@ use std::time::Duration;
 use protocol::Address;
 use serde_json::{Map, Value};
 
+use crate::archive::SnapshotsPlace;
+
 const MIB: u64 = 1024 * 1024;
 
 /// Settings of a message node.
@@ -14,7 +16,7 @@ const MIB: u64 = 1024 * 1024;
 pub struct Config {
     /// Where it listens. Port 0 takes a free one, which [`crate::run`] reports.
     pub listen: SocketAddr,
-    /// Where it keeps everything: `messages.sqlite`, `files/` and a lock. Made when it does not exist.
+    /// Where it keeps everything: `messages.sqlite`, `files/`, `snapshots/`, `snapshots.key` and a lock. Made when it does not exist.
     pub data_dir: PathBuf,
     /// A JSON file of balances, `{"0x…": "10000"}`, read again when it changes. Without one nothing has to be paid for.
     pub ledger: Option<PathBuf>,
@@ -22,10 +24,34 @@ pub struct Config {
     pub authority: Option<Address>,
     /// Products of the `pricing` aggregate that replace the built-in ones; what the authority publishes replaces both.
     pub pricing: Map<String, Value>,
+    /// The archive of snapshot sets.
+    pub archive: ArchiveConfig,
     /// Sizes and numbers.
     pub limits: Limits,
     /// Waits.
     pub timing: Timing,
+}
+
+/// Settings of the archive of snapshot sets.
+#[derive(Debug, Clone)]
+pub struct ArchiveConfig {
+    /// Where the sets are kept; `snapshots/` in the data directory if not given.
+    pub place: Option<SnapshotsPlace>,
+    /// Base URLs of the schedulers, which know who may write. Without one nobody may.
+    pub schedulers: Vec<String>,
+    /// Base URLs that this node is reached at: signed requests name their host. The address that it listens on counts
+    /// as well, unless that is all addresses.
+    pub urls: Vec<String>,
+    /// Bytes that the sets of a program may have together, in multiples of the sizes of its volumes.
+    pub quota: u64,
+    /// For how long the archive of a program stays that is over.
+    pub retention: Duration,
+    /// For how long a set stays that was not completed.
+    pub incomplete: Duration,
+    /// Streams that arrive at the same time, of all programs.
+    pub uploads: usize,
+    /// How often what is not needed any more is looked for.
+    pub collect_every: Duration,
 }
 
 /// The largest sizes and numbers that a message node accepts.
@@ -87,8 +113,24 @@ impl Config {
             ledger: None,
             authority: None,
             pricing: Map::new(),
+            archive: ArchiveConfig::default(),
             limits: Limits::default(),
             timing: Timing::default(),
+        }
+    }
+}
+
+impl Default for ArchiveConfig {
+    fn default() -> Self {
+        Self {
+            place: None,
+            schedulers: Vec::new(),
+            urls: Vec::new(),
+            quota: 4,
+            retention: Duration::from_secs(7 * 24 * 3600),
+            incomplete: Duration::from_secs(24 * 3600),
+            uploads: 8,
+            collect_every: Duration::from_secs(600),
         }
     }
 }

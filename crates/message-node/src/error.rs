@@ -34,6 +34,22 @@ pub enum RunError {
         /// Why not.
         cause: String,
     },
+    /// The archive cannot be opened.
+    #[error("cannot use the archive of snapshots at {place}: {source}; set --snapshots, or what the service needs")]
+    Snapshots {
+        /// The folder or URL.
+        place: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The key of the archive cannot be read or made.
+    #[error("cannot use the key of the archive, {path}: {source}")]
+    SnapshotsKey {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; is another program using this port?")]
     Bind {

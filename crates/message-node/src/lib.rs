@@ -11,9 +11,12 @@
 //! * [`Config`] and [`run`] are the entrance; the binary `aleph-node` reads the one and calls the other.
 //! * `core` decides and does no I/O. `pipeline` looks up what `core` asks for and carries out what it says; its module
 //!   documentation has the life of a message.
-//! * Everything is in one directory: `messages.sqlite` and `files/`. What was answered with success is in there, durably.
+//! * `archive` keeps snapshot sets of programs' volumes, encrypted, for the compute nodes that run them.
+//! * Everything is in one directory: `messages.sqlite`, `files/`, `snapshots/` (or a bucket) and `snapshots.key`. What was
+//!   answered with success is in there, durably.
 
 mod api;
+mod archive;
 mod balances;
 mod clock;
 mod config;
@@ -31,6 +34,7 @@ mod server;
 mod store;
 mod view;
 
-pub use config::{Config, Limits, Timing};
+pub use archive::{Bucket, SnapshotsPlace};
+pub use config::{ArchiveConfig, Config, Limits, Timing};
 pub use error::RunError;
 pub use server::run;

@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::archive::Archive;
 use crate::files::Files;
 use crate::pipeline::{Context, Pipeline};
 use crate::store::{Db, Store, Stored};
@@ -17,6 +18,8 @@ pub(crate) struct Node {
     pub context: Arc<Context>,
     /// Where messages go.
     pub pipeline: Pipeline,
+    /// The snapshot sets of programs.
+    pub archive: Arc<Archive>,
     /// Uploads that may start.
     pub uploads: Arc<Semaphore>,
     /// WebSocket streams that may open.

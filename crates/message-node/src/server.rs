@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api;
+use crate::archive::{self, Archive};
 use crate::balances::Balances;
 use crate::config::Config;
 use crate::error::RunError;
@@ -54,6 +55,7 @@ pub async fn run(
     let bind = |source| RunError::Bind { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
+    let archive = Arc::new(Archive::open(&config, store.clone(), address).await?);
 
     let context = Arc::new(Context {
         store: store.clone(),
@@ -72,10 +74,12 @@ pub async fn run(
     let collector =
         collect::run(files, store.clone(), config.limits.clone(), config.timing.clone(), stop_pipeline.clone());
     tasks.push(tokio::spawn(collector));
+    tasks.push(tokio::spawn(archive::collect::run(Arc::clone(&archive), stop_pipeline.clone())));
 
     let node = Node {
         context,
         pipeline,
+        archive,
         uploads: Arc::new(Semaphore::new(config.limits.uploads)),
         streams: Arc::new(Semaphore::new(config.limits.streams)),
         open_streams: TaskTracker::new(),

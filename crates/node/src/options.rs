@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use lease::LeaseConfig;
+use message_node::SnapshotsPlace;
 use protocol::{Address, NodeId};
 use url::Url;
 
@@ -111,6 +112,28 @@ pub(crate) struct MessageNodeOptions {
     /// The account whose aggregates speak for this network: pricing, settings, vm-images
     #[arg(long, env = "ALEPH_NODE_AUTHORITY")]
     pub(crate) authority: Option<Address>,
+
+    /// Base URLs that it is reached at: requests to the archive of snapshots are signed for their host; where it listens
+    /// if not given
+    #[arg(long = "url", value_delimiter = ',', value_parser = base_url, env = "ALEPH_NODE_URL")]
+    pub(crate) urls: Vec<String>,
+
+    /// Base URLs of the schedulers, which know who may archive snapshots; nobody may if not given
+    #[arg(long = "scheduler", value_delimiter = ',', value_parser = base_url, env = "ALEPH_NODE_SCHEDULERS")]
+    pub(crate) schedulers: Vec<String>,
+
+    /// Where snapshots of volumes are archived: a folder, or s3://bucket/prefix with the AWS_… environment; snapshots/ in
+    /// the data directory if not given
+    #[arg(long, env = "ALEPH_NODE_SNAPSHOTS")]
+    pub(crate) snapshots: Option<SnapshotsPlace>,
+
+    /// How much of a program may be archived, in multiples of the sizes of its volumes
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(2..=1000), env = "ALEPH_NODE_SNAPSHOTS_QUOTA")]
+    pub(crate) snapshots_quota: u64,
+
+    /// How long the archive of a forgotten program is kept
+    #[arg(long, default_value = "7d", value_parser = retention, env = "ALEPH_NODE_SNAPSHOTS_RETENTION")]
+    pub(crate) snapshots_retention: Duration,
 }
 
 /// `aleph-node scheduler`.
@@ -339,6 +362,13 @@ fn store(text: &str) -> Result<Url, String> {
     if matches!(url.scheme(), "postgres" | "postgresql") { Ok(url) } else { Err(expected.to_owned()) }
 }
 
+fn base_url(text: &str) -> Result<String, String> {
+    let expected = "expected http://host:port or https://host";
+    let url: Url = text.parse().map_err(|e| format!("{e}; {expected}"))?;
+    let is_http = matches!(url.scheme(), "http" | "https") && url.host_str().is_some();
+    if is_http { Ok(text.trim_end_matches('/').to_owned()) } else { Err(expected.to_owned()) }
+}
+
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().map_err(|_| "expected a number from 0 to 1".to_owned())?;
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("expected a number from 0 to 1".to_owned()) }
@@ -359,6 +389,8 @@ mod tests {
     fn wrong_values_say_what_is_expected() {
         assert!(duration("5 parsecs").unwrap_err().contains("500ms"));
         assert!(store("mysql://x").unwrap_err().contains("postgres://"));
+        assert!(base_url("localhost:4024").unwrap_err().contains("http://"));
+        assert_eq!(base_url("http://localhost:4024/").unwrap(), "http://localhost:4024");
         assert!(share("1.5").unwrap_err().contains("0 to 1"));
     }
 }

@@ -61,6 +61,14 @@ fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
     message_node::Config {
         ledger: options.ledger,
         authority: options.authority,
+        archive: message_node::ArchiveConfig {
+            place: options.snapshots,
+            schedulers: options.schedulers,
+            urls: options.urls,
+            quota: options.snapshots_quota,
+            retention: options.snapshots_retention,
+            ..message_node::ArchiveConfig::default()
+        },
         ..message_node::Config::new(options.listen, options.data_dir)
     }
 }

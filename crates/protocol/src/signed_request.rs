@@ -10,8 +10,8 @@ use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
 use p256::elliptic_curve::JwkEcKey;
 use serde::{Deserialize, Serialize};
 
-use crate::Address;
 use crate::account::{self, Account};
+use crate::{Address, FileHash};
 
 /// The header with the delegation.
 pub const PUBKEY_HEADER: &str = "X-SignedPubKey";
@@ -147,11 +147,38 @@ pub struct ReceivedRequest<'a> {
     pub domain: &'a str,
 }
 
+/// A request whose signature was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Who signed it.
+    pub signer: Address,
+    /// When, by the signer's clock.
+    pub time: DateTime<Utc>,
+    /// What the signature was made over: the same for a request that is sent twice, however its headers are written.
+    pub id: FileHash,
+}
+
+impl Verified {
+    /// From when on the request would be refused because of its age.
+    pub fn ends(&self) -> DateTime<Utc> {
+        self.time + Duration::seconds(MAX_AGE_SECONDS + 1)
+    }
+}
+
 /// Checks a signed request and says who made it. Whether that account may do it is the caller's to decide.
 ///
 /// # Errors
 /// The first [`SignedRequestError`] that applies.
 pub fn verify(request: &ReceivedRequest<'_>, now: DateTime<Utc>) -> Result<Address, SignedRequestError> {
+    verify_once(request, now).map(|verified| verified.signer)
+}
+
+/// [`verify`] for requests that must not take effect twice: the caller remembers [`Verified::id`] until [`Verified::ends`]
+/// and refuses what it remembers.
+///
+/// # Errors
+/// The first [`SignedRequestError`] that applies.
+pub fn verify_once(request: &ReceivedRequest<'_>, now: DateTime<Utc>) -> Result<Verified, SignedRequestError> {
     let (delegation_payload, delegation_signature) = open(PUBKEY_HEADER, request.pubkey)?;
     let delegation: Delegation = read(PUBKEY_HEADER, &delegation_payload)?;
     let (operation_payload, operation_signature) = open(OPERATION_HEADER, request.operation)?;
@@ -170,14 +197,19 @@ pub fn verify(request: &ReceivedRequest<'_>, now: DateTime<Utc>) -> Result<Addre
         .ok_or(SignedRequestError::Signature)?;
     VerifyingKey::from(key).verify(&operation_payload, &signature).map_err(|_| SignedRequestError::Signature)?;
 
-    if (parse_time(OPERATION_HEADER, &operation.time)? - now).num_seconds().abs() > MAX_AGE_SECONDS {
+    let time = parse_time(OPERATION_HEADER, &operation.time)?;
+    if (time - now).num_seconds().abs() > MAX_AGE_SECONDS {
         return Err(SignedRequestError::Stale(operation.time));
     }
     same("domain", &delegation.domain, request.domain)?;
     same("domain", &operation.domain, request.domain)?;
     same("path", &operation.path, request.path)?;
     same("method", &operation.method, request.method)?;
-    Ok(delegation.address)
+    // The parts as they were signed: signatures and headers can be written in several ways.
+    let id = FileHash::of(
+        &[FileHash::of(&delegation_payload), FileHash::of(&operation_payload)].map(|h| *h.as_bytes()).concat(),
+    );
+    Ok(Verified { signer: delegation.address, time, id })
 }
 
 fn open(name: &'static str, header: Option<&str>) -> Result<(Vec<u8>, String), SignedRequestError> {
@@ -241,6 +273,27 @@ mod tests {
             check(&headers, "GET", "/logs", "node-1", now + Duration::minutes(11)),
             Err(SignedRequestError::Expired)
         );
+    }
+
+    #[test]
+    fn the_same_request_has_the_same_id_however_it_is_written() {
+        let (account, now) = (Account::generate(), Utc::now());
+        let id = |headers: &[(&'static str, String); 2]| {
+            let request = ReceivedRequest {
+                pubkey: Some(&headers[0].1),
+                operation: Some(&headers[1].1),
+                method: "PUT",
+                path: "/x",
+                domain: "n",
+            };
+            verify_once(&request, now).unwrap().id
+        };
+        let headers = RequestSigner::new(&account, "n", now).headers("PUT", "/x", now);
+        let mut rewritten = headers.clone();
+        rewritten[1].1 = rewritten[1].1.replace(':', " : ").replace("\"signature\" : \"", "\"signature\" : \"0x");
+        assert_ne!(headers, rewritten);
+        assert_eq!(id(&headers), id(&rewritten));
+        assert_ne!(id(&headers), id(&RequestSigner::new(&account, "n", now).headers("PUT", "/x", now)));
     }
 
     #[test]

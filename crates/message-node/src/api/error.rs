@@ -3,11 +3,14 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use protocol::api::archive::StaleEpochDetails;
 use protocol::api::message_node::ErrorBody;
 use protocol::message::{ContentError, EnvelopeError};
 use serde_json::{Value, json};
 
+use crate::archive::Failure;
 use crate::core::Rejection;
+use crate::core::archive::Refusal;
 use crate::files::UploadError;
 use crate::pipeline::SubmitError;
 use crate::store::StoreError;
@@ -131,6 +134,24 @@ impl IntoResponse for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         Self::internal(&error)
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.code.status()).expect("the codes of the archive have statuses");
+        let mut error = Self::new(status, refusal.code.as_str(), refusal.message);
+        error.body.details = refusal.highest.map(|highest| json!(StaleEpochDetails { highest }));
+        error
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(refusal) => refusal.into(),
+            Failure::Store(error) => error.into(),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod aggregates;
+mod archive;
 mod download;
 mod error;
 mod estimate;
@@ -57,6 +58,7 @@ pub(crate) fn router(node: Node) -> Router {
         .route("/api/v0/price/{hash}", get(prices::of_message))
         .route("/api/v0/price/estimate", post(estimate::estimate))
         .merge(storage())
+        .merge(snapshots())
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(map_response(close_after_failed_post))
         .fallback(ApiError::no_such_route)
@@ -83,10 +85,24 @@ fn storage() -> Router<Node> {
         .merge(uploads)
 }
 
+fn snapshots() -> Router<Node> {
+    const ALL: &str = "/api/v1/programs/{program}/snapshots";
+    let one = |rest: &str| format!("{ALL}/{{id}}{rest}");
+    // Streams count their bytes themselves: the limit depends on the volume.
+    let streams = Router::new()
+        .route(&one("/volumes/{volume}"), get(archive::fetch).put(archive::send))
+        .layer(DefaultBodyLimit::disable());
+    Router::new()
+        .route(ALL, get(archive::list).post(archive::begin))
+        .route(&one(""), get(archive::get).delete(archive::delete))
+        .route(&one("/complete"), post(archive::complete))
+        .merge(streams)
+}
+
 /// Who refuses a body may not have read all of it, and then the connection cannot be used again. Clients are told, so that
 /// they do not find out by a failure of their next request.
 async fn close_after_failed_post(method: Method, mut response: Response) -> Response {
-    if method == Method::POST && !response.status().is_success() {
+    if matches!(method, Method::POST | Method::PUT) && !response.status().is_success() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -1,9 +1,10 @@
-//! The rules of the network: for each type of message, what has to hold for it to be accepted.
+//! The rules of the network: for each type of message, what has to hold for it to be accepted; and those of the archive.
 //!
 //! Everything here is pure. The pipeline looks the facts up, asks, and carries out what is decided. Each check returns
 //! `Ok` with what there is to do, or a [`Refusal`].
 
 pub(crate) mod aggregate;
+pub(crate) mod archive;
 pub(crate) mod content;
 pub(crate) mod forget;
 pub(crate) mod network;
@@ -11,6 +12,7 @@ pub(crate) mod payment;
 pub(crate) mod permission;
 pub(crate) mod post;
 pub(crate) mod program;
+pub(crate) mod retention;
 pub(crate) mod store;
 
 use protocol::message::{ErrorCode, MessageType};

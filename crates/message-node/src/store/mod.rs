@@ -4,6 +4,7 @@
 //! a commit has kept its word. Queries keep to the SQL that SQLite and PostgreSQL share.
 
 pub(crate) mod aggregates;
+pub(crate) mod archive;
 pub(crate) mod costs;
 pub(crate) mod files;
 pub(crate) mod list;

@@ -55,3 +55,10 @@ pub(crate) async fn all(db: &mut Connection) -> Stored<Vec<Node>> {
         })
         .collect())
 }
+
+/// The account that registered a node; `None` when no such node is registered.
+pub(crate) async fn owner_of(db: &mut Connection, item_hash: &str) -> Stored<Option<protocol::Address>> {
+    let owner: Option<String> =
+        sqlx::query_scalar("SELECT address FROM nodes WHERE item_hash = $1").bind(item_hash).fetch_optional(db).await?;
+    Ok(owner.map(protocol::Address::new))
+}

@@ -9,5 +9,6 @@ mod network;
 mod order;
 mod payment;
 mod restart;
+mod snapshots;
 mod stream;
 mod support;

@@ -156,6 +156,8 @@ impl Layout {
             self.root.join("ledger.json").into(),
             "--authority".into(),
             self.authority.address().as_str().into(),
+            "--scheduler".into(),
+            self.scheduler_url().into(),
         ])
     }
 

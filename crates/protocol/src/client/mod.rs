@@ -1,5 +1,6 @@
-//! HTTP and WebSocket clients of the message node, the scheduler and the compute nodes.
+//! HTTP and WebSocket clients of the message node and its archive, the scheduler and the compute nodes.
 
+mod archive;
 mod compute_node;
 mod error;
 mod events;
@@ -7,6 +8,7 @@ mod json;
 mod message_node;
 mod scheduler;
 
+pub use archive::{Archive, ArchiveError, StreamDownload};
 pub use compute_node::ComputeNode;
 pub use error::ClientError;
 pub use events::{EventStream, open_events};
