@@ -61,6 +61,8 @@ pub struct DataConfig {
     pub pool: PoolConfig,
     /// How often what has changed is sent to the standby.
     pub snapshot_interval: Duration,
+    /// How often what has changed in volumes with the persistence `store` is sent to the message node's archive.
+    pub archive_interval: Duration,
     /// Bytes a second that this node sends at most, for all its programs.
     pub bandwidth: Option<u64>,
     /// How long volumes of programs that are over, and volumes that were overtaken, are kept.

@@ -10,7 +10,7 @@ use metrics::{Counter, Histogram, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use sandbox::spec::End;
 
-use crate::programs::data::ReplicaStatus;
+use crate::programs::data::{ArchiveStatus, ReplicaStatus};
 
 /// Bounds of the histograms, in seconds: from an answer of a program that runs to a start that takes all its time.
 const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
@@ -74,7 +74,12 @@ impl Metrics {
 
     /// Everything in the text format of Prometheus, with how many sandboxes of each kind there are now, and how the copies of
     /// their data are doing.
-    pub(crate) fn render(&self, sandboxes: &[(&'static str, usize)], replicas: &[ReplicaStatus]) -> String {
+    pub(crate) fn render(
+        &self,
+        sandboxes: &[(&'static str, usize)],
+        replicas: &[ReplicaStatus],
+        archives: &[ArchiveStatus],
+    ) -> String {
         self.handle.run_upkeep();
         let mut text = self.handle.render();
         // Writing to a String cannot fail.
@@ -88,6 +93,9 @@ impl Metrics {
         }
         for replica in replicas {
             render_replica(&mut text, replica);
+        }
+        for archive in archives {
+            render_archive(&mut text, archive);
         }
         text
     }
@@ -111,6 +119,14 @@ fn render_replica(text: &mut String, ReplicaStatus { program, status }: &Replica
     }
 }
 
+/// The age is not shown while nothing is in the archive.
+fn render_archive(text: &mut String, ArchiveStatus { program, age, bytes }: &ArchiveStatus) {
+    if let Some(age) = age {
+        let _ = writeln!(text, "aleph_archive_age_seconds{{program=\"{program}\"}} {}", age.as_secs_f64());
+    }
+    let _ = writeln!(text, "aleph_archive_bytes_total{{program=\"{program}\"}} {bytes}");
+}
+
 const REQUESTS: &str = "aleph_requests_total";
 
 impl std::fmt::Debug for Metrics {
@@ -132,7 +148,11 @@ mod tests {
         metrics.ready("on_demand", Duration::from_millis(300));
         metrics.ended("persistent", Some(&End::OutOfMemory));
         metrics.ended("persistent", None);
-        let text = metrics.render(&[("persistent", 2), ("on_demand", 0)], &[]);
+        let program = protocol::ProgramId::from_bytes([7; 32]);
+        let archive = ArchiveStatus { program, age: Some(Duration::from_millis(1500)), bytes: 42 };
+        let text = metrics.render(&[("persistent", 2), ("on_demand", 0)], &[], &[archive]);
+        assert!(text.contains(&format!("aleph_archive_age_seconds{{program=\"{program}\"}} 1.5\n")), "{text}");
+        assert!(text.contains(&format!("aleph_archive_bytes_total{{program=\"{program}\"}} 42\n")), "{text}");
         for line in [
             r#"aleph_requests_total{outcome="answered"} 1"#,
             r#"aleph_requests_total{outcome="not_running"} 2"#,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use lease::{LeaseTimes, clock};
-use protocol::client::MessageNode;
+use protocol::client::{Archive, MessageNode};
 use protocol::control::Capacity;
 use protocol::{Account, account::AccountError};
 use rustix::fs::{FlockOperation, flock};
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::agent::{Agent, AgentHandle, Message, Parts};
 use crate::api::{self, ApiState};
@@ -153,7 +153,7 @@ pub async fn run(
         tasks.spawn(data.clone().keep_house(core.clone()));
         tasks.spawn(data.clone().forget_what_is_over(catalog.clone(), edge.clone()));
     }
-    tasks.spawn(connect(config, account, (node, capacity, data), message_node, handle, edge.clone()));
+    tasks.spawn(connect(config, account, (node, capacity, data), (message_node, catalog.clone()), handle, edge.clone()));
     let agent = tokio::spawn(agent.run(messages, events, core.clone()));
     ready(address);
     server::serve(listener, services, edge).await;
@@ -196,7 +196,7 @@ pub async fn run_gateway(
     let rendered = metrics.clone();
     let api = Router::new()
         .route("/health", axum::routing::get(async || axum::Json(serde_json::json!({ "status": "ok" }))))
-        .route("/metrics", axum::routing::get(async move || rendered.render(&[], &[])));
+        .route("/metrics", axum::routing::get(async move || rendered.render(&[], &[], &[])));
     let gateway = Gateway::new(catalog.clone(), routes.clone(), None, config.hold_requests, metrics);
     let (changes, mut ignored) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
@@ -313,7 +313,7 @@ async fn connect(
     config: Config,
     account: Account,
     (node, capacity, data): (Arc<OnceCell<protocol::NodeId>>, Capacity, Option<Arc<ProgramData>>),
-    message_node: MessageNode,
+    (message_node, catalog): (MessageNode, Arc<Catalog>),
     handle: AgentHandle,
     shutdown: CancellationToken,
 ) {
@@ -327,7 +327,11 @@ async fn connect(
     let (Some(id), Ok(boot)) = (id, machine::boot_id()) else { return };
     let _ = node.set(id);
     if let Some(data) = &data {
-        data.introduce(account.clone(), id);
+        match Archive::new(&config.message_node, account.clone()) {
+            Ok(archive) => data.introduce(account.clone(), id, archive, catalog),
+            // It was registered there a moment ago, or long ago under another URL.
+            Err(error) => return error!(%error, "the message node's URL cannot be used: see --message-node"),
+        }
     }
     let identity = Arc::new(Identity {
         account,

@@ -78,6 +78,10 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub(crate) snapshot_interval: Duration,
 
+    /// How often what programs have written to volumes with the persistence `store` is sent to the archive
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    pub(crate) archive_interval: Duration,
+
     /// Stop a copy on demand that nobody used for this long
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub(crate) idle_after: Duration,
@@ -261,6 +265,10 @@ pub(crate) struct ComputeNodeOptions {
     /// How often what programs have written is sent to the nodes that keep copies
     #[arg(long, default_value = "1s", value_parser = duration, env = "ALEPH_NODE_SNAPSHOT_INTERVAL")]
     pub(crate) snapshot_interval: Duration,
+
+    /// How often what programs have written to volumes with the persistence `store` is sent to the message node's archive
+    #[arg(long, default_value = "5m", value_parser = duration, env = "ALEPH_NODE_ARCHIVE_INTERVAL")]
+    pub(crate) archive_interval: Duration,
 
     /// MiB a second that are sent to such nodes at most, for all programs; no limit if not given
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 20), env = "ALEPH_NODE_REPLICATION_MIB")]

@@ -106,6 +106,7 @@ fn program_data(options: &ComputeNodeOptions, data_dir: &Path) -> Option<DataCon
     Some(DataConfig {
         pool: PoolConfig { storage, records: data_dir.join("pool-records") },
         snapshot_interval: options.snapshot_interval,
+        archive_interval: options.archive_interval,
         bandwidth: options.replication_mib.map(|mib| mib << 20),
         retention: options.retention,
     })

@@ -130,6 +130,11 @@ pub enum DataBase {
         /// Not with an older one than this.
         at_least: Option<SnapshotId>,
     },
+    /// With what the message node's archive has of its volumes with the persistence `store`; others are empty.
+    Archive {
+        /// With this set; `None` for the newest that can be restored.
+        snapshot: Option<SnapshotId>,
+    },
 }
 
 /// What a node says about the data of one program.

@@ -80,8 +80,8 @@ pub enum Error {
     /// Volumes of a set have not arrived.
     #[error("volume {0} of the snapshot has not arrived; send it before the set is committed")]
     Incomplete(VolumeName),
-    /// The snapshot is being sent.
-    #[error("the snapshot is being sent to another node; end that first")]
+    /// The snapshot is being sent or held.
+    #[error("the snapshot is being sent, or the next one is to be a difference from it; try again when that is over")]
     Sending,
     /// The program could not be frozen for a snapshot.
     #[error("the program could not be frozen for a snapshot: {0}")]

@@ -22,4 +22,4 @@ pub use core::snapshot::{SnapshotId, SnapshotSet};
 pub use error::Error;
 pub use live::{Removed, VolumeUsage};
 pub use pool::{FileConfig, Pool, PoolConfig, PoolUsage, Storage};
-pub use streams::SendStream;
+pub use streams::{Hold, SendStream};

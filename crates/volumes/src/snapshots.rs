@@ -106,14 +106,14 @@ impl Pool {
     /// Deletes a snapshot set.
     ///
     /// # Errors
-    /// When there is none, or it is being sent.
+    /// When there is none, or it is being sent or held ([`Pool::hold`]).
     pub async fn delete_snapshot(&self, program: ProgramId, id: SnapshotId) -> Result<(), Error> {
         let (slot, places) = (self.slot(program), self.places(program));
         let mut state = slot.state.lock().await;
         delete(&slot, &mut state, &places, id).await
     }
 
-    /// Deletes all snapshot sets of a program but the newest, those to keep and those that are being sent. Returns what
+    /// Deletes all snapshot sets of a program but the newest, those to keep and those that are being sent or held. Returns what
     /// it deleted.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Pool {
         let (slot, places) = (self.slot(program), self.places(program));
         let mut state = slot.state.lock().await;
         let mut deleted = surplus(state.known()?.sets().map(|set| &set.id), keep);
-        deleted.retain(|id| !slot.is_sending(*id));
+        deleted.retain(|id| !slot.is_held(*id));
         for id in &deleted {
             delete(&slot, &mut state, &places, *id).await?;
         }
@@ -146,7 +146,7 @@ pub(crate) fn remove_set(state: &mut State, places: &Places, id: SnapshotId) -> 
 
 async fn delete(slot: &Slot, state: &mut State, places: &Places, id: SnapshotId) -> Result<(), Error> {
     state.known()?.set(id)?;
-    if slot.is_sending(id) {
+    if slot.is_held(id) {
         return Err(Error::Sending);
     }
     remove_set(state, places, id)?;

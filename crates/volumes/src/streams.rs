@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use chrono::{DateTime, Utc};
-use protocol::ProgramId;
+use protocol::{Epoch, ProgramId};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::oneshot;
@@ -20,7 +20,7 @@ use tracing::info;
 
 use crate::btrfs::{self, Access, kernel};
 use crate::core::name::{VolumeName, VolumeSpec};
-use crate::core::program::{Refusal, check};
+use crate::core::program::{Program, Refusal, check};
 use crate::core::snapshot::{Origin, SnapshotId, SnapshotSet};
 use crate::error::Error;
 use crate::live::{make_folder, path_in};
@@ -59,37 +59,55 @@ impl AsyncRead for SendStream {
     }
 }
 
-/// Keeps a snapshot from being deleted while it is sent.
+/// Keeps a snapshot set from being deleted, until it is dropped: what is sent, or what the next difference shall be from.
 #[derive(Debug)]
-struct Sending {
+pub struct Hold {
     slot: Arc<Slot>,
     id: SnapshotId,
 }
 
 impl Slot {
-    pub(crate) fn is_sending(&self, id: SnapshotId) -> bool {
-        self.sending.lock().expect("no code panics while it holds this lock").contains_key(&id)
+    pub(crate) fn is_held(&self, id: SnapshotId) -> bool {
+        self.held.lock().expect("no code panics while it holds this lock").contains_key(&id)
     }
 
-    fn start_sending(self: &Arc<Self>, id: SnapshotId) -> Sending {
-        *self.sending.lock().expect("no code panics while it holds this lock").entry(id).or_default() += 1;
-        Sending { slot: self.clone(), id }
+    fn start_holding(self: &Arc<Self>, id: SnapshotId) -> Hold {
+        *self.held.lock().expect("no code panics while it holds this lock").entry(id).or_default() += 1;
+        Hold { slot: self.clone(), id }
     }
 }
 
-impl Drop for Sending {
+impl Hold {
+    /// The set.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+}
+
+impl Drop for Hold {
     fn drop(&mut self) {
-        let mut sending = self.slot.sending.lock().expect("no code panics while it holds this lock");
-        if let Some(count) = sending.get_mut(&self.id) {
+        let mut held = self.slot.held.lock().expect("no code panics while it holds this lock");
+        if let Some(count) = held.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
-                sending.remove(&self.id);
+                held.remove(&self.id);
             }
         }
     }
 }
 
 impl Pool {
+    /// Keeps a complete snapshot set from being deleted or pruned.
+    ///
+    /// # Errors
+    /// When there is no such set.
+    pub async fn hold(&self, program: ProgramId, id: SnapshotId) -> Result<Hold, Error> {
+        let slot = self.slot(program);
+        let state = slot.state.lock().await;
+        state.known()?.set(id)?;
+        Ok(slot.start_holding(id))
+    }
+
     /// Starts to send a volume of a snapshot set: all of it, or what is different from the parent. A volume that the
     /// parent set does not have is sent in full. Neither set can be deleted meanwhile.
     ///
@@ -113,7 +131,7 @@ impl Pool {
             Some(parent) if has(known.set(parent)?) => Some(parent),
             _ => None,
         };
-        let sending = [Some(slot.start_sending(id)), parent.map(|parent| slot.start_sending(parent))];
+        let held = [Some(slot.start_holding(id)), parent.map(|parent| slot.start_holding(parent))];
 
         let mut command = btrfs::command("btrfs");
         command.args(["-q", "send"]);
@@ -130,7 +148,7 @@ impl Pool {
                 _ = not_wanted => process.kill().await,
             };
             // The kernel does not delete what a process still sends.
-            drop(sending);
+            drop(held);
             result
         });
         Ok(SendStream { bytes, process, ended: false, _wanted: wanted })
@@ -153,12 +171,40 @@ impl Pool {
         max_bytes: u64,
         stream: impl AsyncRead,
     ) -> Result<u64, Error> {
+        self.receive_if(program, id, volume, (max_bytes, stream), |p| p.may_receive(id)).await
+    }
+
+    /// The same for the stream of a set from the archive, with which the program shall start under this epoch.
+    /// [`Pool::commit_restored`] makes the set complete; sets of which only later ones are differences need not become it.
+    ///
+    /// # Errors
+    /// As [`Pool::receive`].
+    pub async fn receive_archived(
+        &self,
+        program: ProgramId,
+        epoch: Epoch,
+        id: SnapshotId,
+        volume: &VolumeName,
+        max_bytes: u64,
+        stream: impl AsyncRead,
+    ) -> Result<u64, Error> {
+        self.receive_if(program, id, volume, (max_bytes, stream), |p| p.may_restore(id, epoch)).await
+    }
+
+    async fn receive_if(
+        &self,
+        program: ProgramId,
+        id: SnapshotId,
+        volume: &VolumeName,
+        (max_bytes, stream): (u64, impl AsyncRead),
+        may: impl FnOnce(&mut Program) -> Result<(), Refusal>,
+    ) -> Result<u64, Error> {
         self.grow_if_needed().await?;
         let (slot, places) = (self.slot(program), self.places(program));
         let _one_at_a_time = slot.arriving.lock().await;
         {
             let mut state = slot.state.lock().await;
-            state.change(&places, |p| p.may_receive(id))?;
+            state.change(&places, may)?;
             if !places.snapshot_folder(id).exists() {
                 make_folder(&places, &places.snapshot_folder(id)).await?;
             }
@@ -188,11 +234,36 @@ impl Pool {
         taken: DateTime<Utc>,
         volumes: Vec<VolumeSpec>,
     ) -> Result<SnapshotSet, Error> {
+        self.commit_if(program, id, (taken, volumes), |p| p.may_receive(id)).await
+    }
+
+    /// The same for a set from the archive; see [`Pool::receive_archived`].
+    ///
+    /// # Errors
+    /// As [`Pool::commit_received`].
+    pub async fn commit_restored(
+        &self,
+        program: ProgramId,
+        epoch: Epoch,
+        id: SnapshotId,
+        taken: DateTime<Utc>,
+        volumes: Vec<VolumeSpec>,
+    ) -> Result<SnapshotSet, Error> {
+        self.commit_if(program, id, (taken, volumes), |p| p.may_restore(id, epoch)).await
+    }
+
+    async fn commit_if(
+        &self,
+        program: ProgramId,
+        id: SnapshotId,
+        (taken, volumes): (DateTime<Utc>, Vec<VolumeSpec>),
+        may: impl FnOnce(&mut Program) -> Result<(), Refusal>,
+    ) -> Result<SnapshotSet, Error> {
         check(&volumes)?;
         let (slot, places) = (self.slot(program), self.places(program));
         let _none_arrives = slot.arriving.lock().await;
         let mut state = slot.state.lock().await;
-        state.change(&places, |p| p.may_receive(id))?;
+        state.change(&places, may)?;
         for volume in &volumes {
             let there = kernel::subvolume(&path_in(&places.snapshot_folder(id), volume));
             if !there.is_ok_and(|there| there.received && there.read_only) {

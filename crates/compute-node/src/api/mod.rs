@@ -79,7 +79,8 @@ async fn metrics(State(state): State<Arc<ApiState>>) -> String {
     let owners = state.sandboxes.owners();
     let count = |kind| (kind, owners.iter().filter(|owner| owner.kind() == kind).count());
     let replicas = state.data.as_ref().map(|data| data.replica_statuses()).unwrap_or_default();
-    state.metrics.render(&[count("persistent"), count("on_demand")], &replicas)
+    let archives = state.data.as_ref().map(|data| data.archive_statuses()).unwrap_or_default();
+    state.metrics.render(&[count("persistent"), count("on_demand")], &replicas, &archives)
 }
 
 async fn unknown(uri: axum::http::Uri) -> ApiError {

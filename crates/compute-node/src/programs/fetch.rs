@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::client::MessageNode;
 use protocol::control::{Failure, FailureKind};
 use protocol::message::{
-    ItemType, MessageType, Persistence, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content,
+    ItemType, MessageType, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content,
     place_volumes,
 };
 use protocol::{Address, FileHash, ProgramId};
@@ -214,10 +214,6 @@ fn refuse_unsupported(program: &Program, has_pool: bool) -> Result<(), Failure> 
         (
             !content.is_persistent() && has(&|kind| matches!(kind, VolumeKind::Persistent { .. })),
             "persistent volumes without `on.persistent`",
-        ),
-        (
-            has(&|kind| matches!(kind, VolumeKind::Persistent { persistence: Some(Persistence::Store), .. })),
-            "volumes with the persistence `store`",
         ),
         (
             has(&|kind| matches!(kind, VolumeKind::Persistent { parent: Some(_), .. })),

@@ -233,6 +233,8 @@ impl Layout {
             in_millis(options.idle_after),
             "--snapshot-interval".into(),
             in_millis(options.snapshot_interval),
+            "--archive-interval".into(),
+            in_millis(options.archive_interval),
             "--ready-within".into(),
             in_millis(options.ready_within),
             "--oci-runtime".into(),

@@ -6,6 +6,7 @@ mod error;
 mod events;
 mod json;
 mod message_node;
+pub mod packing;
 mod scheduler;
 
 pub use archive::{Archive, ArchiveError, StreamDownload};

@@ -351,6 +351,27 @@ impl Program {
         if self.sets.len() >= MAX_SETS { Err(Refusal::TooManySets) } else { Ok(()) }
     }
 
+    /// The stream of a snapshot from the archive begins, with which the program shall start under this epoch, or the set that
+    /// it belongs to is to be complete.
+    ///
+    /// # Errors
+    /// When the epoch is over, live here already or not later than the snapshot's, the program was forgotten, the set is
+    /// complete already, or there are too many.
+    pub fn may_restore(&mut self, id: SnapshotId, epoch: Epoch) -> Result<(), Refusal> {
+        if id.epoch >= epoch {
+            return Err(Refusal::StaleEpoch { offered: epoch, highest: id.epoch });
+        }
+        self.observe(epoch)?;
+        self.not_forgotten()?;
+        if self.live.as_ref().is_some_and(|live| live.epoch == epoch) {
+            return Err(Refusal::AlreadyLive(epoch));
+        }
+        if self.sets.contains_key(&id) {
+            return Err(Refusal::SnapshotExists(id));
+        }
+        if self.sets.len() >= MAX_SETS { Err(Refusal::TooManySets) } else { Ok(()) }
+    }
+
     /// Adds a set that is written down.
     pub fn add_set(&mut self, set: SnapshotSet) {
         self.sets.insert(set.id, set);

@@ -49,8 +49,8 @@ pub(crate) struct Slot {
     pub(crate) state: tokio::sync::Mutex<State>,
     /// Streams of a program arrive one after the other, as they arrive in one place.
     pub(crate) arriving: tokio::sync::Mutex<()>,
-    /// Snapshots that are being sent, with how often.
-    pub(crate) sending: Mutex<HashMap<SnapshotId, usize>>,
+    /// Snapshots that are being sent or held, with how often.
+    pub(crate) held: Mutex<HashMap<SnapshotId, usize>>,
 }
 
 #[derive(Debug)]
@@ -260,7 +260,7 @@ impl Slot {
         Arc::new(Self {
             state: tokio::sync::Mutex::new(state),
             arriving: Default::default(),
-            sending: Default::default(),
+            held: Default::default(),
         })
     }
 }

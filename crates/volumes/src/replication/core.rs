@@ -13,9 +13,10 @@
 //! ```
 //!
 //! The program's replicator moves it, with what its node's agent asks, what the pool answers and what the standby says;
-//! nobody else. There is one job at a time, and it begins only together with a standby: a snapshot that nobody waits for
-//! is of no use. A snapshot that was taken and not confirmed is sent before another is taken, so there are never more
-//! than two: that one and the newest that both sides have.
+//! nobody else. There is one job at a time, and it begins only together with a standby, or when somebody on this node wants a
+//! snapshot: one that nobody waits for is of no use. A snapshot that was taken and not confirmed is sent before another is
+//! taken, so together with a standby there are never more than two: that one and the newest that both sides have. All
+//! snapshots of the program get their names here, whoever wants them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,6 +27,10 @@ use protocol::{Epoch, NodeId};
 
 /// The longest pause after a failure, or after a snapshot that took long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Without a standby, older snapshots are deleted when there are more than so many. One of them may be the newest that the
+/// standby has, which nobody knows before it is connected.
+const MOST_APART: usize = 4;
 
 /// What happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +60,9 @@ pub enum Event {
     NotSent,
     /// What was written until now shall be on the standby. The number is greater than those before.
     Flush(u64),
+    /// Somebody on this node wants a snapshot of what was written until now, also without a standby. The number is greater
+    /// than those before.
+    Wanted(u64),
     /// The program has ended, nothing is written any more.
     Ended,
 }
@@ -74,6 +82,10 @@ pub enum Command {
     Flushed(u64),
     /// There is no standby that flushes could wait for.
     NoStandby,
+    /// This snapshot has what was wanted up to this number.
+    Taken(u64, SnapshotId),
+    /// There is no snapshot for what was wanted up to this number.
+    NotTaken(u64),
 }
 
 /// How often, and how much of the time.
@@ -99,6 +111,8 @@ struct Contents {
     until: Option<BootTime>,
     /// What flushes up to this number asked for.
     flushes: u64,
+    /// What somebody on this node wanted up to this number.
+    wanted: u64,
     /// All that the program ever wrote.
     all: bool,
 }
@@ -157,6 +171,9 @@ pub struct Core {
     failures: u32,
     asked: u64,
     answered: u64,
+    /// What somebody on this node wants, and what was given.
+    wanted: u64,
+    given: u64,
     ended: bool,
 }
 
@@ -172,7 +189,7 @@ impl Core {
         let contents = |(id, taken): (SnapshotId, Option<BootTime>)| {
             // What is live came out of the snapshots of epochs before, so all that it wrote is newer.
             let until = if id.epoch == epoch { taken } else { unconfirmed_since };
-            (id, Contents { until, flushes: 0, all: false })
+            (id, Contents { until, flushes: 0, wanted: 0, all: false })
         };
         let local: BTreeMap<_, _> = sets.into_iter().map(contents).collect();
         let last = local.keys().filter(|id| id.epoch == epoch).map(|id| id.sequence).max().unwrap_or(0);
@@ -191,6 +208,8 @@ impl Core {
             failures: 0,
             asked: 0,
             answered: 0,
+            wanted: 0,
+            given: 0,
             ended: false,
         }
     }
@@ -204,8 +223,11 @@ impl Core {
             Event::Connected(have) => self.connected(have, &mut commands),
             Event::Disconnected => self.disconnected(),
             Event::Looked { changed } => self.looked(now, changed, &mut commands),
-            Event::Taken => self.taken(),
-            Event::Failed => self.failed(now),
+            Event::Taken => self.taken(&mut commands),
+            Event::Failed => {
+                self.not_taken(&mut commands);
+                self.failed(now);
+            }
             Event::Confirmed(id) => self.confirm(now, id, &mut commands),
             Event::UnknownParent(id) => self.unknown_parent(now, id),
             Event::NotSent => {
@@ -214,7 +236,11 @@ impl Core {
                 }
             }
             Event::Flush(number) => self.asked = self.asked.max(number),
+            Event::Wanted(number) => self.wanted = self.wanted.max(number),
             Event::Ended => self.ended = true,
+        }
+        if self.ended && self.wants() {
+            self.give(self.wanted, None, &mut commands);
         }
         if self.link == Link::Alone && self.answered < self.asked {
             self.answered = self.asked;
@@ -226,8 +252,8 @@ impl Core {
 
     /// When something is to be done without an event.
     pub fn wake_at(&self) -> Option<BootTime> {
-        let waits = self.job == Job::Idle && matches!(self.link, Link::Together { .. }) && !self.is_final();
-        waits.then_some(self.due)
+        let sends = matches!(self.link, Link::Together { .. }) && !self.is_final();
+        (self.job == Job::Idle && (sends || self.wants())).then_some(self.due)
     }
 
     /// What may be said now.
@@ -312,11 +338,34 @@ impl Core {
         }
     }
 
-    fn taken(&mut self) {
+    fn taken(&mut self, commands: &mut Vec<Command>) {
         let Job::Taking { id, contents } = self.job else { return };
         self.local.insert(id, contents);
         self.job = Job::Idle;
-        self.fresh = true;
+        self.fresh = matches!(self.link, Link::Together { .. });
+        self.give(contents.wanted, Some(id), commands);
+        if !self.fresh && self.local.len() > MOST_APART {
+            self.prune(commands);
+        }
+    }
+
+    /// What is tried again after a failure is what the standby has to have; who wants a snapshot for himself asks again.
+    fn not_taken(&mut self, commands: &mut Vec<Command>) {
+        if let Job::Taking { contents, .. } = self.job {
+            self.give(contents.wanted, None, commands);
+        }
+    }
+
+    fn give(&mut self, number: u64, snapshot: Option<SnapshotId>, commands: &mut Vec<Command>) {
+        if number > self.given {
+            self.given = number;
+            commands.push(snapshot.map_or(Command::NotTaken(number), |id| Command::Taken(number, id)));
+        }
+    }
+
+    /// Whether somebody on this node waits for a snapshot.
+    fn wants(&self) -> bool {
+        self.wanted > self.given
     }
 
     fn failed(&mut self, now: BootTime) {
@@ -380,11 +429,19 @@ impl Core {
 
     /// Begins the next job, if one is due.
     fn begin(&mut self, now: BootTime) -> Option<Command> {
+        if self.job != Job::Idle {
+            return None;
+        }
+        let has_rested = self.failures == 0 || now >= self.due;
+        self.begin_for_standby(now).or_else(|| (self.wants() && has_rested).then(|| self.take(now)))
+    }
+
+    fn begin_for_standby(&mut self, now: BootTime) -> Option<Command> {
         let Link::Together { have, .. } = &self.link else { return None };
         let asked = self.asked > self.answered;
         // Who waits for a flush or a move waits for no interval, but after failures.
         let at_once = self.failures == 0 && (asked || self.ended || self.has_unsent());
-        if self.job != Job::Idle || self.is_final() || (now < self.due && !at_once) {
+        if self.is_final() || (now < self.due && !at_once) {
             return None;
         }
         if self.has_unsent() {
@@ -423,7 +480,7 @@ impl Core {
     }
 
     fn contents(&self, now: BootTime) -> Contents {
-        Contents { until: Some(now), flushes: self.asked, all: self.ended }
+        Contents { until: Some(now), flushes: self.asked, wanted: self.wanted, all: self.ended }
     }
 }
 

@@ -51,7 +51,7 @@ impl Bandwidth {
     }
 
     /// Waits until so many bytes may be sent.
-    pub(crate) async fn take(&self, bytes: usize) {
+    pub async fn take(&self, bytes: usize) {
         let wait = self.0.lock().expect("no code panics while it holds this lock").take(clock::now(), bytes as u64);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
@@ -100,6 +100,9 @@ pub enum ReplicationError {
     /// It was stopped.
     #[error("the replication of this program was stopped, as it is not live on this node any more")]
     Stopped,
+    /// Somebody on this node wanted a snapshot.
+    #[error("no snapshot could be taken: {0}")]
+    NotTaken(String),
     /// Not within the time.
     #[error("not everything is on the standby yet: {0}; it goes on being tried")]
     Missing(String),
@@ -192,6 +195,7 @@ pub(crate) fn milliseconds(duration: Duration) -> u64 {
 enum Order {
     Standby(Option<Peer>),
     Flush(oneshot::Sender<Result<(), ReplicationError>>),
+    Snapshot(oneshot::Sender<Result<SnapshotId, ReplicationError>>),
     Ended,
 }
 
@@ -235,6 +239,8 @@ impl Replicator {
             jobs: JoinSet::new(),
             flushes: Vec::new(),
             asked: 0,
+            wanted: Vec::new(),
+            wants: 0,
         };
         let task = tokio::spawn(shell.run(receiver)).abort_handle();
         Ok(Self { shared, orders, task })
@@ -258,6 +264,17 @@ impl Replicator {
     pub async fn flush(&self) -> Result<(), ReplicationError> {
         let (done, answer) = oneshot::channel();
         self.orders.send(Order::Flush(done)).await.map_err(|_| ReplicationError::Stopped)?;
+        answer.await.map_err(|_| ReplicationError::Stopped)?
+    }
+
+    /// A new snapshot of the live volumes, which stays here until a later one takes its place; [`Pool::hold`] keeps it
+    /// longer. It is taken after what is being taken or sent now, and also without a standby.
+    ///
+    /// # Errors
+    /// When it cannot be taken, the program has ended, or the replicator was stopped.
+    pub async fn snapshot(&self) -> Result<SnapshotId, ReplicationError> {
+        let (done, answer) = oneshot::channel();
+        self.orders.send(Order::Snapshot(done)).await.map_err(|_| ReplicationError::Stopped)?;
         answer.await.map_err(|_| ReplicationError::Stopped)?
     }
 
@@ -305,6 +322,8 @@ struct Shell {
     jobs: JoinSet<Result<Event, Error>>,
     flushes: Vec<(u64, oneshot::Sender<Result<(), ReplicationError>>)>,
     asked: u64,
+    wanted: Vec<(u64, oneshot::Sender<Result<SnapshotId, ReplicationError>>)>,
+    wants: u64,
 }
 
 impl Shell {
@@ -345,6 +364,11 @@ impl Shell {
                 self.asked += 1;
                 self.flushes.push((self.asked, done));
                 Event::Flush(self.asked)
+            }
+            Order::Snapshot(done) => {
+                self.wants += 1;
+                self.wanted.push((self.wants, done));
+                Event::Wanted(self.wants)
             }
             Order::Ended => Event::Ended,
         }
@@ -392,6 +416,19 @@ impl Shell {
             }
             Command::Flushed(number) => self.answer(number, &Ok(())),
             Command::NoStandby => self.answer(u64::MAX, &Err(ReplicationError::NoStandby)),
+            Command::Taken(number, id) => self.give(number, &Ok(id)),
+            Command::NotTaken(number) => {
+                let problem = self.shared.status().problem;
+                let why = problem.unwrap_or_else(|| "the program has ended".to_owned());
+                self.give(number, &Err(ReplicationError::NotTaken(why)));
+            }
+        }
+    }
+
+    fn give(&mut self, number: u64, result: &Result<SnapshotId, ReplicationError>) {
+        for (_, done) in self.wanted.extract_if(.., |(wanted, _)| *wanted <= number) {
+            // Who wanted it may not wait any more.
+            let _ = done.send(result.clone());
         }
     }
 

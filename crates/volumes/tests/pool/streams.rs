@@ -258,3 +258,45 @@ async fn a_snapshot_is_not_deleted_while_it_is_sent() {
     }
     assert_eq!(pruned, [id(1, 1), id(1, 2)]);
 }
+
+#[tokio::test]
+async fn a_held_snapshot_is_not_deleted() {
+    let ((_x, a), _b) = two_pools().await;
+    let hold = a.hold(PROGRAM, id(1, 1)).await.unwrap();
+    for sequence in 2..=3 {
+        snapshot(&a, id(1, sequence)).await;
+    }
+    assert_eq!(a.prune(PROGRAM, &[]).await.unwrap(), [id(1, 2)]);
+    let held = a.delete_snapshot(PROGRAM, hold.id()).await.unwrap_err();
+    assert!(matches!(held, Error::Sending), "{held}");
+    drop(hold);
+    assert_eq!(a.prune(PROGRAM, &[]).await.unwrap(), [id(1, 1)]);
+    assert!(matches!(a.hold(PROGRAM, id(1, 1)).await.unwrap_err(), Error::Refused(Refusal::NoSnapshot(_))));
+}
+
+#[tokio::test]
+async fn a_chain_from_the_archive_counts_when_its_last_set_is_complete() {
+    let ((_x, a), (_y, b)) = two_pools().await;
+    write(&a, "data", "f", b"2").await;
+    snapshot(&a, id(1, 2)).await;
+    // It has seen more than that, as a node has on which the program ran later.
+    b.create_live(PROGRAM, epoch(4), vec![volume("data", 64)]).await.unwrap();
+    for (set, parent) in [(id(1, 1), None), (id(1, 2), Some(id(1, 1)))] {
+        let stream = async || a.send(PROGRAM, set, &name("data"), parent).await.unwrap();
+        let stale = b.receive_archived(PROGRAM, epoch(3), set, &name("data"), ENOUGH, stream().await).await;
+        assert!(matches!(stale.unwrap_err(), Error::Refused(Refusal::StaleEpoch { .. })));
+        let live = b.receive_archived(PROGRAM, epoch(4), set, &name("data"), ENOUGH, stream().await).await;
+        assert!(matches!(live.unwrap_err(), Error::Refused(Refusal::AlreadyLive(_))));
+    }
+    for (set, parent) in [(id(1, 1), None), (id(1, 2), Some(id(1, 1)))] {
+        let stream = a.send(PROGRAM, set, &name("data"), parent).await.unwrap();
+        b.receive_archived(PROGRAM, epoch(5), set, &name("data"), ENOUGH, stream).await.unwrap();
+        assert!(b.newest_snapshot(PROGRAM).await.unwrap().is_none());
+    }
+    b.commit_restored(PROGRAM, epoch(5), id(1, 2), at(0), vec![volume("data", 64)]).await.unwrap();
+    b.abort_received(PROGRAM, id(1, 1)).await.unwrap();
+    b.promote(PROGRAM, Source::Snapshot(id(1, 2)), epoch(5), at(100)).await.unwrap();
+    assert_eq!(read(&b, "data", "f").await, b"2");
+    b.open_live(PROGRAM, epoch(5), vec![volume("data", 64), volume("cache", 64)]).await.unwrap();
+    assert_eq!(b.program(PROGRAM).await.unwrap().recovery_points().len(), 1, "what it had written is kept");
+}

@@ -10,6 +10,7 @@ use protocol::{Epoch, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
 use volumes::{Source, VolumeName};
 
+use super::restoring::RestoreError;
 use super::{ProgramData, locked};
 use crate::core::persistent::Assignment;
 
@@ -24,6 +25,8 @@ pub(crate) enum DataError {
     Name(#[from] volumes::NameTooLong),
     #[error(transparent)]
     Pool(#[from] volumes::Error),
+    #[error("the volumes cannot be restored from the archive: {0}")]
+    Restore(#[from] RestoreError),
 }
 
 /// How the volumes become what a program starts with.
@@ -35,6 +38,8 @@ enum Plan {
     Create,
     /// They are a copy of this snapshot.
     Promote(SnapshotId),
+    /// They come from the archive: this set, or the newest.
+    Restore(Option<SnapshotId>),
 }
 
 impl ProgramData {
@@ -52,7 +57,15 @@ impl ProgramData {
             return Ok(());
         }
         let data = self.clone();
-        self.threads.run(async move { data.plan(program, epoch).await.map(drop) }).await
+        let find = async move {
+            match (data.plan(program, epoch).await?, data.archives.get()) {
+                (Plan::Restore(wanted), Some(archives)) if archives.lacks(program, wanted).await => {
+                    Err(DataError::NotHere)
+                }
+                _ => Ok(()),
+            }
+        };
+        self.threads.run(find).await
     }
 
     /// Makes a program's persistent volumes what it shall start with under this epoch, and says where they are.
@@ -114,6 +127,13 @@ impl ProgramData {
                 self.pool.promote(program, Source::Snapshot(newest), epoch, until).await?;
                 self.pool.open_live(program, epoch, specs).await?;
             }
+            Plan::Restore(wanted) => {
+                let archives = self.archives.get().ok_or(DataError::NoOrder)?;
+                let restored = archives.restore(program, epoch, wanted).await?;
+                self.pool.promote(program, Source::Snapshot(restored), epoch, until).await?;
+                // Volumes that are not archived are new.
+                self.pool.open_live(program, epoch, specs).await?;
+            }
         }
         if plan != Plan::GoOn {
             locked(&self.live_since).insert(Assignment { program, epoch }, now);
@@ -131,6 +151,7 @@ impl ProgramData {
             DataBase::Empty => Ok(Plan::Create),
             DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
             DataBase::Own { .. } => Err(DataError::NotHere),
+            DataBase::Archive { snapshot } => Ok(Plan::Restore(snapshot)),
             DataBase::Copy { at_least } => {
                 let newest = self.pool.newest_snapshot(program).await?.map(|set| set.id);
                 let newest = newest.filter(|id| at_least.is_none_or(|least| *id >= least));

@@ -1,10 +1,12 @@
 //! The data of this node's programs: what the scheduler ordered about it, what a program starts with, and what becomes of
 //! it afterwards.
 
+mod archiving;
 mod base;
 mod dial;
 mod keeping;
 mod replicas;
+mod restoring;
 
 use std::collections::HashMap;
 use std::io;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use chrono::Utc;
 use lease::{BootTime, clock};
 use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, Peer, SnapshotId};
+use protocol::client::Archive;
 use protocol::{Account, Address, Epoch, NodeId, ProgramId};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -23,12 +26,15 @@ use tracing::warn;
 use volumes::Pool;
 use volumes::replication::{ReplicationError, Stream};
 
+pub(crate) use self::archiving::ArchiveStatus;
+use self::archiving::Archives;
 pub(crate) use self::base::DataError;
 pub(crate) use self::replicas::ReplicaStatus;
 use self::replicas::Replicas;
 use crate::config::DataConfig;
 use crate::core::persistent::Assignment;
 use crate::guest_api::{Flush, FlushError};
+use crate::programs::catalog::Catalog;
 use crate::programs::freezer::Freezers;
 
 /// How often the pool is looked after.
@@ -52,7 +58,8 @@ pub(crate) struct ProgramData {
     /// Since when volumes are live that became so under this process.
     live_since: Mutex<HashMap<Assignment, BootTime>>,
     /// Once this node has its id.
-    replicas: OnceLock<Replicas>,
+    replicas: OnceLock<Arc<Replicas>>,
+    archives: OnceLock<Archives>,
     /// Orders came that are not carried out yet.
     ordered: Notify,
     threads: Threads,
@@ -129,6 +136,7 @@ impl ProgramData {
             seen: Mutex::default(),
             live_since: Mutex::default(),
             replicas: OnceLock::new(),
+            archives: OnceLock::new(),
             ordered: Notify::new(),
             threads,
         };
@@ -144,9 +152,12 @@ impl ProgramData {
         Ok(self.pool.usage()?.total >> 20)
     }
 
-    /// This node is known to the network: from now on it can send and take in copies.
-    pub(crate) fn introduce(&self, account: Arc<Account>, node: NodeId) {
+    /// This node is known to the network: from now on it can send and take in copies, and use the archive.
+    pub(crate) fn introduce(&self, account: Arc<Account>, node: NodeId, archive: Archive, catalog: Arc<Catalog>) {
         let replicas = Replicas::new(self.pool.clone(), account, node, &self.config, self.freezers.clone());
+        let replicas = Arc::new(replicas);
+        let interval = self.config.archive_interval;
+        let _ = self.archives.set(Archives::new(self.pool.clone(), archive, catalog, replicas.clone(), interval));
         let _ = self.replicas.set(replicas);
     }
 
@@ -212,7 +223,12 @@ impl ProgramData {
 
     /// Everything that this node replicates, for metrics.
     pub(crate) fn replica_statuses(&self) -> Vec<ReplicaStatus> {
-        self.replicas.get().map(Replicas::statuses).unwrap_or_default()
+        self.replicas.get().map(|replicas| replicas.statuses()).unwrap_or_default()
+    }
+
+    /// Everything that this node archives, for metrics.
+    pub(crate) fn archive_statuses(&self) -> Vec<ArchiveStatus> {
+        self.archives.get().map(Archives::statuses).unwrap_or_default()
     }
 
     /// Looks what there is.
@@ -241,6 +257,16 @@ impl ProgramData {
     async fn carry_out(&self) {
         let Some(replicas) = self.replicas.get() else { return };
         let orders: Vec<_> = locked(&self.orders).values().cloned().collect();
+        let is_live = |program: ProgramId, epoch: Epoch| {
+            let ordered = |order: &DataEntry| {
+                order.program == program && order.epoch == epoch && matches!(order.order, DataOrder::Live { .. })
+            };
+            orders.iter().any(ordered)
+        };
+        // What is held for the archive could not be removed.
+        if let Some(archives) = self.archives.get() {
+            archives.keep(is_live);
+        }
         for DataEntry { program, epoch, order } in &orders {
             let obeyed = match order {
                 DataOrder::Live { standby, .. } => self.replicate(replicas, *program, *epoch, standby.clone()).await,
@@ -252,12 +278,6 @@ impl ProgramData {
                 warn!(%program, %epoch, %error, "cannot do what the scheduler ordered about its data");
             }
         }
-        let is_live = |program: ProgramId, epoch: Epoch| {
-            let ordered = |order: &DataEntry| {
-                order.program == program && order.epoch == epoch && matches!(order.order, DataOrder::Live { .. })
-            };
-            orders.iter().any(ordered)
-        };
         replicas.keep(is_live);
     }
 
@@ -271,6 +291,9 @@ impl ProgramData {
         let known = self.pool.program(program).await?;
         if known.live().is_some_and(|live| live.epoch == epoch) {
             let since = locked(&self.live_since).get(&Assignment { program, epoch }).copied();
+            if let Some(archives) = self.archives.get() {
+                archives.start(Assignment { program, epoch }).await?;
+            }
             replicas.start(program, epoch, since).await?;
             replicas.set_standby(program, standby).await;
         }
@@ -309,7 +332,7 @@ impl Flush for ProgramData {
         // Only waits: the work is done by the replica's own task.
         replicas.flush(program, epoch).await.map_err(|error| match error {
             ReplicationError::NoStandby => FlushError::NoStandby(error.to_string()),
-            ReplicationError::Stopped | ReplicationError::Missing(_) => FlushError::Stopped(error.to_string()),
+            ReplicationError::Stopped | ReplicationError::NotTaken(_) | ReplicationError::Missing(_) => FlushError::Stopped(error.to_string()),
         })
     }
 }

@@ -156,6 +156,17 @@ impl Replicas {
         }
     }
 
+    /// A new snapshot of a program that is live here.
+    pub(super) async fn snapshot(&self, program: ProgramId, epoch: Epoch) -> Result<SnapshotId, ReplicationError> {
+        let replica = self.replica(program, epoch).ok_or(ReplicationError::Stopped)?;
+        replica.replicator.snapshot().await
+    }
+
+    /// How fast this node may send.
+    pub(super) fn bandwidth(&self) -> Bandwidth {
+        self.bandwidth.clone()
+    }
+
     /// Returns when everything that was written before is on the standby.
     pub(super) async fn flush(&self, program: ProgramId, epoch: Epoch) -> Result<Option<SnapshotId>, ReplicationError> {
         let replica = self.replica(program, epoch).ok_or(ReplicationError::NoStandby)?;

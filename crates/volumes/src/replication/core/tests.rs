@@ -344,3 +344,57 @@ proptest! {
         prop_assert_eq!(world.answered, world.flushes.len());
     }
 }
+
+#[test]
+fn who_wants_a_snapshot_on_this_node_gets_one_without_a_standby_under_the_next_name() {
+    let mut core = core(&[(id(4), 5)]);
+    assert_eq!(core.step(second(10), Event::Wanted(1)), [Command::Take(id(5))]);
+    assert_eq!(core.step(second(10), Event::Wanted(2)), [], "it was wanted after this one had begun");
+    assert_eq!(core.step(second(10), Event::Taken), [Command::Taken(1, id(5)), Command::Take(id(6))]);
+    assert_eq!(core.step(second(10), Event::Taken), [Command::Taken(2, id(6))]);
+    assert_eq!(core.wake_at(), None);
+    // The standby gets the newest, as ever.
+    core.step(second(11), Event::Standby(Some(node(1))));
+    assert_eq!(core.step(second(11), Event::Connected(vec![id(4)])).last(), Some(&Command::Send(id(6), Some(id(4)))));
+}
+
+#[test]
+fn without_a_standby_only_the_newest_snapshots_are_kept() {
+    let mut core = core(&[]);
+    let mut pruned = Vec::new();
+    for number in 1..=20 {
+        core.step(second(number), Event::Wanted(number));
+        pruned.extend(core.step(second(number), Event::Taken).into_iter().filter(|c| matches!(c, Command::Prune(_))));
+        assert!(core.standing(second(number)).sets <= MOST_APART);
+    }
+    assert_eq!(pruned[0], Command::Prune(vec![id(5)]));
+}
+
+#[test]
+fn what_is_wanted_while_a_snapshot_is_sent_comes_after_it() {
+    let mut core = replicating();
+    core.step(second(11), Event::Tick);
+    assert_eq!(core.step(second(11), Event::Looked { changed: true }), [Command::Take(id(2))]);
+    core.step(second(11), Event::Taken);
+    assert_eq!(core.step(second(11), Event::Wanted(1)), []);
+    let commands = core.step(second(12), Event::Confirmed(id(2)));
+    assert!(commands.contains(&Command::Take(id(3))), "{commands:?}");
+    assert_eq!(
+        core.step(second(12), Event::Taken),
+        [Command::Taken(1, id(3)), Command::Send(id(3), Some(id(2)))],
+        "it serves both"
+    );
+}
+
+#[test]
+fn who_wants_a_snapshot_that_cannot_be_taken_is_told() {
+    let mut core = core(&[]);
+    core.step(second(10), Event::Wanted(1));
+    assert_eq!(core.step(second(10), Event::Failed), [Command::NotTaken(1)]);
+    assert_eq!(core.step(second(10), Event::Wanted(2)), [], "not at once after a failure");
+    let due = core.wake_at().unwrap();
+    assert_eq!(core.step(due, Event::Tick), [Command::Take(id(2))]);
+    core.step(due, Event::Taken);
+    core.step(due, Event::Ended);
+    assert_eq!(core.step(due, Event::Wanted(3)), [Command::NotTaken(3)], "nothing runs any more");
+}
