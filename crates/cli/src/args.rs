@@ -1,5 +1,7 @@
 //! The command line.
 
+mod volume;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,6 +9,8 @@ use clap_complete::Shell;
 use protocol::Address;
 use protocol::message::program::{Encoding, Interface};
 use zeroize::Zeroizing;
+
+pub use volume::{DownloadArgs, RestoreArgs, VolumeCommand};
 
 use crate::settings::Flags;
 use crate::units::{self, Variable};
@@ -93,6 +97,9 @@ pub enum Command {
     Persist(PersistArgs),
     /// Make a persistent program on-demand (as `program unpersist`)
     Unpersist(PersistArgs),
+    /// Look at the volumes of programs, and go back to a snapshot in the archive
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Look at the compute nodes
     #[command(subcommand)]
     Node(NodeCommand),

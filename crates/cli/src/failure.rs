@@ -50,6 +50,8 @@ pub enum Code {
     ProgramFailing,
     /// The program does not run on another node, but goes on where it was.
     MoveFailed,
+    /// The program does not run with the snapshot, but goes on with what it had.
+    RestoreFailed,
     /// A history does not hold.
     BadHistory,
     /// A prompt was answered with no, or Ctrl-C was pressed.

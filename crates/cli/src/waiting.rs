@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use protocol::ProgramId;
+use protocol::data::SnapshotId;
 use protocol::api::scheduler::{MoveOutcome, MovePhase, MoveRecord, ProgramState, VmRecord};
 use reqwest::redirect::Policy;
 use serde_json::json;
@@ -189,6 +190,68 @@ pub async fn until_moved(
                 .details(json!({ "item_hash": program }))
         })?;
     }
+}
+
+/// Waits until the program runs with this snapshot of the archive. `before` is its record from before the order.
+///
+/// # Errors
+/// [`Failure`] with [`Code::RestoreFailed`] when it goes on with what it had, [`Code::ProgramFailing`] when it fails with the
+/// snapshot, and [`Code::TimedOut`] when `deadline` comes first; others when nobody can be asked.
+pub async fn until_restored(
+    context: &Context,
+    network: &Network,
+    before: &VmRecord,
+    snapshot: SnapshotId,
+    deadline: Instant,
+) -> Result<VmRecord> {
+    let program = &before.vm_hash;
+    let step = context.out.step("the scheduler took the order");
+    let mut last = String::from("the scheduler does not answer");
+    loop {
+        match before_deadline(deadline, network.vm(program)).await {
+            Some(Ok(Some(record))) => match restored(record, before, snapshot)? {
+                Phase::Ready(record) => return Ok(*record),
+                Phase::Wait(text) => last = text,
+                Phase::Failing(why, record) => {
+                    let text = format!("it was restored, but does not run: {why}");
+                    return Err(Failure::new(Code::ProgramFailing, text)
+                        .hint(format!("see more with `aleph program logs {program}`, or restore another snapshot"))
+                        .details(json!({ "item_hash": program, "record": record }))
+                        .into());
+                }
+            },
+            Some(Ok(None)) => {
+                let text = format!("the program {program} was deleted meanwhile");
+                return Err(Failure::new(Code::Forgotten, text).into());
+            }
+            Some(Err(error)) => last = transient(error)?,
+            None => {}
+        }
+        step.say(last.clone());
+        pause(deadline).await.map_err(|()| {
+            Failure::new(Code::TimedOut, format!("the program is not restored yet: {last}"))
+                .hint(format!("it goes on without us: look with `aleph program find {program}`"))
+                .details(json!({ "item_hash": program }))
+        })?;
+    }
+}
+
+/// What a record means to somebody who waits for a snapshot to be restored.
+fn restored(record: VmRecord, before: &VmRecord, snapshot: SnapshotId) -> Result<Phase, Failure> {
+    let has_it = record.data.as_ref().is_some_and(|data| data.restored == Some(snapshot));
+    let failure = record.failure.as_ref().filter(|failure| failure.kind.is_fault_of_node()).map(failure_text);
+    let is_new = record.epoch > before.epoch;
+    Ok(match phase(Some(record)) {
+        Phase::Ready(record) if !is_new => Phase::Wait(format!("ready on {}", place(&record))),
+        Phase::Ready(record) if !has_it => {
+            return Err(Failure::new(Code::RestoreFailed, "its node could not get the snapshot: it goes on with what it had")
+                .hint(format!("see `aleph volume snapshots {}`, and order it again", record.vm_hash))
+                .details(json!({ "item_hash": record.vm_hash, "record": record })));
+        }
+        Phase::Failing(_, record) if !is_new => Phase::Wait(format!("failing on {}", place(&record))),
+        Phase::Wait(text) => Phase::Wait(failure.filter(|_| is_new).map_or(text.clone(), |why| format!("{text} ({why})"))),
+        phase => phase,
+    })
 }
 
 /// What a record means to somebody who waits for a move.

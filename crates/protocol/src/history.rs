@@ -91,8 +91,11 @@ pub enum Fact {
     DataLost {
         /// The epoch whose last writes are lost.
         of: Epoch,
-        /// The snapshot that it goes on with; `None` when it starts with nothing.
+        /// The snapshot that it goes on with; `None` when it starts with nothing, or with what the archive has.
         snapshot: Option<SnapshotId>,
+        /// Whether it goes on with the newest set of the archive.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        from_archive: bool,
         /// Only writes of at most this long before that epoch's end are lost, in milliseconds; `None` when nobody knows.
         at_most_ms: Option<u64>,
     },
@@ -107,6 +110,13 @@ pub enum Fact {
         by: Address,
         /// Where; `None` for any other node.
         to: Option<NodeId>,
+    },
+    /// It goes back to a snapshot of the archive, as somebody asked.
+    Restoring {
+        /// Who.
+        by: Address,
+        /// The set.
+        snapshot: SnapshotId,
     },
     /// Somebody asked to leave it where it is.
     MoveCancelled {

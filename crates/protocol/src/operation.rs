@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::{SignatureError, recover};
 use crate::control::random_nonce;
+use crate::data::SnapshotId;
 use crate::{Account, Address, NodeId, ProgramId};
 
 /// How far an order's time may be from the scheduler's.
@@ -51,6 +52,14 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<NodeId>,
     },
+    /// Stop a persistent program, and start it with what the archive has of its volumes in this snapshot. Its owner may order
+    /// this, too. What it had written is kept on its node for a while.
+    Restore {
+        /// The program.
+        program: ProgramId,
+        /// The set of the archive.
+        snapshot: SnapshotId,
+    },
     /// Leave a program where it is, although somebody had ordered to move it. Its owner may order this, too.
     CancelMove {
         /// The program.
@@ -64,14 +73,14 @@ impl Operation {
         match self {
             Self::Drain { node, .. } | Self::Undrain { node } | Self::Lost { node } => Some(*node),
             Self::Move { to, .. } => *to,
-            Self::Resume | Self::CancelMove { .. } => None,
+            Self::Resume | Self::CancelMove { .. } | Self::Restore { .. } => None,
         }
     }
 
     /// The program that it is about, whose owner may order it as well.
     pub fn program(&self) -> Option<ProgramId> {
         match self {
-            Self::Move { program, .. } | Self::CancelMove { program } => Some(*program),
+            Self::Move { program, .. } | Self::Restore { program, .. } | Self::CancelMove { program } => Some(*program),
             Self::Drain { .. } | Self::Undrain { .. } | Self::Lost { .. } | Self::Resume => None,
         }
     }

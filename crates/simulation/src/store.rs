@@ -114,6 +114,7 @@ impl Database {
             writers: Vec::new(),
             standbys: Vec::new(),
             moves: self.moves.values().cloned().collect(),
+            restores: Vec::new(),
             nodes: self.nodes.values().cloned().collect(),
             draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,

@@ -4,6 +4,7 @@ pub mod account;
 pub mod message;
 pub mod node;
 pub mod program;
+pub mod volume;
 
 use anyhow::Result;
 use clap::CommandFactory;
@@ -22,6 +23,7 @@ pub async fn run(context: &Context, cli: Cli) -> Result<()> {
         Command::Program(command) => program::run(context, *command).await,
         Command::Persist(args) => program::persistence::persist(context, args).await,
         Command::Unpersist(args) => program::persistence::unpersist(context, args).await,
+        Command::Volume(command) => volume::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
         Command::Message(command) => message::run(context, command).await,
         Command::Completions { shell } => {

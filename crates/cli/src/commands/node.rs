@@ -72,6 +72,7 @@ async fn order(context: &Context, operation: Operation) -> Result<()> {
             Operation::Resume => "Reallocation goes on.",
             Operation::Move { .. } => "It moves.",
             Operation::CancelMove { .. } => "It stays where it is.",
+            Operation::Restore { .. } => "It goes back to the snapshot.",
         }
         .to_owned()
             + "\n"

@@ -18,6 +18,9 @@ pub struct DataRecord {
     /// What its last start cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<LossRecord>,
+    /// The snapshot of the archive that it started with under its present epoch, when somebody ordered that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<SnapshotId>,
     /// The nodes that had its data, when it waits for one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<NodeId>,
@@ -28,8 +31,11 @@ pub struct DataRecord {
 pub struct LossRecord {
     /// The epoch whose last writes are lost.
     pub epoch: Epoch,
-    /// The snapshot that it went on with; null when it started with nothing.
+    /// The snapshot that it went on with; null when it started with nothing, or with what the archive had.
     pub snapshot: Option<SnapshotId>,
+    /// Whether it went on with the newest set of the archive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_archive: bool,
     /// Only writes of at most this long before that epoch's end are lost, in milliseconds; null when nobody knows.
     pub at_most_ms: Option<u64>,
 }

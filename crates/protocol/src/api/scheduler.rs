@@ -421,7 +421,7 @@ pub struct AssignmentRecord {
     /// Until when, ISO 8601; null while it is assigned.
     pub ended_at: Option<String>,
     /// Why it ended: `node_silent`, `forgotten`, `rejected`, `removed`, `refused`, `stale_epoch`, `given_up`, `node_fault`,
-    /// `node_withdrawn`, `draining`, `node_given_up` or `moved`.
+    /// `node_withdrawn`, `draining`, `node_given_up`, `moved` or `restored`.
     pub cause: Option<String>,
     /// How it was known that nothing of it ran any more: `released`, `refused`, `lease_over` or `never_granted`.
     pub proof: Option<String>,

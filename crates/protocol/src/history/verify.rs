@@ -153,6 +153,7 @@ impl<'a> Check<'a> {
             | Fact::DataLost { .. }
             | Fact::MoveAsked { .. }
             | Fact::MoveCancelled { .. }
+            | Fact::Restoring { .. }
             | Fact::MoveFailed { .. } => drop(self.open_as(about)?),
             Fact::Ended { proof, .. } => {
                 let runs = self.open_as(about)?.2;

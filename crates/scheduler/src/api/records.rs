@@ -63,13 +63,18 @@ pub(super) fn vm(snapshot: &Snapshot, gateway: Option<&str>, program: &ProgramVi
 }
 
 fn data(data: &DataView) -> DataRecord {
-    let loss =
-        |loss: &Loss| LossRecord { epoch: loss.epoch, snapshot: loss.snapshot, at_most_ms: loss.at_most.map(millis) };
+    let loss = |loss: &Loss| LossRecord {
+        epoch: loss.epoch,
+        snapshot: loss.snapshot,
+        from_archive: loss.from_archive,
+        at_most_ms: loss.at_most.map(millis),
+    };
     DataRecord {
         standby: data.standby.map(|(node, _)| node),
         standby_is_complete: data.standby.is_some_and(|(_, is_complete)| is_complete),
         at_risk_ms: data.at_risk.map(millis),
         loss: data.loss.as_ref().map(loss),
+        restored: data.restored,
         waits_for: data.waits_for.clone(),
     }
 }

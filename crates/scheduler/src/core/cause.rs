@@ -47,6 +47,8 @@ pub enum Cause {
     NodeGivenUp,
     /// Somebody ordered to move it.
     Moved,
+    /// Somebody ordered to go back to a snapshot.
+    Restored,
 }
 
 impl Cause {
@@ -63,6 +65,7 @@ impl Cause {
             Self::Draining => "draining",
             Self::NodeGivenUp => "node_given_up",
             Self::Moved => "moved",
+            Self::Restored => "restored",
         }
     }
 }
@@ -82,6 +85,7 @@ impl fmt::Display for Cause {
             Self::Draining => "its node is drained",
             Self::NodeGivenUp => "an operator said that its node is gone for good",
             Self::Moved => "it is moved, as somebody asked",
+            Self::Restored => "it goes back to a snapshot, as somebody asked",
         })
     }
 }

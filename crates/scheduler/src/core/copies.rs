@@ -122,8 +122,9 @@ impl Scheduler {
     /// What the program starts with on this node.
     pub(super) fn base_on(&self, id: ProgramId, node: NodeId) -> Option<DataBase> {
         let data = self.programs.get(&id)?.data.as_ref()?;
-        Some(match data.sources() {
+        Some(match data.sources(self.now, self.policy.restore_after) {
             Sources::Anywhere => DataBase::Empty,
+            Sources::Archive(snapshot) => DataBase::Archive { snapshot },
             Sources::On(groups) => groups.into_iter().flatten().find(|(on, _)| *on == node)?.1,
             Sources::Nowhere(_) => return None,
         })
@@ -147,7 +148,7 @@ impl Scheduler {
         // Rounded up: a loss is never said to be less than it is.
         let at_most_ms =
             loss.at_most.map(|time| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-        let fact = Fact::DataLost { of: loss.epoch, snapshot: loss.snapshot, at_most_ms };
+        let fact = Fact::DataLost { of: loss.epoch, snapshot: loss.snapshot, from_archive: loss.from_archive, at_most_ms };
         let (epoch, node) = (assignment.epoch, assignment.node);
         turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
     }

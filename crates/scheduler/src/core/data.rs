@@ -9,6 +9,9 @@
 //!                                   or where a copy  and what is lost is said ─────────┤
 //!                                   is as new ───────┘  none: waits, and says for whom │
 //! ```
+//! Volumes of the class `store` are also in the message node's archive: when no copy is heard of for a while, the program goes on
+//! with what is there, on any node.
+//!
 //! Reports of nodes and ends of assignments move it. What no node reports is unknown, not absent: nothing is started with less
 //! than what may still come back, unless the program's owner said so ([`OnLoss::Fresh`]).
 //!
@@ -22,6 +25,8 @@ use lease::BootTime;
 use protocol::data::{CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
 use protocol::{Epoch, NodeId};
 
+use super::restores::AskedRestore;
+
 /// What to do when no copy of a program's data can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnLoss {
@@ -30,6 +35,8 @@ pub enum OnLoss {
     Wait,
     /// Start with empty volumes.
     Fresh,
+    /// Wait for a while, then start with what the archive has: the program has volumes with the persistence `store`.
+    Archive,
 }
 
 /// What a crash cost a program.
@@ -37,8 +44,10 @@ pub enum OnLoss {
 pub struct Loss {
     /// The epoch whose last writes are lost.
     pub epoch: Epoch,
-    /// What the program went on with; `None` for nothing.
+    /// What the program went on with; `None` for nothing, or for what the archive had.
     pub snapshot: Option<SnapshotId>,
+    /// Whether it went on with the newest set of the archive.
+    pub from_archive: bool,
     /// Writes of at most this long before its end are lost; `None` when all of them are, or when nobody knows.
     pub at_most: Option<Duration>,
 }
@@ -86,6 +95,8 @@ pub(super) struct Data {
     /// What the nodes were told, each once.
     pub(super) told: Vec<(NodeId, DataEntry)>,
     pub(super) on_loss: OnLoss,
+    /// What somebody wants it to go back to.
+    pub(super) wanted: Option<AskedRestore>,
 }
 
 /// Where a program may start.
@@ -95,6 +106,8 @@ pub(super) enum Sources {
     Anywhere,
     /// On these nodes; those of an earlier group are to be preferred.
     On(Vec<Vec<(NodeId, DataBase)>>),
+    /// On any node, with this set of the archive, or the newest.
+    Archive(Option<SnapshotId>),
     /// Nowhere yet.
     Nowhere(String),
 }
@@ -182,8 +195,12 @@ impl Data {
         (Some(copy.newest) >= live.confirmed).then(|| Duration::from_millis(live.at_risk_ms))
     }
 
-    /// Where it may start, by what nodes say that are heard of now.
-    pub(super) fn sources(&self) -> Sources {
+    /// Where it may start, by what nodes say that are heard of now. `patience` is how long a copy is waited for that may come
+    /// back, if there is the archive.
+    pub(super) fn sources(&self, now: BootTime, patience: Duration) -> Sources {
+        if let Some(wanted) = &self.wanted {
+            return Sources::Archive(Some(wanted.snapshot));
+        }
         let Some((node, epoch)) = self.last else { return Sources::Anywhere };
         if let Some((writer, _)) = self.live() {
             let copies = self.held.keys().filter(|node| **node != writer && self.is_exact(**node));
@@ -202,13 +219,23 @@ impl Data {
         match (copies.is_empty(), self.on_loss) {
             (false, _) => Sources::On(copies.into_iter().map(|(newest, node)| vec![(node, base(newest))]).collect()),
             (true, OnLoss::Fresh) => Sources::Anywhere,
+            (true, OnLoss::Archive) if self.restore_due(patience).is_some_and(|at| at <= now) => Sources::Archive(None),
+            (true, OnLoss::Archive) => {
+                let (waits, seconds) = (self.waits_in_words(node), patience.as_secs());
+                Sources::Nowhere(format!("{waits}; {seconds} s after its end it is restored from the archive"))
+            }
             (true, OnLoss::Wait) => Sources::Nowhere(self.waits_in_words(node)),
         }
     }
 
+    /// When it goes on with what the archive has, if no copy comes back.
+    pub(super) fn restore_due(&self, patience: Duration) -> Option<BootTime> {
+        Some(self.ended.filter(|_| self.on_loss == OnLoss::Archive)? + patience)
+    }
+
     /// The nodes that had its data, when it waits for one of them.
-    pub(super) fn waits_for(&self) -> Vec<NodeId> {
-        match (self.sources(), self.last) {
+    pub(super) fn waits_for(&self, now: BootTime, patience: Duration) -> Vec<NodeId> {
+        match (self.sources(now, patience), self.last) {
             (Sources::Nowhere(_), Some((writer, _))) => [writer].into_iter().chain(self.confirmed).collect(),
             _ => Vec::new(),
         }
@@ -226,9 +253,12 @@ impl Data {
             (Some((_, epoch)), DataBase::Copy { .. }) if !self.is_exact(node) => {
                 let copy = self.held.get(&node).and_then(|held| held.copy.as_ref());
                 let at_most = copy.zip(self.ended).map(|(copy, ended)| ended.since(copy.taken));
-                Some(Loss { epoch, snapshot: copy.map(|copy| copy.newest), at_most })
+                Some(Loss { epoch, snapshot: copy.map(|copy| copy.newest), from_archive: false, at_most })
             }
-            (Some((_, epoch)), DataBase::Empty) => Some(Loss { epoch, snapshot: None, at_most: None }),
+            (Some((_, epoch)), DataBase::Empty | DataBase::Archive { snapshot: None }) => {
+                let from_archive = base != DataBase::Empty;
+                Some(Loss { epoch, snapshot: None, from_archive, at_most: None })
+            }
             _ => None,
         };
         self.base = Some(base);
@@ -258,7 +288,10 @@ impl Data {
     pub(super) fn ended(&mut self, node: NodeId, epoch: Epoch, has_run: bool, now: BootTime) {
         match (self.last == Some((node, epoch)), has_run) {
             (true, true) => self.ended = Some(now),
-            (true, false) => self.last = self.before,
+            (true, false) => {
+                self.last = self.before;
+                self.ended.get_or_insert(now);
+            }
             (false, _) => {}
         }
     }

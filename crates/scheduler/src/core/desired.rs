@@ -1,7 +1,7 @@
 //! What shall run: a persistent program as its message describes it, reduced to what placing it needs.
 
 use protocol::message::program::{CpuRequirements, NodeRequirements};
-use protocol::message::{ContentError, ProgramContent, VolumeKind};
+use protocol::message::{ContentError, Persistence, ProgramContent, VolumeKind};
 use protocol::{Address, NodeId, ProgramId};
 use regex::{Regex, RegexBuilder};
 
@@ -146,8 +146,15 @@ fn needs(program: &ProgramContent) -> Needs {
     Needs { vcpus: program.resources.vcpus.into(), memory_mib: program.resources.memory, disk_mib, pool_mib }
 }
 
-/// What its owner wants when its data cannot be reached: the word at `on_data_loss` in the message's metadata.
+/// What to do when its data cannot be reached: what is in the archive is used; else its owner says, by the word at
+/// `on_data_loss` in the message's metadata.
 fn on_loss(program: &ProgramContent) -> OnLoss {
+    let is_archived = |kind: &VolumeKind| {
+        matches!(kind, VolumeKind::Persistent { persistence: Some(Persistence::Store), .. })
+    };
+    if program.volumes.iter().any(|volume| is_archived(&volume.kind)) {
+        return OnLoss::Archive;
+    }
     let word =
         program.metadata.as_ref().and_then(|metadata| metadata.get("on_data_loss")).and_then(|word| word.as_str());
     if word == Some("fresh") { OnLoss::Fresh } else { OnLoss::Wait }

@@ -16,6 +16,7 @@ pub use super::cause::{Cause, Gone, Proof};
 use super::data::Loss;
 use super::desired::ProgramSpec;
 use super::moves::MoveEnd;
+use super::restores::AskedRestore;
 
 /// One connection of a node. Numbers are never used twice in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,6 +143,8 @@ pub struct Restored {
     pub standbys: Vec<(ProgramId, NodeId)>,
     /// The moves that people ordered and that are not over.
     pub moves: Vec<AskedMove>,
+    /// The snapshots that people want programs to go back to, and that is not over.
+    pub restores: Vec<AskedRestore>,
     /// The nodes that were known.
     pub nodes: Vec<Registration>,
     /// The nodes that an operator drains, and why.
@@ -296,6 +299,11 @@ pub enum Write {
         /// The program.
         program: ProgramId,
     },
+    /// Drop the order to restore a program: it is over.
+    RestoreOver {
+        /// The program.
+        program: ProgramId,
+    },
     /// Keep how a node was registered.
     Node(Registration),
     /// Drop a node that is no longer part of the network.
@@ -317,6 +325,7 @@ impl Write {
             | Self::Record { .. }
             | Self::Standby { .. }
             | Self::MoveOver { .. }
+            | Self::RestoreOver { .. }
             | Self::Node(_)
             | Self::ForgetNode(_)
             | Self::EarlierLeasesEnded { .. } => None,

@@ -81,6 +81,7 @@ impl Scheduler {
             // Without its data the node cannot have started it, although it was allowed to.
             ReportedState::Refused(Refusal::NoData) if !assignment.was_seen => {
                 assignment.has_started = false;
+                self.restore_over(turn, id);
                 self.turned_down(turn, id, node, Cause::Refused);
             }
             ReportedState::Refused(_) if assignment.has_started => self.turned_down(turn, id, node, Cause::GivenUp),
@@ -94,6 +95,7 @@ impl Scheduler {
                 if report.state == ReportedState::Ready && !is_releasing {
                     self.programs.get_mut(&id).map(|program| program.avoid.remove(&node));
                     self.ready_after_move(turn, id, node);
+                    self.restore_over(turn, id);
                 }
                 self.settle(turn, id);
             }

@@ -8,7 +8,7 @@
 //! * `operations`: what operators order.
 //! * [`placement`]: which node fits best; `waiting`: who waits for one.
 //! * [`data`]: where the data of a program is, so where it may start; `copies`: who keeps copies of it.
-//! * `moves`: planned moves, which people order or which empty a node.
+//! * `moves`: planned moves, which people order or which empty a node; `restores`: snapshots that people go back to.
 //! * `grants`: what a node is told to run; `heartbeat`: what it reports, and the leases that the answer renews.
 //! * [`brake`]: what keeps it from moving everything at once.
 //! * [`leadership`]: which of several schedulers decides.
@@ -35,6 +35,7 @@ mod nodes;
 mod operations;
 pub mod placement;
 mod programs;
+pub mod restores;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timers;
@@ -65,6 +66,9 @@ use turn::Turn;
 use view::Changes;
 use waiting::Waiting;
 
+/// A node that restarts or loses power for a moment is back by then, with everything that was written.
+pub const RESTORE_AFTER: Duration = Duration::from_secs(60);
+
 /// The waits that are no part of a lease.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
@@ -78,6 +82,8 @@ pub struct Policy {
     pub retry: Duration,
     /// The longest wait before a write is tried again.
     pub retry_most: Duration,
+    /// How long a program waits for its data, from the end of its assignment on, before it goes on with what the archive has.
+    pub restore_after: Duration,
     /// When not to move programs.
     pub brake: BrakePolicy,
 }
@@ -90,6 +96,7 @@ impl Default for Policy {
             avoid_most: Duration::from_secs(300),
             retry: Duration::from_millis(100),
             retry_most: Duration::from_secs(10),
+            restore_after: RESTORE_AFTER,
             brake: BrakePolicy::default(),
         }
     }

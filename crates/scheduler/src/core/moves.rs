@@ -202,6 +202,7 @@ impl Scheduler {
         match operation {
             Operation::Move { program, to } => self.object_to_move(*program, *to),
             Operation::CancelMove { program } => self.object_to_cancel(*program),
+            Operation::Restore { program, .. } => self.object_to_restore(*program),
             Operation::Drain { .. } | Operation::Undrain { .. } | Operation::Lost { .. } | Operation::Resume => None,
         }
     }
@@ -463,6 +464,6 @@ impl Scheduler {
     }
 }
 
-fn unknown(program: ProgramId) -> Objection {
+pub(super) fn unknown(program: ProgramId) -> Objection {
     Objection::Unknown(format!("no persistent program {program} is known to this scheduler"))
 }

@@ -1,4 +1,4 @@
-//! What people order: drain a node, give it up, go on, move a program.
+//! What people order: drain a node, give it up, go on, move a program, go back to a snapshot.
 
 use protocol::operation::Operation;
 use protocol::{Address, NodeId};
@@ -22,6 +22,7 @@ impl Scheduler {
             }
             Operation::Move { program, to } => self.ask_to_move(turn, program, to, by),
             Operation::CancelMove { program } => self.cancel_move(turn, program, by),
+            Operation::Restore { program, snapshot } => self.ask_to_restore(turn, program, snapshot, by),
         }
     }
 

@@ -46,6 +46,8 @@ impl Scheduler {
         for (id, node, epoch) in restored.writers {
             if let Some(data) = self.programs.get_mut(&id).and_then(|program| program.data.as_mut()) {
                 data.last = Some((node, epoch));
+                // It ended before this scheduler began.
+                data.ended = Some(turn.now);
             }
         }
         for (id, node) in restored.standbys {
@@ -74,6 +76,9 @@ impl Scheduler {
         }
         for asked in restored.moves {
             self.restore_move(turn, asked);
+        }
+        for asked in restored.restores {
+            self.restore_asked(turn, asked);
         }
     }
 
@@ -154,6 +159,7 @@ impl Scheduler {
         }
         self.record_failed_move(turn, id);
         self.record_loss(turn, id);
+        self.record_restore(turn, id);
         if let Some(gone) = gone {
             self.release(turn, id, Cause::Gone(gone), None);
         } else if self.nodes.get(&node).is_some_and(|node| !node.offer.is_healthy) {
@@ -332,7 +338,9 @@ impl Program {
             }
             _ => None,
         };
-        let later = [self.held_until, failing, self.move_due()].into_iter().flatten();
+        let waits = self.data.as_ref().filter(|_| matches!(self.stage, Stage::Unplaced));
+        let restore = waits.and_then(|data| data.restore_due(policy.restore_after));
+        let later = [self.held_until, failing, self.move_due(), restore].into_iter().flatten();
         let avoided = self.avoid.values().map(|avoid| avoid.until);
         self.stage.due().into_iter().chain(later.chain(avoided).filter(|at| *at > now)).min()
     }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use lease::BootTime;
 use protocol::api::scheduler::{MovePhase, NodeStatus, ProgramState, VmStatus};
 use protocol::control::Failure;
+use protocol::data::{DataBase, SnapshotId};
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::Scheduler;
@@ -82,6 +83,8 @@ pub struct DataView {
     pub at_risk: Option<Duration>,
     /// What the last start cost.
     pub loss: Option<Loss>,
+    /// The snapshot of the archive that it started with, when somebody ordered that.
+    pub restored: Option<SnapshotId>,
     /// The nodes that had its data, when it waits for one of them.
     pub waits_for: Vec<NodeId>,
 }
@@ -182,12 +185,16 @@ impl Scheduler {
                 .as_ref()
                 .filter(|transfer| assignment.is_none_or(|assignment| assignment.node != transfer.to))
                 .map(|transfer| (transfer.to, transfer.stopped.unwrap_or(transfer.since))),
-            note: note(program, state, self.now).or_else(|| self.brake_note(program)),
+            note: note(program, state, self.now, self.policy.restore_after).or_else(|| self.brake_note(program)),
             data: program.data.as_ref().map(|data| DataView {
                 standby: data.keeper().map(|node| (node, data.filling.is_none())),
                 at_risk: data.keeper().and_then(|node| data.behind(node)),
                 loss: data.loss,
-                waits_for: if assignment.is_none() { data.waits_for() } else { Vec::new() },
+                restored: match data.base {
+                    Some(DataBase::Archive { snapshot }) => snapshot,
+                    _ => None,
+                },
+                waits_for: if assignment.is_none() { data.waits_for(self.now, self.policy.restore_after) } else { Vec::new() },
             }),
             moving: moving(program, self.now),
             last_move: program.moves.last.clone(),
@@ -274,7 +281,7 @@ fn status(program: &Program, state: ProgramState) -> VmStatus {
     }
 }
 
-fn note(program: &Program, state: ProgramState, now: BootTime) -> Option<String> {
+fn note(program: &Program, state: ProgramState, now: BootTime, patience: Duration) -> Option<String> {
     const DATABASE: &str = "the scheduler's database cannot be written; it is tried again";
     match &program.stage {
         Stage::Storing { retry_at: Some(_), .. } | Stage::Closing { retry_at: Some(_), .. } => {
@@ -283,8 +290,9 @@ fn note(program: &Program, state: ProgramState, now: BootTime) -> Option<String>
         Stage::Unplaced if program.held_until.is_some_and(|until| now < until) => {
             Some("the scheduler's database is new or an old copy: it waits until earlier leases have ended".into())
         }
-        Stage::Unplaced => program.data.as_ref().and_then(|data| match data.sources() {
+        Stage::Unplaced => program.data.as_ref().and_then(|data| match data.sources(now, patience) {
             Sources::Nowhere(reason) => Some(reason),
+            Sources::Archive(_) => Some("it is restored from the archive".to_owned()),
             Sources::Anywhere | Sources::On(_) => None,
         }),
         Stage::Storing { .. } => Some("its assignment is being written".to_owned()),

@@ -130,7 +130,7 @@ impl Scheduler {
             return;
         }
         self.waiting.unplaced.insert(place, Tried::OnAll);
-        let reason = match program.data.as_ref().map(|data| data.sources()) {
+        let reason = match program.data.as_ref().map(|data| data.sources(turn.now, self.policy.restore_after)) {
             Some(Sources::Nowhere(reason)) => reason,
             _ => explain(&program.spec, self.offers(), |node| program.avoids(node, turn.now)),
         };
@@ -258,13 +258,20 @@ impl Scheduler {
     fn candidate(&self, program: &Program, tried: Tried, improved: &BTreeSet<NodeId>, now: BootTime) -> Option<NodeId> {
         let here = program.stage.assignment().map(|assignment| assignment.node);
         let avoided = |node| Some(node) == here || program.avoids(node, now);
-        match program.data.as_ref().map(|data| data.sources()) {
+        match program.data.as_ref().map(|data| data.sources(now, self.policy.restore_after)) {
             Some(Sources::Nowhere(_)) => return None,
             Some(Sources::On(groups)) => {
                 let wish = program.wish().filter(|node| program.data.as_ref().is_some_and(|data| data.is_exact(*node)));
                 return wish
                     .filter(|node| self.fits(program, *node, now))
                     .or_else(|| self.candidate_with_data(program, &groups, avoided));
+            }
+            // What it had written stays where it is, as a point to go back to.
+            Some(Sources::Archive(_)) => {
+                let writer = program.data.as_ref().and_then(|data| data.last).map(|(node, _)| node);
+                if let Some(writer) = writer.filter(|node| self.fits(program, *node, now)) {
+                    return Some(writer);
+                }
             }
             None | Some(Sources::Anywhere) => {}
         }

@@ -4,8 +4,9 @@ use chrono::{DateTime, Utc};
 use protocol::operation::{Operation, Order, SignedOrder};
 use protocol::{Address, NodeId};
 
-use super::{Connection, Led, StoreError, id, time};
+use super::{Connection, Led, StoreError, epoch, id, time};
 use crate::core::AskedMove;
+use crate::core::restores::AskedRestore;
 
 impl Led {
     /// Records an order; `false` when one with its nonce was recorded before.
@@ -76,6 +77,20 @@ async fn remember(
         Operation::CancelMove { program } => {
             sqlx::query("DELETE FROM moves WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
         }
+        Operation::Restore { program, snapshot } => {
+            sqlx::query(
+                "INSERT INTO restores (program_id, snapshot, of_epoch, requested_by, requested_at)
+                 VALUES ($1, $2, (SELECT epoch FROM assignments WHERE program_id = $1 AND closed_at IS NULL), $3, $4)
+                 ON CONFLICT (program_id) DO UPDATE SET snapshot = excluded.snapshot, of_epoch = excluded.of_epoch,
+                 requested_by = excluded.requested_by, requested_at = excluded.requested_at",
+            )
+            .bind(program.to_string())
+            .bind(snapshot.to_string())
+            .bind(by.as_str())
+            .bind(at.timestamp_micros())
+            .execute(tx)
+            .await?;
+        }
         Operation::Lost { .. } | Operation::Resume => {}
     }
     Ok(())
@@ -98,6 +113,24 @@ pub(super) async fn moves(tx: &mut Connection) -> Result<Vec<AskedMove>, StoreEr
             program: id("a program", &program)?,
             from: id("a node", &source)?,
             to: target.map(|node| id("a node", &node)).transpose()?,
+            by: Address::new(by),
+            at: time(at)?,
+        })
+    };
+    rows.into_iter().map(read).collect()
+}
+
+/// The snapshots that people want programs to go back to, and that is not over.
+pub(super) async fn restores(tx: &mut Connection) -> Result<Vec<AskedRestore>, StoreError> {
+    let rows: Vec<(String, String, Option<i64>, String, i64)> =
+        sqlx::query_as("SELECT program_id, snapshot, of_epoch, requested_by, requested_at FROM restores")
+            .fetch_all(tx)
+            .await?;
+    let read = |(program, snapshot, of, by, at): (String, String, Option<i64>, String, i64)| {
+        Ok(AskedRestore {
+            program: id("a program", &program)?,
+            snapshot: id("a snapshot", &snapshot)?,
+            of: of.map(epoch).transpose()?,
             by: Address::new(by),
             at: time(at)?,
         })

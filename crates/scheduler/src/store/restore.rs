@@ -46,6 +46,7 @@ impl Led {
             sqlx::query_as("SELECT program_id, node_id FROM standbys").fetch_all(&mut *tx).await?;
         let draining = super::orders::draining(&mut tx).await?;
         let moves = super::orders::moves(&mut tx).await?;
+        let restores = super::orders::restores(&mut tx).await?;
         let started = started(&mut tx).await?;
         let earlier_wait = match meta(&mut tx, LEASE_WAIT).await? {
             Some(text) => Some(Duration::from_nanos(id("a duration", &text)?)),
@@ -76,6 +77,7 @@ impl Led {
                 .collect::<Result<_, StoreError>>()?,
             nodes: nodes.into_iter().map(registration).collect::<Result<_, StoreError>>()?,
             moves,
+            restores,
             draining,
             earlier_wait,
             is_complete,

@@ -45,6 +45,7 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
                 "DELETE FROM programs WHERE program_id = $1",
                 "DELETE FROM standbys WHERE program_id = $1",
                 "DELETE FROM moves WHERE program_id = $1",
+                "DELETE FROM restores WHERE program_id = $1",
             ] {
                 sqlx::query(table).bind(program.to_string()).execute(&mut *tx).await?;
             }
@@ -71,6 +72,10 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
         }
         Write::MoveOver { program } => {
             sqlx::query("DELETE FROM moves WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
+            None
+        }
+        Write::RestoreOver { program } => {
+            sqlx::query("DELETE FROM restores WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
             None
         }
         Write::Node(registration) => {

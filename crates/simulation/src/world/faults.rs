@@ -438,7 +438,8 @@ impl World {
             Operation::Undrain { node } => self.store.database.drain(*node, None),
             Operation::Move { program, to } => self.store.database.ask_to_move(*program, *to, by.clone()),
             Operation::CancelMove { program } => self.store.database.cancel_move(*program),
-            Operation::Lost { .. } | Operation::Resume => {}
+            // The programs of this world have no volumes.
+            Operation::Restore { .. } | Operation::Lost { .. } | Operation::Resume => {}
         }
         say!(self, "  {} is ordered: {operation:?}", run.0);
         self.tell_scheduler(run, Event::Ordered { operation, by });

@@ -44,7 +44,7 @@ pub(super) fn kind(content: &ProgramContent) -> &'static str {
 }
 
 /// Who keeps copies of its data, and what would be lost now.
-fn copies(data: &DataRecord) -> String {
+pub(in crate::commands) fn copies(data: &DataRecord) -> String {
     match (data.standby, data.standby_is_complete, data.at_risk_ms) {
         (None, ..) => "no other node: all of it is lost if its node is".to_owned(),
         (Some(node), false, _) => format!("node {node}, which has no complete copy yet"),
@@ -56,6 +56,7 @@ fn copies(data: &DataRecord) -> String {
 
 fn loss(loss: &LossRecord) -> String {
     match (loss.snapshot, loss.at_most_ms) {
+        (None, _) if loss.from_archive => format!("what epoch {} had and the archive did not", loss.epoch),
         (None, _) => format!("everything that epoch {} had", loss.epoch),
         (Some(_), None) => format!("what epoch {} wrote last", loss.epoch),
         (Some(_), Some(ms)) => format!("at most the last {} of epoch {}", seconds(ms), loss.epoch),

@@ -76,8 +76,9 @@ async fn node_accounts(context: &Context) -> Result<BTreeMap<NodeId, Vec<Address
         .collect())
 }
 
-fn data_lost(of: Epoch, snapshot: Option<SnapshotId>, at_most_ms: Option<u64>) -> String {
+fn data_lost(of: Epoch, snapshot: Option<SnapshotId>, from_archive: bool, at_most_ms: Option<u64>) -> String {
     match (snapshot, at_most_ms) {
+        (None, _) if from_archive => format!("goes on with what the archive has; what epoch {of} wrote after that"),
         (None, _) => format!("everything that epoch {of} had: it starts with empty volumes"),
         (Some(snapshot), None) => format!("goes on with snapshot {snapshot}; what epoch {of} wrote after it"),
         (Some(snapshot), Some(ms)) => {
@@ -90,7 +91,9 @@ fn data_lost(of: Epoch, snapshot: Option<SnapshotId>, at_most_ms: Option<u64>) -
 fn row(entry: &Entry) -> [Cell; 5] {
     let (what, why) = match &entry.fact {
         Fact::Assigned => ("assigned", String::new()),
-        Fact::DataLost { of, snapshot, at_most_ms } => ("data lost", data_lost(*of, *snapshot, *at_most_ms)),
+        Fact::DataLost { of, snapshot, from_archive, at_most_ms } => {
+            ("data lost", data_lost(*of, *snapshot, *from_archive, *at_most_ms))
+        }
         Fact::Stated { statement } => match statement.stated {
             Stated::Started => ("started", String::new()),
             Stated::Ready => ("ready", String::new()),
@@ -100,6 +103,7 @@ fn row(entry: &Entry) -> [Cell; 5] {
             let to = to.map_or_else(|| "another node".to_owned(), |node| format!("node {}", ids::short(&node)));
             ("move ordered", format!("to {to}, by {by}"))
         }
+        Fact::Restoring { by, snapshot } => ("restored", format!("from snapshot {snapshot} of the archive, by {by}")),
         Fact::MoveCancelled { by } => ("stays", format!("the move was taken back by {by}")),
         Fact::MoveFailed { reason } => ("move failed", reason.clone()),
         Fact::Releasing { cause } => ("released", cause.replace('_', " ")),

@@ -11,6 +11,8 @@ mod show;
 mod update;
 mod upload;
 
+pub(super) use find::copies;
+
 use anyhow::Result;
 use protocol::api::message_node::{MessageStatus, MessageWithStatus};
 use protocol::api::scheduler::VmRecord;
@@ -48,7 +50,7 @@ pub async fn run(context: &Context, command: ProgramCommand) -> Result<()> {
 ///
 /// # Errors
 /// [`Failure`] when the message node does not know it, or it is no program.
-async fn message(context: &Context, program: &ProgramId) -> Result<MessageWithStatus> {
+pub(super) async fn message(context: &Context, program: &ProgramId) -> Result<MessageWithStatus> {
     let found = context.node.message(&program.to_string()).await?;
     let found = found.ok_or_else(|| unknown(context, &format!("program {program}")))?;
     let stored = found.message.as_ref().or(found.messages.as_ref().and_then(|messages| messages.first()));
@@ -64,7 +66,7 @@ async fn message(context: &Context, program: &ProgramId) -> Result<MessageWithSt
 ///
 /// # Errors
 /// [`Failure`] when it does not follow the schema.
-fn content(found: &MessageWithStatus) -> Result<Option<ProgramContent>, Failure> {
+pub(super) fn content(found: &MessageWithStatus) -> Result<Option<ProgramContent>, Failure> {
     let Some(stored) = found.message.as_ref().or(found.messages.as_ref().and_then(|messages| messages.first())) else {
         return Ok(None);
     };

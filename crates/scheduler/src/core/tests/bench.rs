@@ -16,6 +16,7 @@ use protocol::operation::Operation;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use crate::core::event::{AskedMove, ConnectionId, OpenAssignment, Origin, Registration, Restored};
+use crate::core::restores::AskedRestore;
 use crate::core::{Cause, Command, Event, Gone, Notice, Policy, ProgramSpec, Proof, Scheduler, Write};
 
 pub(super) fn program(number: u8) -> ProgramId {
@@ -70,6 +71,7 @@ pub(super) struct Database {
     pub(super) nodes: BTreeMap<NodeId, Registration>,
     pub(super) draining: BTreeMap<NodeId, String>,
     pub(super) moves: BTreeMap<ProgramId, AskedMove>,
+    pub(super) restores: BTreeMap<ProgramId, AskedRestore>,
     pub(super) standbys: BTreeMap<ProgramId, NodeId>,
     pub(super) writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
     /// What the history would have beside beginnings and ends.
@@ -111,6 +113,7 @@ impl Database {
                 self.programs.remove(program);
                 self.standbys.remove(program);
                 self.moves.remove(program);
+                self.restores.remove(program);
                 Some(Event::Forgotten { program: *program })
             }
             Write::Record { epoch, node, fact, program, .. } => {
@@ -121,6 +124,10 @@ impl Database {
             }
             Write::MoveOver { program } => {
                 self.moves.remove(program);
+                None
+            }
+            Write::RestoreOver { program } => {
+                self.restores.remove(program);
                 None
             }
             Write::Standby { program, node } => {
@@ -155,6 +162,11 @@ impl Database {
                 }
             }
             Operation::CancelMove { program } => drop(self.moves.remove(program)),
+            Operation::Restore { program, snapshot } => {
+                let of = self.open.get(program).map(|(_, epoch)| *epoch);
+                let (program, snapshot, by, at) = (*program, *snapshot, by.clone(), DateTime::UNIX_EPOCH);
+                self.restores.insert(program, AskedRestore { program, snapshot, of, by, at });
+            }
             Operation::Lost { .. } | Operation::Resume => {}
         }
     }
@@ -174,6 +186,7 @@ impl Database {
             writers: self.writers.iter().map(|(program, (node, epoch))| (*program, *node, *epoch)).collect(),
             standbys: self.standbys.clone().into_iter().collect(),
             moves: self.moves.values().cloned().collect(),
+            restores: self.restores.values().cloned().collect(),
             nodes: self.nodes.values().cloned().collect(),
             draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,
@@ -455,7 +468,9 @@ impl Scheduler {
             let waits = matches!(program.stage, Stage::Unplaced) && program.gone.is_none();
             // A program that ran before may have to wait for the brake.
             let braked = program.last_epoch.is_some() && self.brake.holds(self.now);
-            let may_start = program.data.as_ref().is_none_or(|data| data.sources() == Sources::Anywhere);
+            let may_start = program.data.as_ref().is_none_or(|data| {
+                matches!(data.sources(self.now, self.policy.restore_after), Sources::Anywhere | Sources::Archive(_))
+            });
             if waits && may_start && !braked && program.held_until.is_none_or(|until| until <= self.now) {
                 let offers = self.nodes.values().map(|node| &node.offer);
                 let fits = choose(&program.spec, offers, |node| program.avoids(node, self.now));

@@ -156,6 +156,9 @@ struct World {
     /// How many writes there were at each flush.
     flushes: Vec<usize>,
     answered: usize,
+    /// The same for each snapshot that somebody wanted on this node.
+    wants: Vec<usize>,
+    given: usize,
     ended: bool,
 }
 
@@ -176,6 +179,8 @@ impl World {
             newest: None,
             flushes: Vec::new(),
             answered: 0,
+            wants: Vec::new(),
+            given: 0,
             ended: false,
         }
     }
@@ -212,6 +217,11 @@ impl World {
                     assert_eq!(self.standby, None);
                     self.answered = self.flushes.len();
                 }
+                Command::Taken(number, id) => {
+                    self.given = usize::try_from(number).unwrap();
+                    assert!(self.local[&id] >= self.wants[self.given - 1], "it was taken before somebody wanted it");
+                }
+                Command::NotTaken(number) => self.given = usize::try_from(number).unwrap(),
             }
         }
         self.check();
@@ -236,7 +246,7 @@ impl World {
         let true_risk = self.writes.get(confirmed).map_or(Duration::ZERO, |at| self.now.since(*at));
         assert!(standing.at_risk.unwrap() >= true_risk, "{standing:?} understates {true_risk:?}");
         assert!(!standing.is_final || (self.ended && confirmed == self.writes.len()), "{standing:?} is not final");
-        assert!(self.local.len() <= 3, "{} sets", self.local.len());
+        assert!(self.local.len() <= MOST_APART + 1, "{} sets", self.local.len());
     }
 
     fn connection_lost(&mut self) {
@@ -298,6 +308,10 @@ impl World {
                 }
                 self.event(Event::Standby(standby.map(node)));
             }
+            11 if number.is_multiple_of(2) => {
+                self.wants.push(self.writes.len());
+                self.event(Event::Wanted(self.wants.len() as u64));
+            }
             11 => {
                 self.flushes.push(self.writes.len());
                 self.event(Event::Flush(self.flushes.len() as u64));
@@ -342,6 +356,7 @@ proptest! {
         }
         prop_assert!(world.core.standing(world.now).is_final);
         prop_assert_eq!(world.answered, world.flushes.len());
+        prop_assert_eq!(world.given, world.wants.len());
     }
 }
 
