@@ -1,6 +1,7 @@
 //! Tests on real processes. One binary, so that tests that need no network of their own share one.
 
 mod adoption;
+mod archive;
 mod bad_programs;
 mod ephemeral;
 mod failover;

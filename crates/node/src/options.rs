@@ -82,6 +82,10 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub(crate) archive_interval: Duration,
 
+    /// Start a program whose data is lost with what the archive has, when no copy was heard of for this long
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub(crate) restore_after: Duration,
+
     /// Stop a copy on demand that nobody used for this long
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub(crate) idle_after: Duration,
@@ -171,6 +175,10 @@ pub(crate) struct SchedulerOptions {
     /// Base URL of the gateway, to tell where programs are reached
     #[arg(long, env = "ALEPH_NODE_GATEWAY")]
     pub(crate) gateway: Option<String>,
+
+    /// Start a program whose data is lost with what the archive has, when no copy was heard of for this long
+    #[arg(long, default_value = "60s", value_parser = duration, env = "ALEPH_NODE_RESTORE_AFTER")]
+    pub(crate) restore_after: Duration,
 
     #[command(flatten)]
     pub(crate) lease: LeaseOptions,

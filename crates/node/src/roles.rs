@@ -85,6 +85,7 @@ fn scheduler_config(options: SchedulerOptions) -> scheduler::Config {
         message_node: options.message_node,
         gateway_url: options.gateway,
         lease: options.lease.config(),
+        restore_after: options.restore_after,
         resync: scheduler::DEFAULT_RESYNC,
         operators: options.operators,
     }

@@ -9,6 +9,8 @@ use protocol::Address;
 
 pub use crate::store::Database;
 
+pub use crate::core::RESTORE_AFTER;
+
 /// How often everything is listed when nothing else asks for it.
 pub const DEFAULT_RESYNC: Duration = Duration::from_secs(60);
 
@@ -31,6 +33,9 @@ pub struct Config {
     pub operators: Vec<Address>,
     /// The constants of leases. They may change between starts: a start waits for leases of the constants before.
     pub lease: LeaseConfig,
+    /// How long a program whose data is lost waits for a copy, from the end of its assignment on, before it goes on with what
+    /// the archive has.
+    pub restore_after: Duration,
     /// How often everything is listed again, in case the stream missed something.
     pub resync: Duration,
 }

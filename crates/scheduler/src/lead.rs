@@ -57,7 +57,8 @@ impl Term {
         let (nodes, node_list) = Nodes::new(client.clone(), inbox.clone(), snapshots.clone());
         let known = (restored.known(), restored.unread());
         let programs = Programs::new(client, inbox.clone(), known, following, node_list.clone(), config.resync);
-        let core = Scheduler::new(seat.times, Policy::default(), random_nonce());
+        let policy = Policy { restore_after: config.restore_after, ..Policy::default() };
+        let core = Scheduler::new(seat.times, policy, random_nonce());
         let engine = Engine::new(core, events_in, writes, snapshot, events.clone(), metrics.clone());
         let control = Control::new(
             seat.account.clone(),

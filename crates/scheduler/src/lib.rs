@@ -28,7 +28,7 @@ mod server;
 mod snapshot;
 mod store;
 
-pub use config::{Config, DEFAULT_RESYNC, Database};
+pub use config::{Config, DEFAULT_RESYNC, Database, RESTORE_AFTER};
 pub use error::RunError;
 pub use notices::scheduler_event;
 pub use server::run;

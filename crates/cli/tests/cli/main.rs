@@ -11,3 +11,4 @@ mod persistence;
 mod run;
 mod server;
 mod upload;
+mod volume;

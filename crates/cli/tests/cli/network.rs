@@ -78,6 +78,7 @@ pub(crate) struct World {
     pub(crate) log: Vec<Value>,
     /// What the compute node streams, one connection after the other.
     pub(crate) streams: Vec<Vec<Value>>,
+    pub(crate) archive: crate::volume::FakeArchive,
     /// Who may read logs; nobody else.
     pub(crate) log_reader: Option<Address>,
     judge: Judge,
@@ -166,6 +167,7 @@ impl World {
             gateway: vec![200],
             log: Vec::new(),
             streams: Vec::new(),
+            archive: crate::volume::FakeArchive::default(),
             log_reader: None,
             judge: Box::new(|_| Verdict::Processed),
         }

@@ -17,6 +17,7 @@ use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER, ReceivedRequest,
 use protocol::{FileHash, ProgramId};
 use serde_json::{Value, json};
 
+use crate::volume::FakeArchive;
 use crate::network::{MINIMAL, RUNTIME, Stored, Verdict, World};
 
 type Shared = State<Arc<Mutex<World>>>;
@@ -36,6 +37,8 @@ pub(crate) fn router(world: Arc<Mutex<World>>) -> Router {
         .route("/api/v1/vms", get(vms))
         .route("/api/v1/nodes", get(nodes))
         .route("/api/v1/orders", post(order))
+        .route("/api/v1/programs/{hash}/snapshots", get(archive))
+        .route("/api/v1/programs/{hash}/snapshots/{id}/volumes/{key}", get(archived_stream))
         .route("/health", get(health))
         .route("/vm/{hash}", get(by_path))
         .route("/", get(by_host))
@@ -43,6 +46,24 @@ pub(crate) fn router(world: Arc<Mutex<World>>) -> Router {
         .route("/control/machine/{hash}/stream_logs", get(stream_logs))
         .layer(DefaultBodyLimit::disable())
         .with_state(world)
+}
+
+async fn archive(State(world): Shared) -> Response {
+    let world = world.lock().unwrap();
+    match &world.archive.refusal {
+        Some((status, refusal)) => (*status, Json(refusal.clone())).into_response(),
+        None => Json(world.archive.list.clone()).into_response(),
+    }
+}
+
+async fn archived_stream(
+    State(world): Shared,
+    Path((_, id, key)): Path<(String, String, String)>,
+) -> Response {
+    match world.lock().unwrap().archive.stream(&id, &key) {
+        Some((digest, bytes)) => ([(FakeArchive::digest_header(), digest)], bytes).into_response(),
+        None => or_404(None),
+    }
 }
 
 fn or_404(value: Option<Value>) -> Response {

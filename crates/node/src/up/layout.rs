@@ -174,6 +174,8 @@ impl Layout {
             self.gateway_url().into(),
             "--operator".into(),
             self.account.address().as_str().into(),
+            "--restore-after".into(),
+            in_millis(options.restore_after),
             "--heartbeat".into(),
             in_millis(options.lease.heartbeat),
             "--lease".into(),

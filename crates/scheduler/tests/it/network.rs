@@ -154,6 +154,7 @@ impl Network {
             messages: FakeMessageNode::start().await,
             owner: Account::generate(),
             folder: tempfile::tempdir().unwrap(),
+            restore_after: aleph_scheduler::RESTORE_AFTER,
             resync: Duration::from_millis(200),
             lease: LEASE,
         }

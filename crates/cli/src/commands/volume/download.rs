@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use protocol::ProgramId;
 use protocol::api::archive::SetRecord;
+use protocol::client::Archive;
 use protocol::client::packing::{self, UnpackError};
-use protocol::client::{Archive, ClientError};
 use protocol::data::SnapshotId;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -101,7 +101,7 @@ async fn one(archive: &Archive, program: &ProgramId, set: &SetRecord, volume: &s
             Err(match error {
                 UnpackError::Archive(error) => failure(error, program),
                 UnpackError::Write(error) => anyhow::Error::new(error).context(at()),
-                UnpackError::Bad(why) => ClientError::malformed(&set.id.to_string(), why).into(),
+                UnpackError::Bad(_) => Failure::new(Code::Malformed, format!("snapshot {}: {error}", set.id)).into(),
             })
         }
     }
