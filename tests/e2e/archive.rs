@@ -17,6 +17,10 @@ def count(path):
     os.rename(path + ".new", path)
     return n
 
+if not os.path.exists("/data/noise"):
+    with open("/data/noise", "wb") as file:
+        file.write(os.urandom(1 << 20))
+
 async def app(scope, receive, send):
     assert scope["type"] == "http"
     counts = [count("/data/n"), count("/cache/n")] if scope["path"] == "/count" else None
@@ -151,11 +155,13 @@ async fn an_owner_goes_back_to_an_earlier_snapshot_and_downloads_it() {
     for file in downloaded["files"].as_array().unwrap() {
         let file = std::path::Path::new(file.as_str().unwrap());
         last = applied.join(file.file_stem().unwrap());
-        std::fs::create_dir_all(&last).unwrap();
-        let mut receive = std::process::Command::new("btrfs");
-        let received = receive.args(["-q", "receive", "-f"]).args([file, last.as_path()]).status();
+        // The pool is mounted where only the node sees it.
+        let script = format!("mkdir -p '{0}' && btrfs -q receive -f '{1}' '{0}'", last.display(), file.display());
+        let mut receive = std::process::Command::new("nsenter");
+        let received = receive.args(["--mount", "--target", &node.pid.to_string(), "sh", "-c", &script]).status();
         assert!(received.unwrap().success(), "{}", file.display());
     }
-    let volume = std::fs::read_dir(&last).unwrap().next().unwrap().unwrap().path();
+    let seen_by_node = format!("/proc/{}/root{}", node.pid, last.display());
+    let volume = std::fs::read_dir(seen_by_node).unwrap().next().unwrap().unwrap().path();
     assert_eq!(std::fs::read_to_string(volume.join("n")).unwrap(), "3");
 }
