@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use protocol::ProgramId;
-use protocol::data::SnapshotId;
 use protocol::api::scheduler::{MoveOutcome, MovePhase, MoveRecord, ProgramState, VmRecord};
+use protocol::data::SnapshotId;
 use reqwest::redirect::Policy;
 use serde_json::json;
 use tokio::time::Instant;
@@ -244,12 +244,17 @@ fn restored(record: VmRecord, before: &VmRecord, snapshot: SnapshotId) -> Result
     Ok(match phase(Some(record)) {
         Phase::Ready(record) if !is_new => Phase::Wait(format!("ready on {}", place(&record))),
         Phase::Ready(record) if !has_it => {
-            return Err(Failure::new(Code::RestoreFailed, "its node could not get the snapshot: it goes on with what it had")
-                .hint(format!("see `aleph volume snapshots {}`, and order it again", record.vm_hash))
-                .details(json!({ "item_hash": record.vm_hash, "record": record })));
+            return Err(Failure::new(
+                Code::RestoreFailed,
+                "its node could not get the snapshot: it goes on with what it had",
+            )
+            .hint(format!("see `aleph volume snapshots {}`, and order it again", record.vm_hash))
+            .details(json!({ "item_hash": record.vm_hash, "record": record })));
         }
         Phase::Failing(_, record) if !is_new => Phase::Wait(format!("failing on {}", place(&record))),
-        Phase::Wait(text) => Phase::Wait(failure.filter(|_| is_new).map_or(text.clone(), |why| format!("{text} ({why})"))),
+        Phase::Wait(text) => {
+            Phase::Wait(failure.filter(|_| is_new).map_or(text.clone(), |why| format!("{text} ({why})")))
+        }
         phase => phase,
     })
 }

@@ -153,7 +153,14 @@ pub async fn run(
         tasks.spawn(data.clone().keep_house(core.clone()));
         tasks.spawn(data.clone().forget_what_is_over(catalog.clone(), edge.clone()));
     }
-    tasks.spawn(connect(config, account, (node, capacity, data), (message_node, catalog.clone()), handle, edge.clone()));
+    tasks.spawn(connect(
+        config,
+        account,
+        (node, capacity, data),
+        (message_node, catalog.clone()),
+        handle,
+        edge.clone(),
+    ));
     let agent = tokio::spawn(agent.run(messages, events, core.clone()));
     ready(address);
     server::serve(listener, services, edge).await;

@@ -17,8 +17,8 @@ use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER, ReceivedRequest,
 use protocol::{FileHash, ProgramId};
 use serde_json::{Value, json};
 
-use crate::volume::FakeArchive;
 use crate::network::{MINIMAL, RUNTIME, Stored, Verdict, World};
+use crate::volume::FakeArchive;
 
 type Shared = State<Arc<Mutex<World>>>;
 
@@ -56,10 +56,7 @@ async fn archive(State(world): Shared) -> Response {
     }
 }
 
-async fn archived_stream(
-    State(world): Shared,
-    Path((_, id, key)): Path<(String, String, String)>,
-) -> Response {
+async fn archived_stream(State(world): Shared, Path((_, id, key)): Path<(String, String, String)>) -> Response {
     match world.lock().unwrap().archive.stream(&id, &key) {
         Some((digest, bytes)) => ([(FakeArchive::digest_header(), digest)], bytes).into_response(),
         None => or_404(None),

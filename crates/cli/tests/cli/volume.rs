@@ -108,7 +108,9 @@ fn snapshots_are_listed_with_what_they_are_good_for() {
     let (user, id) = user();
     assert_eq!(user.json(&["volume", "snapshots", &id])["sets"][1]["parent"], "1-1");
     let text = user.run(&["volume", "snapshots", &id]).stdout;
-    for words in ["full", "difference from 1-1", "damaged", "builds on a set that cannot be restored", "8 MiB of 200 MiB"] {
+    for words in
+        ["full", "difference from 1-1", "damaged", "builds on a set that cannot be restored", "8 MiB of 200 MiB"]
+    {
         assert!(text.contains(words), "{words} is missing in\n{text}");
     }
     user.network.world().archive.list["sets"] = json!([]);
@@ -127,7 +129,10 @@ fn a_download_is_a_file_for_each_set_and_says_how_to_apply_them() {
     let download = ["volume", "download", &id, "--volume", NAME, "--to", to];
     let outcome = user.run(&download);
     assert_eq!(outcome.code, 0, "{outcome:?}");
-    assert!(outcome.stdout.contains("for id in 1-1 1-4; do") && outcome.stdout.contains("btrfs receive"), "{outcome:?}");
+    assert!(
+        outcome.stdout.contains("for id in 1-1 1-4; do") && outcome.stdout.contains("btrfs receive"),
+        "{outcome:?}"
+    );
     let read = |name: &str| std::fs::read_to_string(format!("{to}/{name}")).unwrap();
     assert_eq!((read("1-1.btrfs"), read("1-4.btrfs")), ("full".to_owned(), "difference".to_owned()));
     assert_eq!(user.json_error(&download)["code"], "usage", "the folder is not empty");

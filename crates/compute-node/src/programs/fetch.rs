@@ -5,8 +5,7 @@ use std::sync::Arc;
 use protocol::client::MessageNode;
 use protocol::control::{Failure, FailureKind};
 use protocol::message::{
-    ItemType, MessageType, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content,
-    place_volumes,
+    ItemType, MessageType, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content, place_volumes,
 };
 use protocol::{Address, FileHash, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};

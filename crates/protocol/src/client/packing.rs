@@ -117,7 +117,9 @@ impl Unpacker {
 fn counted(bytes: u64, more: usize, limit: u64) -> Result<u64, UnpackError> {
     let bytes = bytes + more as u64;
     if bytes > limit {
-        return Err(UnpackError::Bad(format!("it has more than {limit} bytes, which is more than its volume can hold")));
+        return Err(UnpackError::Bad(format!(
+            "it has more than {limit} bytes, which is more than its volume can hold"
+        )));
     }
     Ok(bytes)
 }

@@ -148,7 +148,8 @@ impl Scheduler {
         // Rounded up: a loss is never said to be less than it is.
         let at_most_ms =
             loss.at_most.map(|time| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-        let fact = Fact::DataLost { of: loss.epoch, snapshot: loss.snapshot, from_archive: loss.from_archive, at_most_ms };
+        let fact =
+            Fact::DataLost { of: loss.epoch, snapshot: loss.snapshot, from_archive: loss.from_archive, at_most_ms };
         let (epoch, node) = (assignment.epoch, assignment.node);
         turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
     }

@@ -149,9 +149,8 @@ fn needs(program: &ProgramContent) -> Needs {
 /// What to do when its data cannot be reached: what is in the archive is used; else its owner says, by the word at
 /// `on_data_loss` in the message's metadata.
 fn on_loss(program: &ProgramContent) -> OnLoss {
-    let is_archived = |kind: &VolumeKind| {
-        matches!(kind, VolumeKind::Persistent { persistence: Some(Persistence::Store), .. })
-    };
+    let is_archived =
+        |kind: &VolumeKind| matches!(kind, VolumeKind::Persistent { persistence: Some(Persistence::Store), .. });
     if program.volumes.iter().any(|volume| is_archived(&volume.kind)) {
         return OnLoss::Archive;
     }

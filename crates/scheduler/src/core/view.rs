@@ -194,7 +194,11 @@ impl Scheduler {
                     Some(DataBase::Archive { snapshot }) => snapshot,
                     _ => None,
                 },
-                waits_for: if assignment.is_none() { data.waits_for(self.now, self.policy.restore_after) } else { Vec::new() },
+                waits_for: if assignment.is_none() {
+                    data.waits_for(self.now, self.policy.restore_after)
+                } else {
+                    Vec::new()
+                },
             }),
             moving: moving(program, self.now),
             last_move: program.moves.last.clone(),

@@ -257,11 +257,7 @@ impl Pool {
 
 impl Slot {
     fn new(state: State) -> Arc<Self> {
-        Arc::new(Self {
-            state: tokio::sync::Mutex::new(state),
-            arriving: Default::default(),
-            held: Default::default(),
-        })
+        Arc::new(Self { state: tokio::sync::Mutex::new(state), arriving: Default::default(), held: Default::default() })
     }
 }
 

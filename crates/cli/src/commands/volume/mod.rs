@@ -47,16 +47,18 @@ fn failure(error: ArchiveError, program: &ProgramId) -> anyhow::Error {
         ArchiveError::Source(_) => Some(Code::Failed),
     };
     let hint = match code {
-        Some(Code::NotYours) => "only the owner of a program sees its archive: name the owner's key with --private-key-file",
+        Some(Code::NotYours) => {
+            "only the owner of a program sees its archive: name the owner's key with --private-key-file"
+        }
         Some(Code::NotFound) => "`aleph volume snapshots ID` lists what the archive has",
         _ => "try again in a moment",
     };
     match (code, error) {
         // The usual words for a message node that does not answer.
         (_, ArchiveError::Request(error)) => error.into(),
-        (code, error) => Failure::new(code.unwrap_or(Code::Failed), format!("the archive of {program}: {error}"))
-            .hint(hint)
-            .into(),
+        (code, error) => {
+            Failure::new(code.unwrap_or(Code::Failed), format!("the archive of {program}: {error}")).hint(hint).into()
+        }
     }
 }
 

@@ -50,7 +50,9 @@ async fn check(context: &Context, program: &ProgramId, snapshot: SnapshotId) -> 
         Ok(list) if list.chain_of(snapshot).is_some() => Ok(()),
         Ok(_) => Err(cannot_be_restored(snapshot, program).into()),
         Err(ArchiveError::Refused { code: protocol::api::archive::ArchiveCode::NotAllowed, .. }) => {
-            context.out.warn("this account does not see the archive: whether the snapshot is there shows when it starts");
+            context
+                .out
+                .warn("this account does not see the archive: whether the snapshot is there shows when it starts");
             Ok(())
         }
         Err(error) => Err(failure(error, program)),

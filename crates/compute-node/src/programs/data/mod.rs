@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use chrono::Utc;
 use lease::{BootTime, clock};
-use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, Peer, SnapshotId};
 use protocol::client::Archive;
+use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, Peer, SnapshotId};
 use protocol::{Account, Address, Epoch, NodeId, ProgramId};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -332,7 +332,9 @@ impl Flush for ProgramData {
         // Only waits: the work is done by the replica's own task.
         replicas.flush(program, epoch).await.map_err(|error| match error {
             ReplicationError::NoStandby => FlushError::NoStandby(error.to_string()),
-            ReplicationError::Stopped | ReplicationError::NotTaken(_) | ReplicationError::Missing(_) => FlushError::Stopped(error.to_string()),
+            ReplicationError::Stopped | ReplicationError::NotTaken(_) | ReplicationError::Missing(_) => {
+                FlushError::Stopped(error.to_string())
+            }
         })
     }
 }

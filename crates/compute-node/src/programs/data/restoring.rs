@@ -25,7 +25,9 @@ const IN_FLIGHT: usize = 1 << 20;
 pub(crate) enum RestoreError {
     #[error("nothing of the program is in the archive that could be restored")]
     Empty,
-    #[error("snapshot {0} is not in the archive, or a set that it builds on is damaged; list those that can be restored")]
+    #[error(
+        "snapshot {0} is not in the archive, or a set that it builds on is damaged; list those that can be restored"
+    )]
     NoSet(SnapshotId),
     #[error(transparent)]
     Archive(#[from] ArchiveError),

@@ -323,7 +323,11 @@ fn a_node_for_which_the_archive_has_nothing_turns_it_down_and_the_lost_node_is_s
     let mut bench = bench_with_archive();
     let primary = runs_on(&bench);
     let other = all_copies_are_lost(&mut bench);
-    bench.live(66, &[other]);
+    bench.live(45, &[other]);
+    while bench.place(1).is_none() {
+        bench.advance(Duration::from_secs(1));
+        bench.beat(other, &[]);
+    }
     let (_, epoch) = bench.place(1).unwrap();
     let refused = report(program(1), Epoch::new(epoch), ReportedState::Refused(protocol::control::Refusal::NoData));
     for _ in 0..4 {
