@@ -56,7 +56,7 @@ impl Database {
                 Some(Event::Forgotten { program: *program })
             }
             // The signed history is the real store's; its own tests check it.
-            Write::Record { .. } | Write::Standby { .. } => None,
+            Write::Record { .. } | Write::Standby { .. } | Write::RestoreOver { .. } => None,
             Write::MoveOver { program } => {
                 self.moves.remove(program);
                 None
