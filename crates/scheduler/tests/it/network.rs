@@ -154,7 +154,6 @@ impl Network {
             messages: FakeMessageNode::start().await,
             owner: Account::generate(),
             folder: tempfile::tempdir().unwrap(),
-            restore_after: aleph_scheduler::RESTORE_AFTER,
             resync: Duration::from_millis(200),
             lease: LEASE,
         }
@@ -190,6 +189,7 @@ impl Network {
             message_node: self.messages.url(),
             gateway_url: Some("http://localhost:8080".into()),
             lease: self.lease,
+            restore_after: aleph_scheduler::RESTORE_AFTER,
             resync: self.resync,
         }
     }
