@@ -11,7 +11,6 @@ use sandbox::spec::{VolumeSource, VolumeSpec};
 use volumes::{Source, VolumeName};
 
 use super::{ProgramData, locked};
-use crate::core::persistent::Assignment;
 
 /// Why a program cannot have its data.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +115,7 @@ impl ProgramData {
             }
         }
         if plan != Plan::GoOn {
-            locked(&self.live_since).insert(Assignment { program, epoch }, now);
+            locked(&self.live_since).insert(program, (epoch, now));
         }
         Ok(())
     }
