@@ -188,14 +188,7 @@ pub fn judge(program: usize, lines: &[Line], claims: &[Claim]) -> Judgement {
     judgement
 }
 
-fn found(
-    program: usize,
-    epoch: u64,
-    found: u64,
-    ledger: &mut Ledger,
-    claims: &[Claim],
-    judgement: &mut Judgement,
-) {
+fn found(program: usize, epoch: u64, found: u64, ledger: &mut Ledger, claims: &[Claim], judgement: &mut Judgement) {
     if found < ledger.flushed {
         judgement.broken.push(Broken::Acknowledged { program, epoch, flushed: ledger.flushed, found });
     }

@@ -62,8 +62,19 @@ impl<'a> World<'a> {
         }
         let aleph = Aleph::new(message_node_url(), home);
         let (programs, start) = (Vec::new(), Duration::ZERO);
-        let mut world =
-            Self { hosts, postgres, message_node, schedulers, gateway, nodes, programs, writers: 0..0, aleph, root, start };
+        let mut world = Self {
+            hosts,
+            postgres,
+            message_node,
+            schedulers,
+            gateway,
+            nodes,
+            programs,
+            writers: 0..0,
+            aleph,
+            root,
+            start,
+        };
         world.upload(options.programs, options.writers).await?;
         Ok(world)
     }

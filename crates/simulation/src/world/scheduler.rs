@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lease::IssuerExpiry;
-use protocol::control::{Directive, FromScheduler, Heartbeat, ProgramReport, ReportedState};
+use protocol::control::{Directive, FromScheduler, Grant, Heartbeat, ProgramReport, ReportedState};
+use protocol::data::DataOrder;
+use protocol::history::Fact;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::Watch;
 use scheduler::core::{Cause, Command, ConnectionId, Event, Notice, Policy, Scheduler, Write};
 
 use crate::check::Invariant;
+use crate::check::data::Recorded;
 use crate::store::Outcome;
 use crate::time::{Clock, Moment};
 use crate::trap::Trap;
@@ -177,7 +180,10 @@ impl World {
         let changes = process.core.take_changes();
         for command in commands {
             match command {
-                Command::Store(write) => self.queue_write(run, write),
+                Command::Store(write) => {
+                    self.note_loss(&write);
+                    self.queue_write(run, write);
+                }
                 Command::Send { connection, frame } => self.scheduler_sends(run, connection, frame),
                 Command::Notice(notice) => self.notice(run, &notice),
             }
@@ -238,6 +244,9 @@ impl World {
             say!(self, "{} the store fails: {outcome:?}, {} writes", run.0, batch.len());
         }
         self.check_assignments();
+        for program in self.store.database.take_forgotten() {
+            self.checker.data.forgotten(program);
+        }
         self.after(Duration::ZERO, Happening::HearsWritten(run, outcome, events));
     }
 
@@ -255,6 +264,7 @@ impl World {
         }
         for event in events {
             if let Event::Stored { program, node, epoch } = &event {
+                self.checker.data.stored(*program, *epoch);
                 self.tally.assignments += 1;
                 say!(self, "{} stored: {} on {} under epoch {epoch}", run.0, name(*program), machine_of(*node));
             }
@@ -267,6 +277,14 @@ impl World {
     fn clock_epoch(&self, id: SchedulerId) -> Option<Epoch> {
         let wall = self.host(id).clock.wall_nanos(self.now) / 1_000_000_000;
         self.has_trap(Trap::EpochFromClock).then(|| Epoch::new(u64::try_from(wall).unwrap_or(1)))
+    }
+
+    /// What the scheduler says that a start costs.
+    fn note_loss(&mut self, write: &Write) {
+        if let Write::Record { program, epoch, fact: Fact::DataLost { of, snapshot, at_most_ms }, .. } = write {
+            let at_most = at_most_ms.map(Duration::from_millis);
+            self.checker.data.recorded(*program, *epoch, Recorded { of: *of, at_most, snapshot: *snapshot });
+        }
     }
 
     // Connections.
@@ -357,6 +375,7 @@ impl World {
     fn scheduler_sends(&mut self, run: SchedulerRun, wire: ConnectionId, frame: FromScheduler) {
         if let FromScheduler::Grant(grant) = &frame {
             self.note_grant(run, wire);
+            self.check_told(run, wire, grant);
             for entry in grant.entries.iter().flatten() {
                 if entry.directive == Directive::Release {
                     self.checker.release(entry.program, entry.epoch);
@@ -376,6 +395,25 @@ impl World {
             if on == node {
                 self.checker.grant(program, epoch, expires);
             }
+        }
+    }
+
+    /// I5: what a node is told to run and to keep room for fits on it.
+    fn check_told(&mut self, run: SchedulerRun, wire: ConnectionId, grant: &Grant) {
+        let Some(node) = self.process(run).and_then(|process| process.connections.get(&wire)).copied() else { return };
+        let Some(entries) = &grant.entries else { return };
+        let runs = entries.iter().filter(|entry| entry.directive == Directive::Run).map(|entry| entry.program);
+        let keeps = grant.data.iter().filter(|entry| matches!(entry.order, DataOrder::Keep { .. }));
+        let keeps: Vec<_> = keeps.map(|entry| entry.program).collect();
+        if self.has_trap(Trap::FillingCounts) {
+            keeps.iter().for_each(|program| self.store.database.keep(*program, node));
+        }
+        let needs = runs.chain(keeps).filter_map(|program| self.message_node.spec(program)).map(|spec| spec.needs);
+        let (memory, pool) = needs.fold((0, 0), |(m, p), needs| (m + needs.memory_mib, p + needs.pool_mib));
+        let capacity = &self.machine(machine_of(node)).capacity;
+        if memory > capacity.memory_mib || pool > capacity.pool_mib {
+            let what = format!("{} has {capacity:?}, and shall run and keep {memory}, {pool} MiB", machine_of(node));
+            self.violated(Invariant::Room, what);
         }
     }
 
@@ -413,6 +451,7 @@ impl World {
                 let (id, machine) = (run.0, machine_of(*node));
                 say!(self, "{id} ended: {} on {machine} of epoch {epoch}: {cause}, {}", name(*program), proof.as_str());
                 *self.tally.ends.entry(proof.as_str()).or_default() += 1;
+                self.checker.data.ended(*program, *epoch, self.now);
                 if matches!(cause, Cause::Gone(_)) && !self.message_node.was_taken_back(*program) {
                     let what = format!("{} is ended as gone, and nobody said so", name(*program));
                     self.violated(Invariant::Evidence, what);
