@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use compute_node::core::persistent::Assignment;
 use protocol::{Epoch, NodeId, ProgramId};
+use scheduler::core::desired::Needs;
 
 use crate::time::Moment;
 use crate::world::{MachineId, Place, SchedulerRun, World, machine_of, name, say};
@@ -234,7 +235,14 @@ impl World {
     pub(crate) fn check_offer(&mut self, run: SchedulerRun, node: NodeId) {
         let Some(offer) = self.offer(run, node) else { return };
         let Some(capacity) = &offer.capacity else { return };
-        let (used, machine) = (offer.used, machine_of(node));
+        let restored = self.restored_keeps(run, node).into_iter().filter_map(|program| self.message_node.spec(program));
+        let used = restored.fold(offer.used, |used, spec| Needs {
+            vcpus: used.vcpus.saturating_sub(spec.needs.vcpus),
+            memory_mib: used.memory_mib.saturating_sub(spec.needs.memory_mib),
+            disk_mib: used.disk_mib.saturating_sub(spec.needs.disk_mib),
+            pool_mib: used.pool_mib.saturating_sub(spec.needs.pool_mib),
+        });
+        let machine = machine_of(node);
         let fits = used.memory_mib <= capacity.memory_mib
             && used.vcpus <= u64::from(capacity.vcpus)
             && used.disk_mib <= capacity.disk_mib
@@ -242,6 +250,15 @@ impl World {
         if !fits {
             self.violated(Invariant::Room, format!("{machine} has {capacity:?} and is given {used:?}"));
         }
+    }
+
+    /// The programs whose copies a node keeps because the database said so when the scheduler began: in between, their room may
+    /// have been given to others, as another node was to keep them.
+    pub(crate) fn restored_keeps(&self, run: SchedulerRun, node: NodeId) -> Vec<ProgramId> {
+        let Some(process) = self.process(run) else { return Vec::new() };
+        let kept = |program: ProgramId| process.core.program_view(program)?.data?.standby;
+        let restored = process.restored_standbys.iter().filter(|(_, on)| *on == node).map(|(program, _)| *program);
+        restored.filter(|program| kept(*program).is_some_and(|(on, _)| on == node)).collect()
     }
 
     /// I5 in the store: what is assigned, as the database has it.

@@ -54,8 +54,14 @@ struct Known {
     /// The newest write of which the program was told that it is on the standby.
     flushed: Option<WriteId>,
     recorded: BTreeMap<Epoch, Recorded>,
+    /// The same, while that scheduler lives: it knows what each of them starts with.
+    chosen: BTreeSet<Epoch>,
     /// Assignments of which a scheduler was told that they are durable.
     heard: BTreeSet<Epoch>,
+    /// Epochs of which the scheduler that decides was told that the program has its data under them.
+    reported: BTreeSet<Epoch>,
+    /// Epochs in which it was started from the beginning again, before the scheduler heard of the first start.
+    anew: BTreeSet<Epoch>,
     /// When a scheduler held an epoch for ended.
     ended: BTreeMap<Epoch, Moment>,
     /// The highest epoch under which something was opened or taken in on a machine's disk.
@@ -75,6 +81,8 @@ pub(crate) struct DataChecker {
     pub(crate) losses: u64,
     pub(crate) unrecorded: u64,
     pub(crate) lost_writes: u64,
+    /// Starts with a copy of which no scheduler could know that others had gone on from an earlier one.
+    pub(crate) unsure: u64,
 }
 
 impl DataChecker {
@@ -99,11 +107,6 @@ impl DataChecker {
         self.programs.get(&program)?.line?.1
     }
 
-    /// The epoch that wrote it, or could have.
-    pub(crate) fn last_started(&self, program: ProgramId) -> Option<Epoch> {
-        Some(self.programs.get(&program)?.line?.0)
-    }
-
     /// A program was told that this write is on its standby.
     pub(crate) fn flushed(&mut self, program: ProgramId, write: Option<WriteId>) {
         let known = self.programs.entry(program).or_default();
@@ -126,6 +129,20 @@ impl DataChecker {
 
     pub(crate) fn stored(&mut self, program: ProgramId, epoch: Epoch) {
         self.known(program).heard.insert(epoch);
+        self.known(program).chosen.insert(epoch);
+    }
+
+    /// A scheduler hears that a program has its data under an epoch.
+    pub(crate) fn reported(&mut self, program: ProgramId, epoch: Epoch) {
+        self.known(program).reported.insert(epoch);
+    }
+
+    /// A scheduler begins, which has heard nothing.
+    pub(crate) fn scheduler_begins(&mut self) {
+        for known in self.programs.values_mut() {
+            known.reported.clear();
+            known.chosen.clear();
+        }
     }
 
     pub(crate) fn ended(&mut self, program: ProgramId, epoch: Epoch, now: Moment) {
@@ -140,6 +157,14 @@ impl DataChecker {
     pub(crate) fn forgotten(&mut self, program: ProgramId) {
         let known = self.known(program);
         (known.line, known.flushed) = (None, None);
+    }
+
+    /// A machine makes volumes under an epoch that may have had others.
+    pub(crate) fn made(&mut self, program: ProgramId, epoch: Epoch) {
+        let known = self.known(program);
+        if known.line.is_some_and(|(started, _)| started == epoch) && !known.reported.contains(&epoch) {
+            known.anew.insert(epoch);
+        }
     }
 
     /// A machine opened volumes of a program under an epoch.
@@ -182,6 +207,12 @@ impl DataChecker {
             return Ok(());
         }
         if !self.writes.is_prefix(content, line) {
+            let is_older = start.made_of.is_some_and(|id| id.epoch < before);
+            if is_older && !self.known(start.program).chosen.contains(&before) {
+                // No scheduler that lives knows from where that epoch went on, and the copy is one of an earlier one.
+                self.unsure += 1;
+                return Ok(());
+            }
             let what = format!(
                 "epoch {} of {} starts on {} with other writes than epoch {before} left",
                 start.epoch,
@@ -193,6 +224,11 @@ impl DataChecker {
         let Some(missing) = self.writes.missing(content, line) else { return Ok(()) };
         self.losses += 1;
         self.lost_writes += missing.count;
+        if start.epoch == before && self.known(start.program).anew.contains(&before) {
+            // Its machine has lost its disk, and no scheduler that lives has heard that it had started.
+            self.unrecorded += 1;
+            return Ok(());
+        }
         self.check_loss(start, before, missing)?;
         self.check_flushed(start, content, is_kept)
     }

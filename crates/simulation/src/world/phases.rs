@@ -47,7 +47,7 @@ pub(crate) fn run(seed: u64, options: &Options) -> Report {
     world.tally.gaps = std::mem::take(&mut world.checker.gaps);
     let data = &world.checker.data;
     (world.tally.data_losses, world.tally.lost_writes) = (data.losses, data.lost_writes);
-    world.tally.unrecorded = data.unrecorded;
+    (world.tally.unrecorded, world.tally.unsure) = (data.unrecorded, data.unsure);
     Report { seed, violation, ended: world.now, tally: world.tally, trace: world.trace.into_lines() }
 }
 
@@ -232,12 +232,21 @@ impl World {
             return true;
         }
         let database = &self.store.database;
-        let Some((writer, epoch)) = database.writer(program) else { return !self.checker.counts_again };
+        if self.checker.counts_again {
+            return false;
+        }
+        let Some((writer, epoch)) = database.writer(program) else { return true };
         let newest = |machine: &Machine| machine.pool.get(program)?.newest().map(|set| set.id);
         let machine = self.machine(id);
-        let has_live = machine.pool.get(program).and_then(Volumes::live).is_some_and(|(live, _)| live == epoch);
+        let has_live = |on: &Machine| {
+            on.is_on && on.pool.get(program).and_then(Volumes::live).is_some_and(|(live, _)| live == epoch)
+        };
+        // As long as that may be asked, nothing older is started from.
+        if has_live(self.machine(machine_of(writer))) {
+            return writer == machine.node;
+        }
         let has_newest = newest(machine).is_some() && newest(machine) >= self.machines.iter().filter_map(newest).max();
-        (writer == machine.node && has_live) || (database.standby(program) == Some(machine.node) && has_newest)
+        database.standby(program) == Some(machine.node) && has_newest
     }
 
     /// What the scheduler says about a program.

@@ -48,9 +48,11 @@ pub(crate) struct SchedulerHost {
 /// A scheduler that decides.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(super) core: Scheduler,
+    pub(crate) core: Scheduler,
     /// Its time as the leader; `None` when it has the database for itself.
     pub(super) term: Option<Term>,
+    /// The standbys that the database named when it began. Their room may have been given away since.
+    pub(crate) restored_standbys: Vec<(ProgramId, NodeId)>,
     armed: Option<Moment>,
     /// The connections that greeted, and the newest of each node.
     connections: BTreeMap<ConnectionId, NodeId>,
@@ -77,7 +79,7 @@ impl SchedulerHost {
 }
 
 impl World {
-    pub(super) fn process(&self, SchedulerRun(id, run): SchedulerRun) -> Option<&Process> {
+    pub(crate) fn process(&self, SchedulerRun(id, run): SchedulerRun) -> Option<&Process> {
         let host = self.host(id);
         host.process.as_ref().filter(|_| host.run == run)
     }
@@ -123,6 +125,7 @@ impl World {
         if self.has_trap(Trap::NoWaitAfterRestart) {
             self.store.database.close_all();
         }
+        self.checker.data.scheduler_begins();
         let restored = self.store.database.restore(self.times.longest_wait());
         let (known, unread) = (restored.known(), restored.unread());
         say!(self, "{id} knows of {} assignments", restored.assignments.len());
@@ -130,6 +133,7 @@ impl World {
         self.host_mut(id).process = Some(Process {
             core,
             term,
+            restored_standbys: restored.standbys.clone(),
             armed: None,
             connections: BTreeMap::new(),
             newest: BTreeMap::new(),
@@ -299,6 +303,11 @@ impl World {
                     if let Some(wire) = self.wires.get_mut(&wire) {
                         wire.heard = self.now;
                     }
+                    for report in &heartbeat.data {
+                        if let Some(live) = &report.live {
+                            self.checker.data.reported(report.program, live.epoch);
+                        }
+                    }
                     let heartbeat = self.as_understood(run, node, *heartbeat);
                     self.tell_scheduler(run, Event::Heartbeat { node, connection: wire, heartbeat });
                 }
@@ -404,7 +413,8 @@ impl World {
         let Some(entries) = &grant.entries else { return };
         let runs = entries.iter().filter(|entry| entry.directive == Directive::Run).map(|entry| entry.program);
         let keeps = grant.data.iter().filter(|entry| matches!(entry.order, DataOrder::Keep { .. }));
-        let keeps: Vec<_> = keeps.map(|entry| entry.program).collect();
+        let restored = self.restored_keeps(run, node);
+        let keeps: Vec<_> = keeps.map(|entry| entry.program).filter(|program| !restored.contains(program)).collect();
         if self.has_trap(Trap::FillingCounts) {
             keeps.iter().for_each(|program| self.store.database.keep(*program, node));
         }

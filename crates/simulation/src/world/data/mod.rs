@@ -172,18 +172,18 @@ impl World {
             return;
         }
         let Some(agent) = self.agent(run) else { return };
-        let there = self.machine(id).pool.programs.keys().copied();
-        let programs: Vec<_> = there.filter(|program| !agent.data.orders.contains_key(program)).collect();
+        let there = self.machine(id).pool.programs.keys();
+        let programs: Vec<_> = there.map(|program| (*program, agent.data.orders.contains_key(program))).collect();
         self.after(ASK, Happening::AsksWhatIsOver(run));
         if !self.message_node.answers(self.now) || self.message_node.empty_until > self.now || self.is_full(id) {
             return;
         }
         let wall = self.machine(id).clock.wall(self.now);
-        for program in programs {
+        for (program, is_ordered) in programs {
             let is_over = !self.message_node.is_in_force(program);
             let volumes = self.machine_mut(id).pool.of(program);
             match (is_over, volumes.known.forgotten()) {
-                (true, None) => volumes.forget(wall),
+                (true, None) if !is_ordered => volumes.forget(wall),
                 (false, Some(_)) => drop(volumes.known.undelete()),
                 _ => {}
             }
@@ -218,6 +218,9 @@ impl World {
         say!(self, "{id} opens the data of {} under epoch {epoch}: {opened:?}", name(program));
         let (folder, plan) = opened?;
         self.checker.data.opened(id, program, epoch);
+        if plan != Plan::GoOn {
+            self.checker.data.made(program, epoch);
+        }
         if let Some(agent) = self.agent_mut(run).filter(|_| plan != Plan::GoOn) {
             agent.data.live_since.insert(assignment, now);
         }

@@ -140,7 +140,7 @@ impl World {
             }
             answer
         };
-        let Some(stream) = self.streams.get_mut(&id) else { return ToPrimary::Failed(snapshot) };
+        let Some(stream) = self.streams.get_mut(&id) else { return ToPrimary::Failed };
         stream.has_failed = false;
         let (run, program) = (stream.to, stream.from.program);
         let ready = self.lease_now(run.0);
@@ -148,7 +148,7 @@ impl World {
         let known = &self.machine_mut(run.0).pool.of(program).known;
         let (is_there, has_parent) =
             (known.set(snapshot).is_ok(), parent.is_none_or(|parent| known.set(parent).is_ok() || takes_any_parent));
-        let Some(incoming) = self.incoming(run, program) else { return ToPrimary::Failed(snapshot) };
+        let Some(incoming) = self.incoming(run, program) else { return ToPrimary::Failed };
         if let Some(arriving) = incoming.arriving.as_mut().filter(|_| resume)
             && (arriving.snapshot, arriving.parent, arriving.taken) == (snapshot, parent, taken)
         {
@@ -160,7 +160,7 @@ impl World {
             return failed(self, ToPrimary::Done(snapshot));
         }
         if resume {
-            return failed(self, ToPrimary::Failed(snapshot));
+            return failed(self, ToPrimary::Failed);
         }
         if !has_parent {
             return failed(self, ToPrimary::UnknownParent(snapshot));
@@ -187,11 +187,11 @@ impl World {
         }
     }
 
-    fn fails(&mut self, id: StreamId, run: AgentRun, program: ProgramId, snapshot: SnapshotId) -> Option<ToPrimary> {
+    fn fails(&mut self, id: StreamId, run: AgentRun, program: ProgramId) -> Option<ToPrimary> {
         self.incoming(run, program)?.arriving = None;
         self.streams.get_mut(&id)?.has_failed = true;
         self.tally.refused_copies += 1;
-        Some(ToPrimary::Failed(snapshot))
+        Some(ToPrimary::Failed)
     }
 
     fn piece_arrives(&mut self, id: StreamId) -> Option<ToPrimary> {
@@ -199,7 +199,7 @@ impl World {
         let (run, program) = (stream.to, stream.from.program);
         let snapshot = self.incoming(run, program)?.arriving?.snapshot;
         if !self.may_receive(run, program, snapshot) {
-            return self.fails(id, run, program, snapshot);
+            return self.fails(id, run, program);
         }
         let arriving = self.incoming(run, program)?.arriving.as_mut()?;
         arriving.pieces = (arriving.pieces + 1).min(PIECES);
@@ -212,7 +212,7 @@ impl World {
         let arriving = self.incoming(run, program)?.arriving?;
         let snapshot = arriving.snapshot;
         if !is_right || !self.may_receive(run, program, snapshot) {
-            return self.fails(id, run, program, snapshot);
+            return self.fails(id, run, program);
         }
         let volumes = self.machine_mut(run.0).pool.of(program);
         let base = arriving.parent.map_or(Some(Content::EMPTY), |parent| volumes.set(parent));

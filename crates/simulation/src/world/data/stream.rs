@@ -59,14 +59,13 @@ pub(crate) enum ToPrimary {
     Have { snapshots: Vec<SnapshotId>, partial: Option<Partial> },
     Ready(SnapshotId),
     UnknownParent(SnapshotId),
-    Failed(SnapshotId),
+    Failed,
     Done(SnapshotId),
 }
 
 /// A snapshot on its way.
 #[derive(Debug, Clone, Copy)]
 struct Sending {
-    snapshot: SnapshotId,
     whole: Content,
     parent: Content,
     taken: DateTime<Utc>,
@@ -204,7 +203,7 @@ impl World {
             }
             ToPrimary::Ready(snapshot) => return self.may_send(id, from, snapshot),
             ToPrimary::UnknownParent(snapshot) => Event::UnknownParent(snapshot),
-            ToPrimary::Failed(_) => Event::NotSent,
+            ToPrimary::Failed => Event::NotSent,
             ToPrimary::Done(snapshot) => {
                 self.tally.copies += 1;
                 if let Some(link) = self.replica_mut(from).and_then(|replica| replica.link.as_mut()) {
@@ -235,7 +234,7 @@ impl World {
         let is_same = |partial: &Partial| partial.snapshot == snapshot && partial.parent == parent;
         let pieces = stream.partial.take().filter(is_same).map(|partial| partial.pieces);
         let resume = pieces.is_some();
-        stream.sending = Some(Sending { snapshot, whole, parent: base, taken, pieces: pieces.unwrap_or(0) });
+        stream.sending = Some(Sending { whole, parent: base, taken, pieces: pieces.unwrap_or(0) });
         self.stream_up(id, ToStandby::Begin { snapshot, parent, taken, resume });
     }
 
