@@ -10,7 +10,7 @@ use protocol::data::SnapshotId;
 use protocol::{Epoch, ProgramId};
 
 use crate::time::Moment;
-use crate::world::{MachineId, name};
+use crate::world::{MachineId, SchedulerRun, name};
 use crate::writes::{Content, Missing, WriteId, Writes};
 
 use super::Invariant;
@@ -38,6 +38,8 @@ pub(crate) struct Start {
 /// The scheduler said that a start costs something.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recorded {
+    /// Which scheduler.
+    pub(crate) by: SchedulerRun,
     /// The epoch whose last writes are lost.
     pub(crate) of: Epoch,
     /// Those of this long before its end.
@@ -63,7 +65,11 @@ struct Known {
     /// Epochs in which it was started from the beginning again, before the scheduler heard of the first start.
     anew: BTreeSet<Epoch>,
     /// When a scheduler held an epoch for ended.
-    ended: BTreeMap<Epoch, Moment>,
+    ended: BTreeMap<(Epoch, SchedulerRun), Moment>,
+    /// How long what said how old a copy is was on its way to the scheduler at least, which cannot know.
+    late: BTreeMap<SnapshotId, Duration>,
+    /// How often it started without its last writes.
+    losses: u64,
     /// The highest epoch under which something was opened or taken in on a machine's disk.
     seen: BTreeMap<MachineId, Epoch>,
     /// Copies whose age was told by a clock on the wall.
@@ -132,6 +138,17 @@ impl DataChecker {
         self.known(program).chosen.insert(epoch);
     }
 
+    /// A scheduler hears of a copy, so long after that was said.
+    pub(crate) fn heard_of_copy(&mut self, program: ProgramId, copy: SnapshotId, late: Duration) {
+        let known = self.known(program).late.entry(copy).or_insert(late);
+        *known = late.min(*known);
+    }
+
+    /// How often a program started without its last writes.
+    pub(crate) fn losses_of(&self, program: ProgramId) -> u64 {
+        self.programs.get(&program).map_or(0, |known| known.losses)
+    }
+
     /// A scheduler hears that a program has its data under an epoch.
     pub(crate) fn reported(&mut self, program: ProgramId, epoch: Epoch) {
         self.known(program).reported.insert(epoch);
@@ -142,11 +159,12 @@ impl DataChecker {
         for known in self.programs.values_mut() {
             known.reported.clear();
             known.chosen.clear();
+            known.late.clear();
         }
     }
 
-    pub(crate) fn ended(&mut self, program: ProgramId, epoch: Epoch, now: Moment) {
-        self.known(program).ended.insert(epoch, now);
+    pub(crate) fn ended(&mut self, run: SchedulerRun, program: ProgramId, epoch: Epoch, now: Moment) {
+        self.known(program).ended.insert((epoch, run), now);
     }
 
     pub(crate) fn dated_by_wall(&mut self, program: ProgramId, copy: SnapshotId) {
@@ -222,6 +240,7 @@ impl DataChecker {
             return Err((Invariant::Lineage, what));
         }
         let Some(missing) = self.writes.missing(content, line) else { return Ok(()) };
+        self.known(start.program).losses += 1;
         self.losses += 1;
         self.lost_writes += missing.count;
         if start.epoch == before && self.known(start.program).anew.contains(&before) {
@@ -257,9 +276,12 @@ impl DataChecker {
             return Err((Invariant::Losses, what(", and nobody said so")));
         }
         let covers = |recorded: &Recorded| {
-            let (Some(at_most), Some(ended)) = (recorded.at_most, known.ended.get(&recorded.of)) else { return true };
+            let (Some(at_most), Some(ended)) = (recorded.at_most, known.ended.get(&(recorded.of, recorded.by))) else {
+                return true;
+            };
+            let late = recorded.snapshot.and_then(|id| known.late.get(&id)).copied().unwrap_or_default();
             let is_unsure = recorded.snapshot.is_some_and(|id| known.dated_by_wall.contains(&id)) && walls_jumped;
-            is_unsure || ended.since(missing.at) <= at_most + at_most * DRIFT_PERCENT / 100 + ROUNDING
+            is_unsure || ended.since(missing.at) <= at_most + at_most * DRIFT_PERCENT / 100 + ROUNDING + late
         };
         if recorded.iter().any(covers) {
             return Ok(());

@@ -86,7 +86,7 @@ pub(crate) struct Run(pub(crate) u32);
 pub(crate) struct AgentRun(pub(crate) MachineId, pub(crate) Run);
 
 /// A scheduler's run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SchedulerRun(pub(crate) SchedulerId, pub(crate) Run);
 
 /// A sandbox on its machine.

@@ -246,7 +246,7 @@ impl World {
             return writer == machine.node;
         }
         let has_newest = newest(machine).is_some() && newest(machine) >= self.machines.iter().filter_map(newest).max();
-        database.standby(program) == Some(machine.node) && has_newest
+        writer != machine.node && database.standby(program) == Some(machine.node) && has_newest
     }
 
     /// What the scheduler says about a program.
@@ -296,26 +296,31 @@ impl World {
 
     /// In a calm world a node is drained, and then let in again: programs move with all that they wrote.
     fn moves_lose_nothing(&mut self) {
-        let (data, losses) = (&self.checker.data, self.checker.data.losses);
+        let data = &self.checker.data;
         let has_data = |program: &ProgramId| data.line(*program).is_some();
         let in_force = self.message_node.in_force().filter(has_data);
-        let places: Vec<_> = in_force.filter_map(|p| Some((p, self.checker.machine_of(p)?))).collect();
-        let count = |id: MachineId| places.iter().filter(|(_, on)| *on == id).count();
+        let place = |p: ProgramId| Some((p, self.checker.machine_of(p)?, data.losses_of(p)));
+        let places: Vec<_> = in_force.filter_map(place).collect();
+        let count = |id: MachineId| places.iter().filter(|(_, on, _)| *on == id).count();
         let Some(drained) = self.eligible().max_by_key(|id| count(*id)).filter(|id| count(*id) > 0) else { return };
         let (node, reason) = (self.machine(drained).node, "maintenance".to_owned());
         if self.checker.violation.is_some() || !self.order(Operation::Drain { node, reason }) {
             return;
         }
         self.pass(MOVE);
-        for (program, before) in places.into_iter().filter(|(_, on)| *on == drained) {
-            let has_moved = self.checker.machine_of(program).is_some_and(|on| on != before);
+        let drained_of: Vec<_> = places.into_iter().filter(|(_, on, _)| *on == drained).collect();
+        for (program, before, _) in &drained_of {
+            let has_moved = self.checker.machine_of(*program).is_some_and(|on| on != *before);
             self.tally.moves[usize::from(has_moved)] += 1;
         }
         self.order(Operation::Undrain { node });
         self.settle();
         self.pass(Duration::from_secs(8));
-        if self.checker.data.losses > losses {
-            self.violated(Invariant::Moves, format!("moves from {drained}, which was drained, lost writes"));
+        for (program, _, losses) in drained_of {
+            if self.checker.data.losses_of(program) > losses {
+                let what = format!("{} lost writes as {drained} was drained", name(program));
+                self.violated(Invariant::Moves, what);
+            }
         }
     }
 

@@ -185,7 +185,7 @@ impl World {
         for command in commands {
             match command {
                 Command::Store(write) => {
-                    self.note_loss(&write);
+                    self.note_loss(run, &write);
                     self.queue_write(run, write);
                 }
                 Command::Send { connection, frame } => self.scheduler_sends(run, connection, frame),
@@ -284,10 +284,10 @@ impl World {
     }
 
     /// What the scheduler says that a start costs.
-    fn note_loss(&mut self, write: &Write) {
+    fn note_loss(&mut self, by: SchedulerRun, write: &Write) {
         if let Write::Record { program, epoch, fact: Fact::DataLost { of, snapshot, at_most_ms }, .. } = write {
             let at_most = at_most_ms.map(Duration::from_millis);
-            self.checker.data.recorded(*program, *epoch, Recorded { of: *of, at_most, snapshot: *snapshot });
+            self.checker.data.recorded(*program, *epoch, Recorded { by, of: *of, at_most, snapshot: *snapshot });
         }
     }
 
@@ -298,12 +298,16 @@ impl World {
         let node = self.machine(machine).node;
         match what {
             Up::Hello => self.greets(run, wire, machine),
-            Up::Beat(heartbeat) => {
+            Up::Beat(heartbeat, sent) => {
                 if self.process(run).is_some_and(|process| process.connections.contains_key(&wire)) {
                     if let Some(wire) = self.wires.get_mut(&wire) {
                         wire.heard = self.now;
                     }
                     for report in &heartbeat.data {
+                        if let Some(copy) = &report.copy {
+                            let late = self.now.since(sent);
+                            self.checker.data.heard_of_copy(report.program, copy.newest, late);
+                        }
                         if let Some(live) = &report.live {
                             self.checker.data.reported(report.program, live.epoch);
                         }
@@ -461,7 +465,7 @@ impl World {
                 let (id, machine) = (run.0, machine_of(*node));
                 say!(self, "{id} ended: {} on {machine} of epoch {epoch}: {cause}, {}", name(*program), proof.as_str());
                 *self.tally.ends.entry(proof.as_str()).or_default() += 1;
-                self.checker.data.ended(*program, *epoch, self.now);
+                self.checker.data.ended(run, *program, *epoch, self.now);
                 if matches!(cause, Cause::Gone(_)) && !self.message_node.was_taken_back(*program) {
                     let what = format!("{} is ended as gone, and nobody said so", name(*program));
                     self.violated(Invariant::Evidence, what);

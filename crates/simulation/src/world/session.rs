@@ -174,7 +174,7 @@ impl World {
         }
         let heartbeat = Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None, data };
         let wire = *wire;
-        self.send_up(wire, Up::Beat(Box::new(heartbeat)));
+        self.send_up(wire, Up::Beat(Box::new(heartbeat), self.now));
     }
 
     fn granted(&mut self, run: AgentRun, wire: ConnectionId, mut grant: Grant) {

@@ -32,7 +32,8 @@ pub(crate) struct Path {
 #[derive(Debug)]
 pub(crate) enum Up {
     Hello,
-    Beat(Box<Heartbeat>),
+    /// With the time when it was sent, for the checker.
+    Beat(Box<Heartbeat>, Moment),
     End,
 }
 

@@ -12,6 +12,7 @@ use crate::time::Moment;
 use crate::writes::WriteId;
 
 use super::stream::StreamId;
+use crate::world::sandbox::Body;
 use crate::world::{AgentRun, Happening, World, name, say};
 
 /// As in the product.
@@ -264,8 +265,14 @@ impl World {
 
     fn flushed(&mut self, id: ReplicaId, number: u64) {
         let Some(replica) = self.replica_mut(id) else { return };
+        let epoch = replica.epoch;
         let done: Vec<_> = replica.flushes.extract_if(.., |(asked, _)| *asked <= number).collect();
-        for (_, write) in done {
+        // Nobody is told who does not run any more.
+        let runs = self.machine(id.run.0).sandboxes.values().any(|sandbox| {
+            let Assignment { program, epoch: of } = sandbox.assignment;
+            (program, of) == (id.program, epoch) && sandbox.body == Body::Occupied
+        });
+        for (_, write) in done.into_iter().filter(|_| runs) {
             say!(self, "{} {} is told that it is flushed", id.run.0, name(id.program));
             self.tally.flushes += 1;
             self.checker.data.flushed(id.program, write);
