@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::core::data::NoPlan;
 use crate::core::on_demand::{self, OnDemand};
 use crate::core::persistent::{self, Assignment, Persistent};
 use crate::epochs::EpochStore;
@@ -400,5 +401,5 @@ impl Agent {
 /// Whether this node does not have what the program shall start with. What else is wrong with its data shows when it starts.
 async fn is_data_missing(data: Option<Arc<ProgramData>>, owner: Owner, fetched: &Fetched) -> bool {
     let (Some(data), Some(epoch)) = (data, owner.epoch()) else { return false };
-    matches!(data.find(owner.program(), epoch, &fetched.placed).await, Err(DataError::NotHere))
+    matches!(data.find(owner.program(), epoch, &fetched.placed).await, Err(DataError::NoPlan(NoPlan::NotHere)))
 }

@@ -51,6 +51,18 @@ traps! {
     HastyRestore = "hasty-restore",
     /// A gateway believes whatever it heard last.
     RouteIgnoresEpoch = "route-ignores-epoch",
+    /// A standby takes in what anybody sends, of whatever epoch.
+    StandbyIgnoresEpochs = "standby-ignores-epochs",
+    /// What came of a snapshot counts as a snapshot when the connection breaks.
+    TornCopyCounts = "torn-copy-counts",
+    /// A standby puts a difference on top of whatever it has.
+    AnyParent = "any-parent",
+    /// A standby counts a snapshot's age from when it came.
+    AgeFromArrival = "age-from-arrival",
+    /// Programs that should wait for their data are taken for such as begin with nothing.
+    FreshForWait = "fresh-for-wait",
+    /// The store takes a node for the standby as soon as it is to be filled.
+    FillingCounts = "filling-counts",
 }
 
 impl fmt::Display for Trap {

@@ -24,8 +24,15 @@ impl Scheduler {
         for report in reports {
             let Some(program) = self.programs.get_mut(&report.program) else { continue };
             let Some(data) = &mut program.data else { continue };
+            let assigned = program.stage.assignment().map(|assignment| (assignment.node, assignment.epoch));
+            let started = report.live.as_ref().map(|live| live.epoch).filter(|epoch| assigned == Some((id, *epoch)));
+            if let Some(epoch) = started {
+                data.started(epoch);
+            }
             if data.hear(id, report, turn.now) {
                 self.confirm(turn, report.program, id);
+            } else if started.is_some() {
+                self.sync_data(turn, report.program);
             }
             self.retry(turn, report.program);
             self.review_overtaken(turn, report.program);

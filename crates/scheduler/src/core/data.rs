@@ -47,8 +47,8 @@ pub struct Loss {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Copy {
     pub(super) newest: SnapshotId,
-    /// It was taken after this.
-    pub(super) taken: BootTime,
+    /// It was taken after this; not known when that was before the scheduler's machine booted.
+    pub(super) taken: Option<BootTime>,
 }
 
 /// What a node last said.
@@ -75,6 +75,9 @@ pub(super) struct Data {
     pub(super) held: BTreeMap<NodeId, Held>,
     /// The newest snapshot that another node than the writer has complete, as far as this scheduler heard.
     pub(super) floor: Option<SnapshotId>,
+    /// Copies of epochs before this one count up to this snapshot only: the program went on from there, and what others wrote
+    /// after it is not what it knows.
+    pub(super) branch: Option<(Option<SnapshotId>, Epoch)>,
     /// Whether it heard that from a node that knows: the writer, or the confirmed standby.
     pub(super) is_floor_known: bool,
     /// Whether the keeper will not keep it any longer, and another has to be found.
@@ -113,18 +116,28 @@ impl Data {
     pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, now: BootTime) -> bool {
         let before = self.held.get(&node).and_then(|held| held.copy.clone());
         let copy = report.copy.as_ref().map(|CopyReport { newest, age_ms }| {
-            let taken = now - Duration::from_millis(*age_ms);
+            let age = Duration::from_millis(*age_ms);
+            let taken = (age < BootTime::BOOT.until(now)).then(|| now - age);
             // It does not become younger, whatever is said of it.
             let earlier = before.filter(|before| before.newest == *newest).map(|before| before.taken);
             Copy { newest: *newest, taken: earlier.map_or(taken, |earlier| earlier.min(taken)) }
         });
+        let copy = copy.filter(|copy| !self.is_overtaken(copy.newest));
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
         let writer = report.live.as_ref().filter(is_writer);
         self.is_floor_known |= writer.is_some() || (self.confirmed == Some(node) && copy.is_some());
-        self.floor = self.floor.max(copy.as_ref().map(|copy| copy.newest)).max(writer.and_then(|live| live.confirmed));
+        // What the writer has taken and nobody else has is lost with it.
+        let is_elsewhere = self.last.is_none_or(|(writer, _)| writer != node);
+        let elsewhere = copy.as_ref().filter(|_| is_elsewhere).map(|copy| copy.newest);
+        self.floor = self.floor.max(elsewhere).max(writer.and_then(|live| live.confirmed));
         let is_filled = self.filling == Some(node) && self.is_acceptable(node, copy.as_ref());
         self.held.insert(node, Held { live: report.live.clone(), copy });
         is_filled
+    }
+
+    /// Whether a snapshot was taken of writes that the program does not know any more.
+    fn is_overtaken(&self, snapshot: SnapshotId) -> bool {
+        self.branch.is_some_and(|(until, since)| snapshot.epoch < since && Some(snapshot) > until)
     }
 
     /// A copy that is known to be as new as any.
@@ -225,7 +238,7 @@ impl Data {
         self.loss = match (self.last, base) {
             (Some((_, epoch)), DataBase::Copy { .. }) if !self.is_exact(node) => {
                 let copy = self.held.get(&node).and_then(|held| held.copy.as_ref());
-                let at_most = copy.zip(self.ended).map(|(copy, ended)| ended.since(copy.taken));
+                let at_most = copy.and_then(|copy| copy.taken).zip(self.ended).map(|(taken, ended)| ended.since(taken));
                 Some(Loss { epoch, snapshot: copy.map(|copy| copy.newest), at_most })
             }
             (Some((_, epoch)), DataBase::Empty) => Some(Loss { epoch, snapshot: None, at_most: None }),
@@ -235,6 +248,12 @@ impl Data {
         for keeper in [&mut self.confirmed, &mut self.filling] {
             keeper.take_if(|keeper| *keeper == node);
         }
+    }
+
+    /// It has its data under this epoch now, and never starts anew in it: a node that loses its disk and is back before its
+    /// lease ends would begin with nothing.
+    pub(super) fn started(&mut self, epoch: Epoch) {
+        self.base = Some(DataBase::Own { epoch });
     }
 
     /// What an assignment that the database brought back starts with. It may have started already.
@@ -251,6 +270,25 @@ impl Data {
         if self.last != Some((node, epoch)) {
             self.before = self.last.replace((node, epoch));
             self.ended = None;
+            self.branch_off(epoch);
+        }
+    }
+
+    /// What this epoch writes is on top of what it starts with.
+    fn branch_off(&mut self, epoch: Epoch) {
+        let until = match self.base {
+            Some(DataBase::Empty) => None,
+            Some(DataBase::Copy { at_least: Some(snapshot) }) => Some(snapshot),
+            // All that its node has, or nobody knows.
+            Some(DataBase::Own { .. } | DataBase::Copy { at_least: None }) | None => return,
+        };
+        self.branch = Some((until, epoch));
+        if self.floor > until {
+            self.floor = until;
+        }
+        let overtaken = |copy: &mut Copy| copy.newest.epoch < epoch && Some(copy.newest) > until;
+        for held in self.held.values_mut() {
+            held.copy.take_if(overtaken);
         }
     }
 

@@ -44,11 +44,14 @@ impl Scheduler {
             self.settle(turn, id);
         }
         for (id, node, epoch) in restored.writers {
-            if let Some(data) = self.programs.get_mut(&id).and_then(|program| program.data.as_mut()) {
+            if let Some(data) = self.programs.get_mut(&id).and_then(Program::restored_data) {
                 data.last = Some((node, epoch));
             }
         }
         for (id, node) in restored.standbys {
+            if let Some(unread) = self.programs.get_mut(&id).filter(|program| program.spec.is_unknown()) {
+                unread.unread.get_or_insert_default().confirmed = Some(node);
+            }
             self.set_keeper(turn, id, |data| data.confirmed = Some(node));
         }
         for OpenAssignment { program: id, node, epoch, at, was_seen } in restored.assignments {
@@ -58,11 +61,14 @@ impl Scheduler {
                 self.programs.entry(id).or_insert_with(|| Program::new(Arc::new(unknown()), turn.now, turn.wall));
             program.last_epoch = Some(epoch);
             program.at_least = epoch.next();
-            if let Some(data) = &mut program.data {
+            let is_unknown = program.spec.is_unknown();
+            if let Some(data) = program.restored_data() {
                 data.granted(node, epoch);
                 data.base = Some(data.base_after_restart(node));
                 // It was the standby when it was chosen, and writes itself now.
-                if data.confirmed == Some(node) {
+                if data.confirmed == Some(node) && is_unknown {
+                    data.confirmed = None;
+                } else if data.confirmed == Some(node) {
                     self.set_keeper(turn, id, |data| data.confirmed = None);
                 }
             }
@@ -97,13 +103,16 @@ impl Scheduler {
             self.waiting.dismiss(program);
             let nodes = program.stage.occupies(None);
             let needs = std::mem::replace(&mut program.spec, spec.clone()).needs;
-            program.data = spec.data.map(|on_loss| Box::new(Data::new(on_loss)));
+            let mut unread = program.unread.take().unwrap_or_default();
+            let confirmed = unread.confirmed.take();
+            program.data = spec.data.map(|on_loss| Box::new(Data { on_loss, ..*unread }));
             for node in nodes.into_iter().flatten() {
                 let node = self.node(turn, node);
                 node.vacate(needs);
                 node.occupy(spec.needs);
             }
             turn.command(Command::Store(Write::Remember(spec)));
+            self.set_keeper(turn, id, |data| data.confirmed = confirmed);
         }
         self.settle(turn, id);
     }

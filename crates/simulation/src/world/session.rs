@@ -163,6 +163,7 @@ impl World {
     pub(super) fn heartbeat(&mut self, run: AgentRun) {
         let now = self.lease_now(run.0);
         let capacity = self.machine(run.0).capacity.clone();
+        let data = self.data_reports(run);
         let Some(agent) = self.agent_mut(run) else { return };
         let (applied, programs) = (agent.core.applied().cloned(), agent.core.reports(now));
         let Session::Open { wire, sequence, sent, .. } = &mut agent.session else { return };
@@ -171,13 +172,12 @@ impl World {
         if sent.len() > REMEMBERED {
             sent.pop_front();
         }
-        let heartbeat =
-            Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None, data: Vec::new() };
+        let heartbeat = Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None, data };
         let wire = *wire;
-        self.send_up(wire, Up::Beat(Box::new(heartbeat)));
+        self.send_up(wire, Up::Beat(Box::new(heartbeat), self.now));
     }
 
-    fn granted(&mut self, run: AgentRun, wire: ConnectionId, grant: Grant) {
+    fn granted(&mut self, run: AgentRun, wire: ConnectionId, mut grant: Grant) {
         let (now, lease_now) = (self.now, self.lease_now(run.0));
         let Some(agent) = self.agent_mut(run) else { return };
         let Session::Open { answered, .. } = &mut agent.session else { return };
@@ -196,6 +196,10 @@ impl World {
             }
             _ => sent,
         };
+        if grant.entries.is_some() {
+            let orders = std::mem::take(&mut grant.data);
+            self.take_orders(run, orders);
+        }
         self.tell_agent(run, Event::Granted { sent, times, grant });
     }
 }

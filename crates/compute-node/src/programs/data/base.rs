@@ -4,43 +4,30 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use lease::clock;
-use protocol::data::{DataBase, DataEntry, DataOrder, SnapshotId};
 use protocol::message::{PlacedVolume, VolumeKind};
 use protocol::{Epoch, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
 use volumes::{Source, VolumeName};
 
 use super::{ProgramData, locked};
+use crate::core::data::{self, NoPlan, Plan};
 
 /// Why a program cannot have its data.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DataError {
-    #[error("the scheduler did not say yet what the program's volumes shall hold")]
-    NoOrder,
-    #[error("this node does not have the data that the program shall go on with")]
-    NotHere,
+    #[error(transparent)]
+    NoPlan(#[from] NoPlan),
     #[error(transparent)]
     Name(#[from] volumes::NameTooLong),
     #[error(transparent)]
     Pool(#[from] volumes::Error),
 }
 
-/// How the volumes become what a program starts with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Plan {
-    /// They are live on this node, and go on.
-    GoOn,
-    /// They are new.
-    Create,
-    /// They are a copy of this snapshot.
-    Promote(SnapshotId),
-}
-
 impl ProgramData {
     /// Whether this node has what the program shall start with under this epoch.
     ///
     /// # Errors
-    /// [`DataError`]: [`DataError::NotHere`] when it has not.
+    /// [`DataError`]: [`NoPlan::NotHere`] when it has not.
     pub(crate) async fn find(
         self: &Arc<Self>,
         program: ProgramId,
@@ -121,28 +108,8 @@ impl ProgramData {
     }
 
     async fn plan(&self, program: ProgramId, epoch: Epoch) -> Result<Plan, DataError> {
-        let live = self.pool.program(program).await?.live().map(|live| live.epoch);
-        if live == Some(epoch) {
-            // It was started before in this epoch, and goes on with what it wrote.
-            return Ok(Plan::GoOn);
-        }
-        match self.base(program, epoch)? {
-            DataBase::Empty => Ok(Plan::Create),
-            DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
-            DataBase::Own { .. } => Err(DataError::NotHere),
-            DataBase::Copy { at_least } => {
-                let newest = self.pool.newest_snapshot(program).await?.map(|set| set.id);
-                let newest = newest.filter(|id| at_least.is_none_or(|least| *id >= least));
-                newest.map(Plan::Promote).ok_or(DataError::NotHere)
-            }
-        }
-    }
-
-    fn base(&self, program: ProgramId, epoch: Epoch) -> Result<DataBase, DataError> {
-        match locked(&self.orders).get(&program) {
-            Some(DataEntry { epoch: of, order: DataOrder::Live { base, .. }, .. }) if *of == epoch => Ok(*base),
-            _ => Err(DataError::NoOrder),
-        }
+        let known = self.pool.program(program).await?;
+        Ok(data::plan(&known, locked(&self.orders).get(&program), epoch)?)
     }
 }
 

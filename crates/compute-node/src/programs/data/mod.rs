@@ -164,14 +164,8 @@ impl ProgramData {
 
     /// The account that may send copies of this program in this epoch from that node.
     pub(super) fn sender(&self, program: ProgramId, epoch: Epoch, node: NodeId) -> Option<Address> {
-        match locked(&self.orders).get(&program) {
-            Some(DataEntry { epoch: ordered, order: DataOrder::Keep { from }, .. })
-                if *ordered == epoch && from.node == node =>
-            {
-                Some(from.account.clone())
-            }
-            _ => None,
-        }
+        let orders = locked(&self.orders);
+        crate::core::data::sender(orders.get(&program), epoch, node).map(|from| from.account.clone())
     }
 
     /// What the next heartbeat says. Ages are those of now, also where the rest was seen a moment ago.

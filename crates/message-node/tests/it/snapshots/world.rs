@@ -96,6 +96,9 @@ fn record(program: ProgramId, node: NodeId, epoch: Epoch) -> VmRecord {
         reason: None,
         failure: None,
         restarts: 0,
+        data: None,
+        moving: None,
+        last_move: None,
     }
 }
 
