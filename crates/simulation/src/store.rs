@@ -1,7 +1,7 @@
 //! The database that all schedulers share, by the rules of the SQL store: writes of one transaction take effect together or
 //! not at all, epochs only count up, one assignment of a program is open at most. It fails as databases fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(crate) struct Database {
     /// The newest closed assignment of each program that may have written, and who keeps copies.
     writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
     standbys: BTreeMap<ProgramId, NodeId>,
+    /// What nodes stated to have started.
+    pub(crate) seen: BTreeSet<(ProgramId, Epoch)>,
     /// Programs that were dropped, for the checker.
     forgotten: Vec<ProgramId>,
 }
@@ -121,7 +123,7 @@ impl Database {
             node: *node,
             epoch: *epoch,
             at: DateTime::UNIX_EPOCH,
-            was_seen: false,
+            was_seen: self.seen.contains(&(*program, *epoch)),
         });
         let restored = Restored {
             programs: programs.collect(),

@@ -11,11 +11,14 @@
 //!        └─ Empty ────────────────────────────────────────────────────▶ create
 //! ```
 //! Whatever the order says, a program that is live in the epoch that it starts under was started in it before, and goes on
-//! with what it wrote. Without an order nothing starts: a node never guesses what it may begin with.
+//! with what it wrote. Without an order nothing starts: a node never guesses what it may begin with. Nothing starts under an
+//! epoch below one that this node has seen, in a stream for example: the scheduler that asks for it has an old database.
 
 use protocol::data::{DataBase, DataEntry, DataOrder, Peer, SnapshotId};
 use protocol::{Epoch, NodeId};
 use volumes::Program;
+
+use super::persistent::{Assignment, Event};
 
 /// How the volumes become what a program starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,22 @@ pub enum NoPlan {
     /// It shall start with what this node does not have.
     #[error("this node does not have the data that the program shall go on with")]
     NotHere,
+    /// A later epoch has been seen, by this node's copies if by nothing else.
+    #[error("epoch {highest} of the program has been seen: this one is over")]
+    Stale {
+        /// The highest that was seen.
+        highest: Epoch,
+    },
+}
+
+impl NoPlan {
+    /// What the core of the node's programs is told when one is not started for this.
+    pub fn event(self, assignment: Assignment) -> Event {
+        match self {
+            Self::Stale { highest } => Event::Overtaken(assignment, highest),
+            Self::NotHere | Self::NoOrder => Event::NoData(assignment),
+        }
+    }
 }
 
 /// What a program starts with under this epoch, on a node that has `known` of its volumes. `order` is the newest that came
@@ -45,7 +64,10 @@ pub enum NoPlan {
 /// # Errors
 /// [`NoPlan`]; then the program must not start.
 pub fn plan(known: &Program, order: Option<&DataEntry>, epoch: Epoch) -> Result<Plan, NoPlan> {
-    let live = known.live().map(|live| live.epoch);
+    let (live, highest) = (known.live().map(|live| live.epoch), known.highest());
+    if epoch < highest {
+        return Err(NoPlan::Stale { highest });
+    }
     if live == Some(epoch) {
         return Ok(Plan::GoOn);
     }

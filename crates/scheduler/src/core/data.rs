@@ -112,15 +112,19 @@ impl Data {
         self.filling.or(self.confirmed)
     }
 
-    /// Takes in what a node says. Returns whether its standby has its first complete snapshot with that.
-    pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, now: BootTime) -> bool {
+    /// Takes in what a node says, and said after `made_after`, if anybody knows. Returns whether its standby has its first
+    /// complete snapshot with that.
+    pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, made_after: Option<BootTime>) -> bool {
         let before = self.held.get(&node).and_then(|held| held.copy.clone());
         let copy = report.copy.as_ref().map(|CopyReport { newest, age_ms }| {
             let age = Duration::from_millis(*age_ms);
-            let taken = (age < BootTime::BOOT.until(now)).then(|| now - age);
+            let taken = made_after.filter(|made| age < BootTime::BOOT.until(*made)).map(|made| made - age);
             // It does not become younger, whatever is said of it.
-            let earlier = before.filter(|before| before.newest == *newest).map(|before| before.taken);
-            Copy { newest: *newest, taken: earlier.map_or(taken, |earlier| earlier.min(taken)) }
+            let earlier = before.filter(|before| before.newest == *newest).and_then(|before| before.taken);
+            Copy {
+                newest: *newest,
+                taken: earlier.map_or(taken, |earlier| Some(taken.map_or(earlier, |t| t.min(earlier)))),
+            }
         });
         let copy = copy.filter(|copy| !self.is_overtaken(copy.newest));
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));

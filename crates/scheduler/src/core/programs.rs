@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lease::BootTime;
+use protocol::data::DataBase;
 use protocol::history::Fact;
 use protocol::{Epoch, NodeId, ProgramId};
 
@@ -44,8 +45,9 @@ impl Scheduler {
             self.settle(turn, id);
         }
         for (id, node, epoch) in restored.writers {
-            if let Some(data) = self.programs.get_mut(&id).and_then(Program::restored_data) {
-                data.last = Some((node, epoch));
+            match self.programs.get_mut(&id) {
+                Some(program) => program.restored_data().into_iter().for_each(|data| data.last = Some((node, epoch))),
+                None => drop(self.past_writers.insert(id, (node, epoch))),
             }
         }
         for (id, node) in restored.standbys {
@@ -62,9 +64,12 @@ impl Scheduler {
             program.last_epoch = Some(epoch);
             program.at_least = epoch.next();
             let is_unknown = program.spec.is_unknown();
+            let past = self.past_writers.remove(&id);
             if let Some(data) = program.restored_data() {
+                data.last = data.last.or(past);
                 data.granted(node, epoch);
-                data.base = Some(data.base_after_restart(node));
+                // Who is known to have started has its data, or has lost it: it does not begin anew.
+                data.base = Some(if was_seen { DataBase::Own { epoch } } else { data.base_after_restart(node) });
                 // It was the standby when it was chosen, and writes itself now.
                 if data.confirmed == Some(node) && is_unknown {
                     data.confirmed = None;
@@ -93,6 +98,10 @@ impl Scheduler {
         let Some(program) = self.programs.get_mut(&id) else {
             let mut program = Program::new(spec, turn.now, turn.wall);
             program.held_until = self.hold(origin);
+            // It was paid for again, for example: its data may still be there, and it does not begin without.
+            if let (Some(data), Some(writer)) = (&mut program.data, self.past_writers.remove(&id)) {
+                data.last = Some(writer);
+            }
             self.programs.insert(id, program);
             self.changes.program(id, true);
             return self.settle(turn, id);
@@ -174,18 +183,21 @@ impl Scheduler {
     pub(super) fn release(&mut self, turn: &mut Turn, id: ProgramId, cause: Cause, target: Option<NodeId>) {
         let Some(program) = self.programs.get_mut(&id) else { return };
         let Stage::Assigned(assignment) = &program.stage else { return };
-        if !assignment.granted {
-            return self.end(turn, id, cause, Proof::NeverGranted);
-        }
+        let granted = assignment.granted;
         let (assignment, target) = (assignment.clone(), target.map(|node| (node, turn.wall)));
         let (epoch, node) = (assignment.epoch, assignment.node);
         if let Some((to, _)) = target {
             let since = assignment.leaving.as_ref().map_or(turn.wall, |leaving| leaving.since);
             program.moves.under_way = Some(Transfer { from: node, to, cause, since, stopped: Some(turn.wall) });
         }
-        let fact = Fact::Releasing { cause: cause.as_str().to_owned() };
-        turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
+        if granted {
+            let fact = Fact::Releasing { cause: cause.as_str().to_owned() };
+            turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
+        }
         self.transition(turn, id, Stage::Releasing { assignment, cause, target });
+        if !granted {
+            self.end(turn, id, cause, Proof::NeverGranted);
+        }
     }
 
     /// Ends an assignment of which nothing runs any more. `cause` counts when none was decided on before.
@@ -249,7 +261,10 @@ impl Scheduler {
         self.transition(turn, id, Stage::Unplaced);
         if gone {
             self.set_keeper(turn, id, |data| (data.confirmed, data.filling) = (None, None));
-            self.programs.remove(&id);
+            let past = self.programs.remove(&id);
+            if let Some(writer) = past.and_then(|program| program.data).and_then(|data| data.last) {
+                self.past_writers.insert(id, writer);
+            }
             self.changes.program(id, true);
         }
     }

@@ -208,8 +208,10 @@ impl World {
         }
         let needs = self.message_node.needs(assignment.program);
         match result {
-            Ok(()) if self.is_data_missing(run, assignment) => self.tell_agent(run, Event::NoData(assignment)),
-            Ok(()) => self.tell_agent(run, Event::Fetched { assignment, needs }),
+            Ok(()) => match self.refuses(run, assignment) {
+                Some(why) => self.tell_agent(run, why.event(assignment)),
+                None => self.tell_agent(run, Event::Fetched { assignment, needs }),
+            },
             Err(failure) => self.tell_agent(run, Event::FetchFailed(assignment, failure)),
         }
     }

@@ -303,6 +303,12 @@ impl World {
                     if let Some(wire) = self.wires.get_mut(&wire) {
                         wire.heard = self.now;
                     }
+                    // What nodes state, which the scheduler writes down.
+                    let runs = |state: &ReportedState| {
+                        matches!(state, ReportedState::Starting | ReportedState::Ready | ReportedState::Failing(_))
+                    };
+                    let started = heartbeat.programs.iter().filter(|report| runs(&report.state));
+                    self.store.database.seen.extend(started.map(|report| (report.program, report.epoch)));
                     for report in &heartbeat.data {
                         if let Some(copy) = &report.copy {
                             let late = self.now.since(sent);

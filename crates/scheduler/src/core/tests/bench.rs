@@ -363,6 +363,7 @@ impl Bench {
             applied: self.applied.get(&id).cloned(),
             programs: Vec::new(),
             draining: None,
+            heard: (*sequence > 1).then(|| *sequence - 1),
             data: self.data.get(&id).cloned().unwrap_or_default(),
         };
         change(&mut heartbeat);

@@ -192,13 +192,14 @@ impl World {
 
     // Starts and ends.
 
-    /// Whether this node lacks what the program shall start with.
-    pub(super) fn is_data_missing(&self, run: AgentRun, assignment: Assignment) -> bool {
+    /// Why this node does not start the program, as `compute-node/src/agent.rs` asks before it does.
+    pub(super) fn refuses(&self, run: AgentRun, assignment: Assignment) -> Option<NoPlan> {
         let Assignment { program, epoch } = assignment;
-        let Some(agent) = self.agent(run).filter(|_| self.data_of(program).is_some()) else { return false };
+        let agent = self.agent(run).filter(|_| self.data_of(program).is_some())?;
         let nothing = volumes::Program::default();
         let known = self.machine(run.0).pool.get(program).map_or(&nothing, |volumes| &volumes.known);
-        plan(known, agent.data.orders.get(&program), epoch) == Err(NoPlan::NotHere)
+        let refusal = plan(known, agent.data.orders.get(&program), epoch).err();
+        refusal.filter(|why| *why != NoPlan::NoOrder)
     }
 
     /// Makes a program's volumes what it shall start with. Returns their folder.
