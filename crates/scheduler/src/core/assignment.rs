@@ -320,7 +320,7 @@ impl Assignment {
 
     /// Takes in what its node says about it. `since` counts when the state is a new one.
     pub(super) fn observe(&mut self, state: &ReportedState, since: DateTime<Utc>, restarts: u32, at: DateTime<Utc>) {
-        let runs = !matches!(state, ReportedState::Preparing | ReportedState::Refused(_));
+        let runs = !matches!(state, ReportedState::Preparing | ReportedState::Stopping | ReportedState::Refused(_));
         self.has_started |= runs;
         self.was_seen |= runs;
         self.was_ready |= *state == ReportedState::Ready;

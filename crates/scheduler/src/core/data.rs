@@ -127,6 +127,7 @@ impl Data {
             }
         });
         let copy = copy.filter(|copy| !self.is_overtaken(copy.newest));
+        self.learn_writer(node, report);
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
         let writer = report.live.as_ref().filter(is_writer);
         self.is_floor_known |= writer.is_some() || (self.confirmed == Some(node) && copy.is_some());
@@ -137,6 +138,17 @@ impl Data {
         let is_filled = self.filling == Some(node) && self.is_acceptable(node, copy.as_ref());
         self.held.insert(node, Held { live: report.live.clone(), copy });
         is_filled
+    }
+
+    /// Data of an epoch that the database does not know is newer than all that it knows of: the database is an old copy.
+    fn learn_writer(&mut self, node: NodeId, report: &DataReport) {
+        let Some((_, last)) = self.last else { return };
+        let live = report.live.as_ref().map(|live| live.epoch);
+        let newest = live.max(report.copy.as_ref().map(|copy| copy.newest.epoch));
+        if let Some(newest) = newest.filter(|newest| *newest > last) {
+            self.before = self.last.replace((node, newest));
+            (self.floor, self.branch, self.is_floor_known) = (None, None, false);
+        }
     }
 
     /// Whether a snapshot was taken of writes that the program does not know any more.

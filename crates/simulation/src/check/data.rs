@@ -113,6 +113,11 @@ impl DataChecker {
         self.programs.get(&program)?.line?.1
     }
 
+    /// The newest epoch that a program with data was started under.
+    pub(crate) fn newest_started(&self, program: ProgramId) -> Option<Epoch> {
+        self.programs.get(&program)?.line.map(|(started, _)| started)
+    }
+
     /// A program was told that this write is on its standby.
     pub(crate) fn flushed(&mut self, program: ProgramId, write: Option<WriteId>) {
         let known = self.programs.entry(program).or_default();

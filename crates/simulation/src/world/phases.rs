@@ -238,6 +238,17 @@ impl World {
         let Some((writer, epoch)) = database.writer(program) else { return true };
         let newest = |machine: &Machine| machine.pool.get(program)?.newest().map(|set| set.id);
         let machine = self.machine(id);
+        // Where the newest epoch ran the disk is lost, and nobody else has anything of it: the program waits for it, and says so.
+        let of_epoch = |on: &Machine, epoch| {
+            on.pool.get(program).is_some_and(|volumes| {
+                volumes.live().is_some_and(|(live, _)| live == epoch)
+                    || volumes.newest().is_some_and(|set| set.id.epoch >= epoch)
+            })
+        };
+        let ran = self.checker.data.newest_started(program);
+        if ran.is_some_and(|ran| ran > epoch || !self.machines.iter().any(|on| of_epoch(on, ran))) {
+            return false;
+        }
         let has_live = |on: &Machine| {
             on.is_on && on.pool.get(program).and_then(Volumes::live).is_some_and(|(live, _)| live == epoch)
         };
