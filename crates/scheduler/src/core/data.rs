@@ -22,6 +22,9 @@ use lease::BootTime;
 use protocol::data::{CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
 use protocol::{Epoch, NodeId};
 
+/// Snapshots whose times are remembered: those that nodes report, and those that they had before.
+const DATED: usize = 8;
+
 /// What to do when no copy of a program's data can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnLoss {
@@ -73,6 +76,8 @@ pub(super) struct Data {
     pub(super) filling: Option<NodeId>,
     /// What nodes that are heard say.
     pub(super) held: BTreeMap<NodeId, Held>,
+    /// When the newest snapshots were taken that were heard of.
+    pub(super) dated: BTreeMap<SnapshotId, Option<BootTime>>,
     /// The newest snapshot that another node than the writer has complete, as far as this scheduler heard.
     pub(super) floor: Option<SnapshotId>,
     /// Copies of epochs before this one count up to this snapshot only: the program went on from there, and what others wrote
@@ -114,14 +119,19 @@ impl Data {
 
     /// Takes in what a node says. Returns whether its standby has its first complete snapshot with that.
     pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, now: BootTime) -> bool {
-        let before = self.held.get(&node).and_then(|held| held.copy.clone());
         let copy = report.copy.as_ref().map(|CopyReport { newest, age_ms }| {
             let age = Duration::from_millis(*age_ms);
             let taken = (age < BootTime::BOOT.until(now)).then(|| now - age);
-            // It does not become younger, whatever is said of it.
-            let earlier = before.filter(|before| before.newest == *newest).map(|before| before.taken);
+            // It does not become younger, whatever is said of it, and however late that comes.
+            let earlier = self.dated.get(newest).copied();
             Copy { newest: *newest, taken: earlier.map_or(taken, |earlier| earlier.min(taken)) }
         });
+        if let Some(copy) = &copy {
+            self.dated.insert(copy.newest, copy.taken);
+            while self.dated.len() > DATED {
+                self.dated.pop_first();
+            }
+        }
         let copy = copy.filter(|copy| !self.is_overtaken(copy.newest));
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
         let writer = report.live.as_ref().filter(is_writer);

@@ -176,7 +176,9 @@ impl World {
                 let what = format!("{} is not desired and still there", name(program));
                 return (is_known || self.checker.runs_somewhere(program)).then_some(what);
             }
-            let is_excused = !counts_failed && self.has_failed(program);
+            // Disks remember epochs that the scheduler will count again: what is on them cannot be opened before it has.
+            let is_behind = self.checker.counts_again && self.data_of(program).is_some();
+            let is_excused = is_behind || (!counts_failed && self.has_failed(program));
             let is_well = self.checker.is_answering(program) || is_excused || self.fits_nowhere(program);
             (!is_well).then(|| format!("{} does not run: {}", name(program), self.why(program)))
         })
