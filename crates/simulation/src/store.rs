@@ -150,11 +150,6 @@ impl Database {
         self.standbys.get(&program).copied()
     }
 
-    /// Takes a node for the standby.
-    pub(crate) fn keep(&mut self, program: ProgramId, node: NodeId) {
-        self.standbys.insert(program, node);
-    }
-
     /// The newest assignment of a program that may have written.
     pub(crate) fn writer(&self, program: ProgramId) -> Option<(NodeId, Epoch)> {
         self.open.get(&program).or_else(|| self.writers.get(&program)).copied()

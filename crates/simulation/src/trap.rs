@@ -55,14 +55,12 @@ traps! {
     StandbyIgnoresEpochs = "standby-ignores-epochs",
     /// What came of a snapshot counts as a snapshot when the connection breaks.
     TornCopyCounts = "torn-copy-counts",
-    /// A standby puts a difference on top of whatever it has.
+    /// A standby says that it has what was cut off, and puts the difference from there on top of whatever it has.
     AnyParent = "any-parent",
     /// A standby counts a snapshot's age from when it came.
     AgeFromArrival = "age-from-arrival",
     /// Programs that should wait for their data are taken for such as begin with nothing.
     FreshForWait = "fresh-for-wait",
-    /// The store takes a node for the standby as soon as it is to be filled.
-    FillingCounts = "filling-counts",
 }
 
 impl fmt::Display for Trap {

@@ -128,10 +128,3 @@ fn the_age_of_a_copy_counted_from_its_arrival() {
 fn starting_with_nothing_when_no_copy_is_heard_of() {
     is_caught(Trap::FreshForWait, Invariant::Nothing, CRASHES, 50);
 }
-
-/// The copy that it has from before is taken for the newest by a scheduler that knows only the store.
-#[test]
-fn a_standby_that_counts_before_it_is_filled() {
-    let faults = &["scheduler killed", "machine crashed", "all machines crashed", "node drained"];
-    is_caught(Trap::FillingCounts, Invariant::Flushes, faults, 1000);
-}

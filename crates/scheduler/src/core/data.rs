@@ -22,6 +22,9 @@ use lease::BootTime;
 use protocol::data::{CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
 use protocol::{Epoch, NodeId};
 
+/// Snapshots whose times are remembered: those that nodes report, and those that they had before.
+const DATED: usize = 8;
+
 /// What to do when no copy of a program's data can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnLoss {
@@ -73,6 +76,8 @@ pub(super) struct Data {
     pub(super) filling: Option<NodeId>,
     /// What nodes that are heard say.
     pub(super) held: BTreeMap<NodeId, Held>,
+    /// When the newest snapshots were taken that were heard of.
+    pub(super) dated: BTreeMap<SnapshotId, Option<BootTime>>,
     /// The newest snapshot that another node than the writer has complete, as far as this scheduler heard.
     pub(super) floor: Option<SnapshotId>,
     /// Copies of epochs before this one count up to this snapshot only: the program went on from there, and what others wrote
@@ -115,17 +120,20 @@ impl Data {
     /// Takes in what a node says, and said after `made_after`, if anybody knows. Returns whether its standby has its first
     /// complete snapshot with that.
     pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, made_after: Option<BootTime>) -> bool {
-        let before = self.held.get(&node).and_then(|held| held.copy.clone());
         let copy = report.copy.as_ref().map(|CopyReport { newest, age_ms }| {
             let age = Duration::from_millis(*age_ms);
             let taken = made_after.filter(|made| age < BootTime::BOOT.until(*made)).map(|made| made - age);
             // It does not become younger, whatever is said of it.
-            let earlier = before.filter(|before| before.newest == *newest).and_then(|before| before.taken);
-            Copy {
-                newest: *newest,
-                taken: earlier.map_or(taken, |earlier| Some(taken.map_or(earlier, |t| t.min(earlier)))),
-            }
+            let earlier = self.dated.get(newest).copied().flatten();
+            let taken = earlier.map_or(taken, |earlier| Some(taken.map_or(earlier, |taken| taken.min(earlier))));
+            Copy { newest: *newest, taken }
         });
+        if let Some(copy) = &copy {
+            self.dated.insert(copy.newest, copy.taken);
+            while self.dated.len() > DATED {
+                self.dated.pop_first();
+            }
+        }
         let copy = copy.filter(|copy| !self.is_overtaken(copy.newest));
         self.learn_writer(node, report);
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));

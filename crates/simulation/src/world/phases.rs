@@ -176,9 +176,12 @@ impl World {
                 let what = format!("{} is not desired and still there", name(program));
                 return (is_known || self.checker.runs_somewhere(program)).then_some(what);
             }
-            let is_excused = !counts_failed && self.has_failed(program);
+            // Disks remember epochs that the scheduler will count again: what is on them cannot be opened before it has.
+            let is_behind = self.checker.counts_again && self.data_of(program).is_some();
+            let is_excused = is_behind || (!counts_failed && self.has_failed(program));
             let is_well = self.checker.is_answering(program) || is_excused || self.fits_nowhere(program);
-            (!is_well).then(|| format!("{} does not run: {}", name(program), self.why(program)))
+            let there = self.room_for(program);
+            (!is_well).then(|| format!("{} does not run, on {there:?} it could: {}", name(program), self.why(program)))
         })
     }
 
@@ -257,7 +260,9 @@ impl World {
             return writer == machine.node;
         }
         let has_newest = newest(machine).is_some() && newest(machine) >= self.machines.iter().filter_map(newest).max();
-        writer != machine.node && database.standby(program) == Some(machine.node) && has_newest
+        let confirmed = |core: &scheduler::core::Scheduler| core.program_view(program)?.data?.standby;
+        let is_confirmed = self.views().any(|core| confirmed(core) == Some((machine.node, true)));
+        is_confirmed && database.standby(program) == Some(machine.node) && has_newest
     }
 
     /// What the scheduler says about a program.

@@ -425,9 +425,6 @@ impl World {
         let keeps = grant.data.iter().filter(|entry| matches!(entry.order, DataOrder::Keep { .. }));
         let restored = self.restored_keeps(run, node);
         let keeps: Vec<_> = keeps.map(|entry| entry.program).filter(|program| !restored.contains(program)).collect();
-        if self.has_trap(Trap::FillingCounts) {
-            keeps.iter().for_each(|program| self.store.database.keep(*program, node));
-        }
         let needs = runs.chain(keeps).filter_map(|program| self.message_node.spec(program)).map(|spec| spec.needs);
         let (memory, pool) = needs.fold((0, 0), |(m, p), needs| (m + needs.memory_mib, p + needs.pool_mib));
         let capacity = &self.machine(machine_of(node)).capacity;

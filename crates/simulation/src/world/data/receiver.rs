@@ -123,7 +123,11 @@ impl World {
         let partial =
             incoming.arriving.map(|Arriving { snapshot, parent, pieces, .. }| Partial { snapshot, parent, pieces });
         let known = &self.machine_mut(run.0).pool.of(program).known;
-        Some(ToPrimary::Have { snapshots: known.sets().map(|set| set.id).collect(), partial })
+        let mut snapshots: Vec<_> = known.sets().map(|set| set.id).collect();
+        if let Some(partial) = partial.filter(|_| self.has_trap(Trap::AnyParent)) {
+            snapshots.push(partial.snapshot);
+        }
+        Some(ToPrimary::Have { snapshots, partial })
     }
 
     fn copy_begins(
