@@ -64,7 +64,8 @@ exhaustive:
 		--ignored --nocapture deeper
 
 # Its tool reads what rustc's instrumentation writes by itself: LLVM's own tools in Debian are too old for it.
-CORES := crates/lease/src/* crates/scheduler/src/core/* crates/compute-node/src/core/* crates/sandbox/src/supervisor/core.rs
+CORES := crates/lease/src/* crates/scheduler/src/core/* crates/compute-node/src/core/* crates/sandbox/src/supervisor/core.rs \
+	crates/volumes/src/core/program.rs crates/volumes/src/replication/core.rs
 coverage: $(TOOLS)/bin/cargo-tarpaulin
 	mkdir -p target/coverage
 	PATH=$(abspath $(TOOLS)/bin):$$PATH $(CARGO) tarpaulin --engine llvm --skip-clean --locked -p aleph-simulation --test seeds \

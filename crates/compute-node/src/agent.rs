@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::core::data::NoPlan;
 use crate::core::on_demand::{self, OnDemand};
 use crate::core::persistent::{self, Assignment, Persistent};
 use crate::epochs::EpochStore;
@@ -134,7 +135,8 @@ pub(crate) struct Agent {
 /// Why a program cannot be started.
 enum NotFetched {
     Failed(Failure),
-    NoData,
+    /// It cannot start with what it shall start with.
+    Refused(NoPlan),
 }
 
 impl Agent {
@@ -240,9 +242,9 @@ impl Agent {
                 Ok(needs)
             }
             Err(NotFetched::Failed(failure)) => Err(failure),
-            Err(NotFetched::NoData) => {
+            Err(NotFetched::Refused(why)) => {
                 if let Owner::Persistent(assignment) = owner {
-                    self.tell(persistent::Event::NoData(assignment));
+                    self.tell(why.event(assignment));
                 }
                 return;
             }
@@ -377,8 +379,11 @@ impl Agent {
         let results = self.fetches.clone();
         tokio::spawn(async move {
             let result = match fetcher.fetch(owner.program()).await {
-                Ok(fetched) if is_data_missing(data, owner, &fetched).await => Err(NotFetched::NoData),
-                result => result.map_err(NotFetched::Failed),
+                Ok(fetched) => match refuses(data, owner, &fetched).await {
+                    Some(why) => Err(NotFetched::Refused(why)),
+                    None => Ok(fetched),
+                },
+                Err(failure) => Err(NotFetched::Failed(failure)),
             };
             let _ = results.send((owner, result)).await;
         });
@@ -397,8 +402,12 @@ impl Agent {
     }
 }
 
-/// Whether this node does not have what the program shall start with. What else is wrong with its data shows when it starts.
-async fn is_data_missing(data: Option<Arc<ProgramData>>, owner: Owner, fetched: &Fetched) -> bool {
-    let (Some(data), Some(epoch)) = (data, owner.epoch()) else { return false };
-    matches!(data.find(owner.program(), epoch, &fetched.placed).await, Err(DataError::NotHere))
+/// Why this node will not start the program, whatever the scheduler says. What else is wrong with its data shows when it
+/// starts.
+async fn refuses(data: Option<Arc<ProgramData>>, owner: Owner, fetched: &Fetched) -> Option<NoPlan> {
+    let (data, epoch) = (data?, owner.epoch()?);
+    match data.find(owner.program(), epoch, &fetched.placed).await {
+        Err(DataError::NoPlan(why @ (NoPlan::NotHere | NoPlan::Stale { .. }))) => Some(why),
+        _ => None,
+    }
 }

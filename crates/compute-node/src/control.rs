@@ -133,7 +133,7 @@ async fn session(
 ) -> Result<(), ControlError> {
     info!(scheduler = url, lease = ?times.lease(), "connected to the scheduler");
     statements.reconnected();
-    let mut sent = Sent { statements, last: 0, times: VecDeque::new() };
+    let mut sent = Sent { statements, last: 0, heard: None, times: VecDeque::new() };
     let mut beat = interval(times.heartbeat());
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answered = Instant::now();
@@ -146,6 +146,7 @@ async fn session(
                 FromScheduler::Poke => heartbeat(identity, agent, &mut socket, &mut sent).await?,
                 FromScheduler::Grant(grant) => {
                     answered = Instant::now();
+                    sent.heard = Some(grant.sequence);
                     let Some(at) = sent.at(grant.sequence) else { continue };
                     let times = granted_times(identity, &grant)?;
                     agent.granted(at, times, grant).await;
@@ -162,6 +163,8 @@ async fn session(
 struct Sent<'a> {
     statements: &'a mut Statements,
     last: u64,
+    /// The newest grant that came.
+    heard: Option<u64>,
     times: VecDeque<(u64, BootTime)>,
 }
 
@@ -260,10 +263,11 @@ async fn heartbeat(
     if !news.is_empty() {
         send(socket, &FromNode::Statements { statements: news }).await?;
     }
+    let heard = sent.heard;
     let data = identity.data.as_ref().map(|data| data.reports()).unwrap_or_default();
     let sequence = sent.next();
     let heartbeat =
-        Heartbeat { sequence, capacity: identity.capacity.clone(), applied, programs, draining: None, data };
+        Heartbeat { sequence, capacity: identity.capacity.clone(), applied, programs, draining: None, data, heard };
     send(socket, &FromNode::Heartbeat(heartbeat)).await
 }
 
@@ -295,7 +299,7 @@ mod tests {
     #[test]
     fn heartbeats_count_from_their_sending_and_old_ones_are_forgotten() {
         let mut statements = Statements::default();
-        let mut sent = Sent { statements: &mut statements, last: 0, times: VecDeque::new() };
+        let mut sent = Sent { statements: &mut statements, last: 0, heard: None, times: VecDeque::new() };
         let before = clock::now();
         assert_eq!(sent.next(), 1);
         assert!(sent.at(1).unwrap() >= before);

@@ -11,6 +11,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use sandbox::spec::End;
 
 use crate::programs::data::{ArchiveStatus, ReplicaStatus};
+use protocol::ProgramId;
+use volumes::VolumeUsage;
 
 /// Bounds of the histograms, in seconds: from an answer of a program that runs to a start that takes all its time.
 const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
@@ -72,14 +74,8 @@ impl Metrics {
         self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA).increment(1);
     }
 
-    /// Everything in the text format of Prometheus, with how many sandboxes of each kind there are now, and how the copies of
-    /// their data are doing.
-    pub(crate) fn render(
-        &self,
-        sandboxes: &[(&'static str, usize)],
-        replicas: &[ReplicaStatus],
-        archives: &[ArchiveStatus],
-    ) -> String {
+    /// Everything in the text format of Prometheus, with how many sandboxes of each kind there are now.
+    pub(crate) fn render(&self, sandboxes: &[(&'static str, usize)]) -> String {
         self.handle.run_upkeep();
         let mut text = self.handle.render();
         // Writing to a String cannot fail.
@@ -91,13 +87,32 @@ impl Metrics {
         for (kind, count) in sandboxes {
             let _ = writeln!(text, "aleph_sandboxes{{kind=\"{kind}\"}} {count}");
         }
-        for replica in replicas {
-            render_replica(&mut text, replica);
-        }
-        for archive in archives {
-            render_archive(&mut text, archive);
-        }
         text
+    }
+}
+
+/// How programs' volumes and the copies of them are doing.
+pub(crate) fn render_data(
+    text: &mut String,
+    replicas: &[ReplicaStatus],
+    archives: &[ArchiveStatus],
+    usage: &[(ProgramId, Vec<VolumeUsage>)],
+) {
+    for replica in replicas {
+        render_replica(text, replica);
+    }
+    for archive in archives {
+        render_archive(text, archive);
+    }
+    for (program, volumes) in usage {
+        for VolumeUsage { name, used, unsaved, limit } in volumes {
+            // What owners chose, in the form that Prometheus reads.
+            let name = name.as_str().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            for (metric, value) in [("used", used), ("unsaved", unsaved), ("limit", limit)] {
+                let _ =
+                    writeln!(text, "aleph_volume_{metric}_bytes{{program=\"{program}\",volume=\"{name}\"}} {value}");
+            }
+        }
     }
 }
 
@@ -140,6 +155,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn names_of_volumes_cannot_break_the_format() {
+        let (program, name) = (ProgramId::from_bytes([1; 32]), volumes::VolumeName::new("a\"} 1\n\\b").unwrap());
+        let mut text = String::new();
+        render_data(&mut text, &[], &[], &[(program, vec![VolumeUsage { name, used: 3, unsaved: 2, limit: 9 }])]);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        let line = format!(r#"aleph_volume_unsaved_bytes{{program="{program}",volume="a\"}} 1\n\\b"}} 2"#);
+        assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
+    }
+
+    #[test]
     fn what_is_counted_is_rendered() {
         let metrics = Metrics::new();
         metrics.answered(Duration::from_millis(3));
@@ -148,9 +173,10 @@ mod tests {
         metrics.ready("on_demand", Duration::from_millis(300));
         metrics.ended("persistent", Some(&End::OutOfMemory));
         metrics.ended("persistent", None);
-        let program = protocol::ProgramId::from_bytes([7; 32]);
+        let program = ProgramId::from_bytes([7; 32]);
         let archive = ArchiveStatus { program, age: Some(Duration::from_millis(1500)), bytes: 42 };
-        let text = metrics.render(&[("persistent", 2), ("on_demand", 0)], &[], &[archive]);
+        let mut text = metrics.render(&[("persistent", 2), ("on_demand", 0)]);
+        render_data(&mut text, &[], &[archive], &[]);
         assert!(text.contains(&format!("aleph_archive_age_seconds{{program=\"{program}\"}} 1.5\n")), "{text}");
         assert!(text.contains(&format!("aleph_archive_bytes_total{{program=\"{program}\"}} 42\n")), "{text}");
         for line in [

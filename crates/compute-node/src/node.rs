@@ -203,7 +203,7 @@ pub async fn run_gateway(
     let rendered = metrics.clone();
     let api = Router::new()
         .route("/health", axum::routing::get(async || axum::Json(serde_json::json!({ "status": "ok" }))))
-        .route("/metrics", axum::routing::get(async move || rendered.render(&[], &[], &[])));
+        .route("/metrics", axum::routing::get(async move || rendered.render(&[])));
     let gateway = Gateway::new(catalog.clone(), routes.clone(), None, config.hold_requests, metrics);
     let (changes, mut ignored) = mpsc::channel(1);
     let mut tasks = JoinSet::new();

@@ -201,6 +201,10 @@ pub struct Heartbeat {
     /// The data of programs that the node has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<DataReport>,
+    /// The newest grant of this connection that had arrived before this was made, by its sequence. So the scheduler knows
+    /// when this was made at the earliest, and how old what it tells of can be, however long it was on its way.
+    #[serde(default)]
+    pub heard: Option<u64>,
 }
 
 /// What a node offers to persistent programs.

@@ -1,12 +1,15 @@
 //! What must hold after every step, and what the checker remembers for it. It sees all of the world at once, which nobody in
 //! it can.
 
+pub(crate) mod data;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use compute_node::core::persistent::Assignment;
 use protocol::{Epoch, NodeId, ProgramId};
+use scheduler::core::desired::Needs;
 
 use crate::time::Moment;
 use crate::world::{MachineId, Place, SchedulerRun, World, machine_of, name, say};
@@ -20,8 +23,20 @@ pub enum Invariant {
     Epochs,
     /// I2: no route of a lower epoch takes the place of a higher one's.
     Routes,
+    /// I2: no copy of a lower epoch is taken in.
+    Streams,
     /// I3: what is desired and fits runs again in time.
     Liveness,
+    /// I2 and I4: what a program starts with is what its last epoch left, or a beginning of it.
+    Lineage,
+    /// I4: what is lost was said, and not less than it is.
+    Losses,
+    /// I4: what was written once is waited for, unless its owner wants to start with nothing.
+    Nothing,
+    /// I4: what was said to be on the standby is not lost with one machine.
+    Flushes,
+    /// I4: a planned move loses nothing.
+    Moves,
     /// I5: no node is given more than it has.
     Room,
     /// Rule 4: nothing ends, moves or stops without evidence.
@@ -36,7 +51,13 @@ impl fmt::Display for Invariant {
             Self::OneCopy => "I1 (one copy)",
             Self::Epochs => "I1 (epochs)",
             Self::Routes => "I2 (routes)",
+            Self::Streams => "I2 (streams)",
             Self::Liveness => "I3 (liveness)",
+            Self::Lineage => "I4 (one line of writes)",
+            Self::Losses => "I4 (losses)",
+            Self::Nothing => "I4 (never with nothing)",
+            Self::Flushes => "I4 (flushes)",
+            Self::Moves => "I4 (moves)",
             Self::Room => "I5 (room)",
             Self::Evidence => "rule 4 (evidence)",
             Self::Deadlines => "rule 3 (deadlines)",
@@ -83,6 +104,8 @@ pub(crate) struct Checker {
     answering: BTreeMap<ProgramId, Place>,
     /// How often each program began to answer.
     starts: BTreeMap<ProgramId, u32>,
+    /// See the module.
+    pub(crate) data: data::DataChecker,
     /// How long programs that answered did not.
     pub(crate) gaps: Vec<Duration>,
 }
@@ -212,13 +235,30 @@ impl World {
     pub(crate) fn check_offer(&mut self, run: SchedulerRun, node: NodeId) {
         let Some(offer) = self.offer(run, node) else { return };
         let Some(capacity) = &offer.capacity else { return };
-        let (used, machine) = (offer.used, machine_of(node));
+        let restored = self.restored_keeps(run, node).into_iter().filter_map(|program| self.message_node.spec(program));
+        let used = restored.fold(offer.used, |used, spec| Needs {
+            vcpus: used.vcpus.saturating_sub(spec.needs.vcpus),
+            memory_mib: used.memory_mib.saturating_sub(spec.needs.memory_mib),
+            disk_mib: used.disk_mib.saturating_sub(spec.needs.disk_mib),
+            pool_mib: used.pool_mib.saturating_sub(spec.needs.pool_mib),
+        });
+        let machine = machine_of(node);
         let fits = used.memory_mib <= capacity.memory_mib
             && used.vcpus <= u64::from(capacity.vcpus)
-            && used.disk_mib <= capacity.disk_mib;
+            && used.disk_mib <= capacity.disk_mib
+            && used.pool_mib <= capacity.pool_mib;
         if !fits {
             self.violated(Invariant::Room, format!("{machine} has {capacity:?} and is given {used:?}"));
         }
+    }
+
+    /// The programs whose copies a node keeps because the database said so when the scheduler began: in between, their room may
+    /// have been given to others, as another node was to keep them.
+    pub(crate) fn restored_keeps(&self, run: SchedulerRun, node: NodeId) -> Vec<ProgramId> {
+        let Some(process) = self.process(run) else { return Vec::new() };
+        let kept = |program: ProgramId| process.core.program_view(program)?.data?.standby;
+        let restored = process.restored_standbys.iter().filter(|(_, on)| *on == node).map(|(program, _)| *program);
+        restored.filter(|program| kept(*program).is_some_and(|(on, _)| on == node)).collect()
     }
 
     /// I5 in the store: what is assigned, as the database has it.

@@ -1,14 +1,14 @@
 //! The database that all schedulers share, by the rules of the SQL store: writes of one transaction take effect together or
 //! not at all, epochs only count up, one assignment of a program is open at most. It fails as databases fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::{LeaderEpoch, LeaderRow};
-use scheduler::core::{AskedMove, Event, OpenAssignment, ProgramSpec, Registration, Restored, Write};
+use scheduler::core::{AskedMove, Cause, Event, OpenAssignment, ProgramSpec, Proof, Registration, Restored, Write};
 
 use crate::chance::Chance;
 use crate::time::Moment;
@@ -28,6 +28,13 @@ pub(crate) struct Database {
     leader: Option<LeaderRow>,
     draining: BTreeMap<NodeId, String>,
     moves: BTreeMap<ProgramId, AskedMove>,
+    /// The newest closed assignment of each program that may have written, and who keeps copies.
+    writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    standbys: BTreeMap<ProgramId, NodeId>,
+    /// What nodes stated to have started.
+    pub(crate) seen: BTreeSet<(ProgramId, Epoch)>,
+    /// Programs that were dropped, for the checker.
+    forgotten: Vec<ProgramId>,
 }
 
 impl Database {
@@ -43,9 +50,13 @@ impl Database {
                 let (node, epoch) = self.assign(spec.id, *node, *at_least, clock_epoch);
                 Some(Event::Stored { program: spec.id, node, epoch })
             }
-            Write::Close { program, epoch, .. } => {
-                if self.open.get(program).is_some_and(|(_, open)| open == epoch) {
+            Write::Close { program, epoch, cause, proof, .. } => {
+                if let Some((node, _)) = self.open.get(program).copied().filter(|(_, open)| open == epoch) {
                     self.open.remove(program);
+                    let may_have_written = !matches!(proof, Proof::NeverGranted | Proof::Refused);
+                    if may_have_written && *cause != Cause::Refused {
+                        self.writers.insert(*program, (node, *epoch));
+                    }
                 }
                 Some(Event::Closed { program: *program, epoch: *epoch })
             }
@@ -53,12 +64,18 @@ impl Database {
                 self.open.remove(program);
                 self.programs.remove(program);
                 self.moves.remove(program);
+                self.standbys.remove(program);
+                self.forgotten.push(*program);
                 Some(Event::Forgotten { program: *program })
             }
             // The signed history is the real store's; its own tests check it.
-            Write::Record { .. } | Write::Standby { .. } | Write::RestoreOver { .. } => None,
+            Write::Record { .. } | Write::RestoreOver { .. } => None,
             Write::MoveOver { program } => {
                 self.moves.remove(program);
+                None
+            }
+            Write::Standby { program, node } => {
+                self.standbys.insert(*program, *node);
                 None
             }
             Write::Node(registration) => {
@@ -106,13 +123,13 @@ impl Database {
             node: *node,
             epoch: *epoch,
             at: DateTime::UNIX_EPOCH,
-            was_seen: false,
+            was_seen: self.seen.contains(&(*program, *epoch)),
         });
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),
-            writers: Vec::new(),
-            standbys: Vec::new(),
+            writers: self.writers.iter().map(|(program, (node, epoch))| (*program, *node, *epoch)).collect(),
+            standbys: self.standbys.iter().map(|(program, node)| (*program, *node)).collect(),
             moves: self.moves.values().cloned().collect(),
             restores: Vec::new(),
             nodes: self.nodes.values().cloned().collect(),
@@ -127,6 +144,21 @@ impl Database {
     /// The assignments that are open.
     pub(crate) fn open(&self) -> impl Iterator<Item = (ProgramId, NodeId, Epoch)> + '_ {
         self.open.iter().map(|(program, (node, epoch))| (*program, *node, *epoch))
+    }
+
+    /// Who keeps copies of a program's data, as far as is known here.
+    pub(crate) fn standby(&self, program: ProgramId) -> Option<NodeId> {
+        self.standbys.get(&program).copied()
+    }
+
+    /// The newest assignment of a program that may have written.
+    pub(crate) fn writer(&self, program: ProgramId) -> Option<(NodeId, Epoch)> {
+        self.open.get(&program).or_else(|| self.writers.get(&program)).copied()
+    }
+
+    /// The programs that were dropped since this was last asked.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<ProgramId> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// An operator drains a node, or does so no more.

@@ -33,6 +33,20 @@ pub struct Tally {
     pub(crate) lapses: u64,
     pub(crate) deposed: u64,
     pub(crate) brakes: u64,
+    /// What programs wrote, how often they were told that it is on the standby, snapshots, and what became of their copies.
+    pub writes: u64,
+    pub(crate) flushes: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) copies: u64,
+    pub(crate) torn_copies: u64,
+    pub(crate) refused_copies: u64,
+    /// Starts without the last writes, how many those were, and starts of which nobody could say so.
+    pub(crate) data_losses: u64,
+    pub(crate) lost_writes: u64,
+    pub(crate) unrecorded: u64,
+    pub(crate) unsure: u64,
+    /// Programs with data that stayed on a node which was drained in a calm world, and those that moved.
+    pub moves: [u64; 2],
     /// Programs that answered on when a leader died in a calm world, and those that did not.
     pub outlived: [u64; 2],
     /// How long programs that had answered did not answer, while they were desired.
@@ -70,6 +84,19 @@ impl Tally {
         self.lapses += other.lapses;
         self.deposed += other.deposed;
         self.brakes += other.brakes;
+        self.writes += other.writes;
+        self.flushes += other.flushes;
+        self.snapshots += other.snapshots;
+        self.copies += other.copies;
+        self.torn_copies += other.torn_copies;
+        self.refused_copies += other.refused_copies;
+        self.data_losses += other.data_losses;
+        self.lost_writes += other.lost_writes;
+        self.unrecorded += other.unrecorded;
+        self.unsure += other.unsure;
+        for (mine, theirs) in self.moves.iter_mut().zip(other.moves) {
+            *mine += theirs;
+        }
         for (mine, theirs) in self.outlived.iter_mut().zip(other.outlived) {
             *mine += theirs;
         }
@@ -115,6 +142,21 @@ impl fmt::Display for Tally {
         writeln!(f, "  of programs, {outlived} answered on when a leader died in calm, {stopped} had a gap")?;
         writeln!(f, "brakes on moves      {}", self.brakes)?;
         writeln!(f, "epochs skipped ahead {}", self.skips)?;
+        writeln!(f, "writes               {}, flushed {}", self.writes, self.flushes)?;
+        let (torn, refused) = (self.torn_copies, self.refused_copies);
+        writeln!(
+            f,
+            "snapshots            {}, copied {}, torn {torn}, not taken in {refused}",
+            self.snapshots, self.copies
+        )?;
+        let (lost, unrecorded) = (self.lost_writes, self.unrecorded);
+        let [stayed, moved] = self.moves;
+        writeln!(f, "drained in calm      {moved} programs with data moved, {stayed} stayed")?;
+        writeln!(
+            f,
+            "starts with less     {}, by {lost} writes; {unrecorded} that no scheduler knew of, {} with an overtaken copy",
+            self.data_losses, self.unsure
+        )?;
         writeln!(
             f,
             "programs             {}, taken back {}, new code {}",

@@ -51,6 +51,16 @@ traps! {
     HastyRestore = "hasty-restore",
     /// A gateway believes whatever it heard last.
     RouteIgnoresEpoch = "route-ignores-epoch",
+    /// A standby takes in what anybody sends, of whatever epoch.
+    StandbyIgnoresEpochs = "standby-ignores-epochs",
+    /// What came of a snapshot counts as a snapshot when the connection breaks.
+    TornCopyCounts = "torn-copy-counts",
+    /// A standby says that it has what was cut off, and puts the difference from there on top of whatever it has.
+    AnyParent = "any-parent",
+    /// A standby counts a snapshot's age from when it came.
+    AgeFromArrival = "age-from-arrival",
+    /// Programs that should wait for their data are taken for such as begin with nothing.
+    FreshForWait = "fresh-for-wait",
 }
 
 impl fmt::Display for Trap {

@@ -97,3 +97,34 @@ fn an_older_copy_of_the_database_in_haste() {
 fn routes_that_ignore_epochs() {
     is_caught(Trap::RouteIgnoresEpoch, Invariant::Routes, &["partition", "machine crashed"], 50);
 }
+
+const CRASHES: &[&str] = &["machine crashed", "partition", "machine lost with everything"];
+
+#[test]
+fn a_standby_that_ignores_epochs() {
+    is_caught(Trap::StandbyIgnoresEpochs, Invariant::Streams, &["partition", "agent killed"], 100);
+}
+
+/// What came of it was never written by any program.
+#[test]
+fn a_copy_that_counts_although_it_was_cut_off() {
+    let faults = &["copies broken off", "machine crashed", "node cut off from the others"];
+    is_caught(Trap::TornCopyCounts, Invariant::Lineage, faults, 100);
+}
+
+#[test]
+fn a_difference_on_top_of_whatever_there_is() {
+    let faults = &["copies broken off", "machine crashed", "node cut off from the others", "agent killed"];
+    is_caught(Trap::AnyParent, Invariant::Lineage, faults, 300);
+}
+
+/// What is lost is said, but less than it is.
+#[test]
+fn the_age_of_a_copy_counted_from_its_arrival() {
+    is_caught(Trap::AgeFromArrival, Invariant::Losses, CRASHES, 100);
+}
+
+#[test]
+fn starting_with_nothing_when_no_copy_is_heard_of() {
+    is_caught(Trap::FreshForWait, Invariant::Nothing, CRASHES, 50);
+}

@@ -1,12 +1,13 @@
 //! Live copies: made, opened, promoted, retired, forgotten, collected.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use protocol::{Epoch, ProgramId};
 use tracing::{info, warn};
 
-use crate::btrfs::{self, Access, kernel};
+use crate::btrfs::{self, Access, Quota, kernel};
 use crate::core::name::{VolumeName, VolumeSpec};
 use crate::core::program::{Program, Refusal, Source};
 use crate::error::Error;
@@ -22,6 +23,8 @@ pub struct VolumeUsage {
     /// Bytes that it refers to, as of the last commit of the file system: what it shares with snapshots counts, what
     /// only snapshots have does not.
     pub used: u64,
+    /// Those of them that are in no snapshot on this node: what was written since the newest.
+    pub unsaved: u64,
     /// Bytes that it may refer to.
     pub limit: u64,
 }
@@ -235,16 +238,36 @@ impl Pool {
     /// # Errors
     /// When the file system does not tell.
     pub async fn volume_usage(&self, program: ProgramId) -> Result<Vec<VolumeUsage>, Error> {
+        self.usage_of(program, &btrfs::quotas(self.root()).await?).await
+    }
+
+    /// [`Self::volume_usage`] of all programs of which something is live.
+    ///
+    /// # Errors
+    /// When the file system does not tell. A program whose records are damaged is left out.
+    pub async fn volume_usages(&self) -> Result<Vec<(ProgramId, Vec<VolumeUsage>)>, Error> {
+        let quotas = btrfs::quotas(self.root()).await?;
+        let mut all = Vec::new();
+        for program in self.programs() {
+            match self.usage_of(program, &quotas).await {
+                Ok(usage) if !usage.is_empty() => all.push((program, usage)),
+                _ => {}
+            }
+        }
+        Ok(all)
+    }
+
+    async fn usage_of(&self, program: ProgramId, quotas: &HashMap<u64, Quota>) -> Result<Vec<VolumeUsage>, Error> {
         let slot = self.slot(program);
         let state = slot.state.lock().await;
         let Some(live) = state.known()?.live() else { return Ok(Vec::new()) };
         let folder = self.places(program).live_folder(live.folder);
-        let quotas = btrfs::quotas(self.root()).await?;
         let usage = |volume: &VolumeSpec| {
             let path = path_in(&folder, volume);
             let id = kernel::subvolume(&path).map_err(Error::at("look at", &path))?.id;
-            let used = quotas.get(&id).map_or(0, |quota| quota.used);
-            Ok(VolumeUsage { name: volume.name.clone(), used, limit: volume.limit_bytes() })
+            // One that was just made is not counted yet.
+            let (used, unsaved) = quotas.get(&id).map_or((0, 0), |quota| (quota.used, quota.exclusive));
+            Ok(VolumeUsage { name: volume.name.clone(), used, unsaved, limit: volume.limit_bytes() })
         };
         live.volumes.iter().map(usage).collect()
     }

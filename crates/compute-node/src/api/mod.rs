@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::agent::AgentHandle;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::programs::catalog::Catalog;
 use crate::programs::data::ProgramData;
 use crate::programs::sandboxes::Sandboxes;
@@ -54,7 +54,7 @@ impl IntoResponse for ApiError {
 pub(crate) fn router(state: Arc<ApiState>) -> Router {
     Router::new()
         .route("/health", get(health))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(show_metrics))
         .route("/status/config", get(about::config))
         .route("/about/usage/system", get(about::usage))
         .route("/about/executions/list", get(about::executions))
@@ -75,12 +75,14 @@ async fn health(State(state): State<Arc<ApiState>>) -> Json<Value> {
     }))
 }
 
-async fn metrics(State(state): State<Arc<ApiState>>) -> String {
+async fn show_metrics(State(state): State<Arc<ApiState>>) -> String {
     let owners = state.sandboxes.owners();
     let count = |kind| (kind, owners.iter().filter(|owner| owner.kind() == kind).count());
-    let replicas = state.data.as_ref().map(|data| data.replica_statuses()).unwrap_or_default();
-    let archives = state.data.as_ref().map(|data| data.archive_statuses()).unwrap_or_default();
-    state.metrics.render(&[count("persistent"), count("on_demand")], &replicas, &archives)
+    let mut text = state.metrics.render(&[count("persistent"), count("on_demand")]);
+    if let Some(data) = &state.data {
+        metrics::render_data(&mut text, &data.replica_statuses(), &data.archive_statuses(), &data.usage());
+    }
+    text
 }
 
 async fn unknown(uri: axum::http::Uri) -> ApiError {

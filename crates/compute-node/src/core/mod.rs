@@ -1,6 +1,7 @@
 //! What a compute node decides: pure, given events and the time.
 
 pub mod backoff;
+pub mod data;
 pub mod on_demand;
 pub mod persistent;
 pub mod routes;

@@ -58,6 +58,8 @@ pub(super) struct Program {
     pub(super) waiting_since: BootTime,
     /// Where its data is, if it has any.
     pub(super) data: Option<Box<Data>>,
+    /// What the database says about its data, while it does not say what the program is.
+    pub(super) unread: Option<Box<Data>>,
     /// Its planned moves.
     pub(super) moves: Moves,
     /// The last reason for which no node fitted.
@@ -190,10 +192,16 @@ impl Program {
             held_until: None,
             waiting_since: now,
             data,
+            unread: None,
             moves: Moves::default(),
             unplaceable: None,
             shown: (ProgramState::Unplaced, wall),
         }
+    }
+
+    /// Where the database says that its data is.
+    pub(super) fn restored_data(&mut self) -> Option<&mut Data> {
+        if self.spec.is_unknown() { Some(self.unread.get_or_insert_default()) } else { self.data.as_deref_mut() }
     }
 
     /// Whether this node is left alone for now.
@@ -312,7 +320,7 @@ impl Assignment {
 
     /// Takes in what its node says about it. `since` counts when the state is a new one.
     pub(super) fn observe(&mut self, state: &ReportedState, since: DateTime<Utc>, restarts: u32, at: DateTime<Utc>) {
-        let runs = !matches!(state, ReportedState::Preparing | ReportedState::Refused(_));
+        let runs = !matches!(state, ReportedState::Preparing | ReportedState::Stopping | ReportedState::Refused(_));
         self.has_started |= runs;
         self.was_seen |= runs;
         self.was_ready |= *state == ReportedState::Ready;

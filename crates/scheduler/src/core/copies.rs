@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use protocol::data::{DataBase, DataEntry, DataOrder, DataReport};
+use protocol::control::Heartbeat;
+use protocol::data::{DataBase, DataEntry, DataOrder};
 use protocol::history::Fact;
 use protocol::{NodeId, ProgramId};
 
@@ -14,8 +15,10 @@ use super::turn::Turn;
 
 impl Scheduler {
     /// Takes in what a heartbeat says about data. What it does not mention, the node does not have now.
-    pub(super) fn data_reported(&mut self, turn: &mut Turn, id: NodeId, reports: &[DataReport]) {
+    pub(super) fn data_reported(&mut self, turn: &mut Turn, id: NodeId, heartbeat: &Heartbeat) {
+        let reports = &heartbeat.data;
         let Some(node) = self.nodes.get_mut(&id) else { return };
+        let made_after = node.made_after(heartbeat.heard);
         let mentioned: BTreeSet<_> = reports.iter().map(|report| report.program).collect();
         let before = std::mem::replace(&mut node.has_data_of, mentioned.clone());
         for program in before.difference(&mentioned) {
@@ -24,8 +27,15 @@ impl Scheduler {
         for report in reports {
             let Some(program) = self.programs.get_mut(&report.program) else { continue };
             let Some(data) = &mut program.data else { continue };
-            if data.hear(id, report, turn.now) {
+            let assigned = program.stage.assignment().map(|assignment| (assignment.node, assignment.epoch));
+            let started = report.live.as_ref().map(|live| live.epoch).filter(|epoch| assigned == Some((id, *epoch)));
+            if let Some(epoch) = started {
+                data.started(epoch);
+            }
+            if data.hear(id, report, made_after) {
                 self.confirm(turn, report.program, id);
+            } else if started.is_some() {
+                self.sync_data(turn, report.program);
             }
             self.retry(turn, report.program);
             self.review_overtaken(turn, report.program);

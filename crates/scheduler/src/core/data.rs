@@ -27,6 +27,9 @@ use protocol::{Epoch, NodeId};
 
 use super::restores::AskedRestore;
 
+/// Snapshots whose times are remembered: those that nodes report, and those that they had before.
+const DATED: usize = 8;
+
 /// What to do when no copy of a program's data can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnLoss {
@@ -56,8 +59,8 @@ pub struct Loss {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Copy {
     pub(super) newest: SnapshotId,
-    /// It was taken after this.
-    pub(super) taken: BootTime,
+    /// It was taken after this; not known when that was before the scheduler's machine booted.
+    pub(super) taken: Option<BootTime>,
 }
 
 /// What a node last said.
@@ -82,8 +85,13 @@ pub(super) struct Data {
     pub(super) filling: Option<NodeId>,
     /// What nodes that are heard say.
     pub(super) held: BTreeMap<NodeId, Held>,
+    /// When the newest snapshots were taken that were heard of.
+    pub(super) dated: BTreeMap<SnapshotId, Option<BootTime>>,
     /// The newest snapshot that another node than the writer has complete, as far as this scheduler heard.
     pub(super) floor: Option<SnapshotId>,
+    /// Copies of epochs before this one count up to this snapshot only: the program went on from there, and what others wrote
+    /// after it is not what it knows.
+    pub(super) branch: Option<(Option<SnapshotId>, Epoch)>,
     /// Whether it heard that from a node that knows: the writer, or the confirmed standby.
     pub(super) is_floor_known: bool,
     /// Whether the keeper will not keep it any longer, and another has to be found.
@@ -122,22 +130,51 @@ impl Data {
         self.filling.or(self.confirmed)
     }
 
-    /// Takes in what a node says. Returns whether its standby has its first complete snapshot with that.
-    pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, now: BootTime) -> bool {
-        let before = self.held.get(&node).and_then(|held| held.copy.clone());
+    /// Takes in what a node says, and said after `made_after`, if anybody knows. Returns whether its standby has its first
+    /// complete snapshot with that.
+    pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, made_after: Option<BootTime>) -> bool {
         let copy = report.copy.as_ref().map(|CopyReport { newest, age_ms }| {
-            let taken = now - Duration::from_millis(*age_ms);
+            let age = Duration::from_millis(*age_ms);
+            let taken = made_after.filter(|made| age < BootTime::BOOT.until(*made)).map(|made| made - age);
             // It does not become younger, whatever is said of it.
-            let earlier = before.filter(|before| before.newest == *newest).map(|before| before.taken);
-            Copy { newest: *newest, taken: earlier.map_or(taken, |earlier| earlier.min(taken)) }
+            let earlier = self.dated.get(newest).copied().flatten();
+            let taken = earlier.map_or(taken, |earlier| Some(taken.map_or(earlier, |taken| taken.min(earlier))));
+            Copy { newest: *newest, taken }
         });
+        if let Some(copy) = &copy {
+            self.dated.insert(copy.newest, copy.taken);
+            while self.dated.len() > DATED {
+                self.dated.pop_first();
+            }
+        }
+        let copy = copy.filter(|copy| !self.is_overtaken(copy.newest));
+        self.learn_writer(node, report);
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
         let writer = report.live.as_ref().filter(is_writer);
         self.is_floor_known |= writer.is_some() || (self.confirmed == Some(node) && copy.is_some());
-        self.floor = self.floor.max(copy.as_ref().map(|copy| copy.newest)).max(writer.and_then(|live| live.confirmed));
+        // What the writer has taken and nobody else has is lost with it.
+        let is_elsewhere = self.last.is_none_or(|(writer, _)| writer != node);
+        let elsewhere = copy.as_ref().filter(|_| is_elsewhere).map(|copy| copy.newest);
+        self.floor = self.floor.max(elsewhere).max(writer.and_then(|live| live.confirmed));
         let is_filled = self.filling == Some(node) && self.is_acceptable(node, copy.as_ref());
         self.held.insert(node, Held { live: report.live.clone(), copy });
         is_filled
+    }
+
+    /// Data of an epoch that the database does not know is newer than all that it knows of: the database is an old copy.
+    fn learn_writer(&mut self, node: NodeId, report: &DataReport) {
+        let Some((_, last)) = self.last else { return };
+        let live = report.live.as_ref().map(|live| live.epoch);
+        let newest = live.max(report.copy.as_ref().map(|copy| copy.newest.epoch));
+        if let Some(newest) = newest.filter(|newest| *newest > last) {
+            self.before = self.last.replace((node, newest));
+            (self.floor, self.branch, self.is_floor_known) = (None, None, false);
+        }
+    }
+
+    /// Whether a snapshot was taken of writes that the program does not know any more.
+    fn is_overtaken(&self, snapshot: SnapshotId) -> bool {
+        self.branch.is_some_and(|(until, since)| snapshot.epoch < since && Some(snapshot) > until)
     }
 
     /// A copy that is known to be as new as any.
@@ -252,7 +289,7 @@ impl Data {
         self.loss = match (self.last, base) {
             (Some((_, epoch)), DataBase::Copy { .. }) if !self.is_exact(node) => {
                 let copy = self.held.get(&node).and_then(|held| held.copy.as_ref());
-                let at_most = copy.zip(self.ended).map(|(copy, ended)| ended.since(copy.taken));
+                let at_most = copy.and_then(|copy| copy.taken).zip(self.ended).map(|(taken, ended)| ended.since(taken));
                 Some(Loss { epoch, snapshot: copy.map(|copy| copy.newest), from_archive: false, at_most })
             }
             (Some((_, epoch)), DataBase::Empty | DataBase::Archive { snapshot: None }) => {
@@ -265,6 +302,12 @@ impl Data {
         for keeper in [&mut self.confirmed, &mut self.filling] {
             keeper.take_if(|keeper| *keeper == node);
         }
+    }
+
+    /// It has its data under this epoch now, and never starts anew in it: a node that loses its disk and is back before its
+    /// lease ends would begin with nothing.
+    pub(super) fn started(&mut self, epoch: Epoch) {
+        self.base = Some(DataBase::Own { epoch });
     }
 
     /// What an assignment that the database brought back starts with. It may have started already.
@@ -281,6 +324,28 @@ impl Data {
         if self.last != Some((node, epoch)) {
             self.before = self.last.replace((node, epoch));
             self.ended = None;
+            self.branch_off(epoch);
+        }
+    }
+
+    /// What this epoch writes is on top of what it starts with.
+    fn branch_off(&mut self, epoch: Epoch) {
+        let until = match self.base {
+            // Which set the newest of the archive was is not known here: older than all that is not in it.
+            Some(DataBase::Empty | DataBase::Archive { snapshot: None }) => None,
+            Some(DataBase::Copy { at_least: Some(snapshot) } | DataBase::Archive { snapshot: Some(snapshot) }) => {
+                Some(snapshot)
+            }
+            // All that its node has, or nobody knows.
+            Some(DataBase::Own { .. } | DataBase::Copy { at_least: None }) | None => return,
+        };
+        self.branch = Some((until, epoch));
+        if self.floor > until {
+            self.floor = until;
+        }
+        let overtaken = |copy: &mut Copy| copy.newest.epoch < epoch && Some(copy.newest) > until;
+        for held in self.held.values_mut() {
+            held.copy.take_if(overtaken);
         }
     }
 

@@ -50,7 +50,7 @@ impl Scheduler {
         if !was_heard {
             self.node_heard(turn, id);
         }
-        self.data_reported(turn, id, &heartbeat.data);
+        self.data_reported(turn, id, heartbeat);
         self.changes.node(id, false);
         self.grant(turn, id, connection, heartbeat);
     }
@@ -169,6 +169,9 @@ impl Scheduler {
                     data.granted(assignment.node, assignment.epoch);
                 }
             }
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.grants(heartbeat.sequence, turn.now);
         }
         let grant = Grant { sequence: heartbeat.sequence, lease_ms: millis(self.times.lease()), set, entries, data };
         turn.command(Command::Send { connection, frame: FromScheduler::Grant(grant) });

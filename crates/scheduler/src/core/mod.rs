@@ -49,7 +49,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use lease::{BootTime, LeaseTimes};
 use protocol::control::FromScheduler;
-use protocol::{NodeId, ProgramId};
+use protocol::{Epoch, NodeId, ProgramId};
 
 pub use desired::ProgramSpec;
 pub use event::{
@@ -114,6 +114,8 @@ pub struct Scheduler {
     timers: Timers,
     versions: Versions,
     changes: Changes,
+    /// Where programs wrote last that are not desired any more, should they be again.
+    past_writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
     /// The time of the last event.
     now: BootTime,
     /// Whether the database knew every assignment that could live when this process started.
@@ -138,6 +140,7 @@ impl Scheduler {
             timers: Timers::default(),
             versions: Versions::new(process),
             changes: Changes::default(),
+            past_writers: BTreeMap::new(),
             now: BootTime::BOOT,
             is_complete: false,
             leads_until: None,

@@ -10,7 +10,7 @@
 //!
 //! Only heartbeats and time move it. Whether a node is Silent or Lost ends no assignment: that is for each lease to say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -25,6 +25,8 @@ use super::event::{ConnectionId, Registration};
 use super::grants::AssignedSet;
 use super::placement::Offer;
 
+/// How many grants of a connection are remembered: more than are under way.
+const REMEMBERED_GRANTS: usize = 16;
 /// The longest text of a node that is kept, in bytes.
 const MAX_TEXT_BYTES: usize = 500;
 /// A node that fell silent so often within this time is not preferred.
@@ -58,6 +60,8 @@ pub(super) struct Node {
     /// Whether the message that registered it is over.
     pub(super) is_gone: bool,
     pub(super) connection: Option<ConnectionId>,
+    /// When the last grants of the connection were sent.
+    pub(super) granted: VecDeque<(u64, BootTime)>,
     /// The newest heartbeat of the connection.
     sequence: Option<u64>,
     pub(super) life: Life,
@@ -98,6 +102,7 @@ impl Node {
             software: None,
             is_gone: false,
             connection: None,
+            granted: VecDeque::new(),
             sequence: None,
             life: Life::Unheard,
             silences: Vec::new(),
@@ -156,6 +161,7 @@ impl Node {
     pub(super) fn connect(&mut self, connection: ConnectionId, account: Address, url: String, software: &str) {
         self.account = Some(account);
         self.connection = Some(connection);
+        self.granted.clear();
         self.sequence = None;
         self.url = Some(url);
         self.software = Some(shortened(software));
@@ -165,6 +171,19 @@ impl Node {
     pub(super) fn disconnect(&mut self) {
         self.connection = None;
         self.refresh();
+    }
+
+    /// A grant with this number is sent now.
+    pub(super) fn grants(&mut self, sequence: u64, now: BootTime) {
+        self.granted.push_back((sequence, now));
+        if self.granted.len() > REMEMBERED_GRANTS {
+            self.granted.pop_front();
+        }
+    }
+
+    /// When a heartbeat was made at the earliest, before which this grant had arrived.
+    pub(super) fn made_after(&self, heard: Option<u64>) -> Option<BootTime> {
+        self.granted.iter().find(|(sequence, _)| Some(*sequence) == heard).map(|(_, at)| *at)
     }
 
     /// Whether a heartbeat is newer than all others of the node's newest connection.

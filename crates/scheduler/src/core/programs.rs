@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lease::BootTime;
+use protocol::data::DataBase;
 use protocol::history::Fact;
 use protocol::{Epoch, NodeId, ProgramId};
 
@@ -44,13 +45,19 @@ impl Scheduler {
             self.settle(turn, id);
         }
         for (id, node, epoch) in restored.writers {
-            if let Some(data) = self.programs.get_mut(&id).and_then(|program| program.data.as_mut()) {
-                data.last = Some((node, epoch));
-                // It ended before this scheduler began.
-                data.ended = Some(turn.now);
+            match self.programs.get_mut(&id) {
+                Some(program) => program.restored_data().into_iter().for_each(|data| {
+                    data.last = Some((node, epoch));
+                    // It ended before this scheduler began.
+                    data.ended = Some(turn.now);
+                }),
+                None => drop(self.past_writers.insert(id, (node, epoch))),
             }
         }
         for (id, node) in restored.standbys {
+            if let Some(unread) = self.programs.get_mut(&id).filter(|program| program.spec.is_unknown()) {
+                unread.unread.get_or_insert_default().confirmed = Some(node);
+            }
             self.set_keeper(turn, id, |data| data.confirmed = Some(node));
         }
         for OpenAssignment { program: id, node, epoch, at, was_seen } in restored.assignments {
@@ -60,11 +67,17 @@ impl Scheduler {
                 self.programs.entry(id).or_insert_with(|| Program::new(Arc::new(unknown()), turn.now, turn.wall));
             program.last_epoch = Some(epoch);
             program.at_least = epoch.next();
-            if let Some(data) = &mut program.data {
+            let is_unknown = program.spec.is_unknown();
+            let past = self.past_writers.remove(&id);
+            if let Some(data) = program.restored_data() {
+                data.last = data.last.or(past);
                 data.granted(node, epoch);
-                data.base = Some(data.base_after_restart(node));
+                // Who is known to have started has its data, or has lost it: it does not begin anew.
+                data.base = Some(if was_seen { DataBase::Own { epoch } } else { data.base_after_restart(node) });
                 // It was the standby when it was chosen, and writes itself now.
-                if data.confirmed == Some(node) {
+                if data.confirmed == Some(node) && is_unknown {
+                    data.confirmed = None;
+                } else if data.confirmed == Some(node) {
                     self.set_keeper(turn, id, |data| data.confirmed = None);
                 }
             }
@@ -92,6 +105,10 @@ impl Scheduler {
         let Some(program) = self.programs.get_mut(&id) else {
             let mut program = Program::new(spec, turn.now, turn.wall);
             program.held_until = self.hold(origin);
+            // It was paid for again, for example: its data may still be there, and it does not begin without.
+            if let (Some(data), Some(writer)) = (&mut program.data, self.past_writers.remove(&id)) {
+                data.last = Some(writer);
+            }
             self.programs.insert(id, program);
             self.changes.program(id, true);
             return self.settle(turn, id);
@@ -102,13 +119,16 @@ impl Scheduler {
             self.waiting.dismiss(program);
             let nodes = program.stage.occupies(None);
             let needs = std::mem::replace(&mut program.spec, spec.clone()).needs;
-            program.data = spec.data.map(|on_loss| Box::new(Data::new(on_loss)));
+            let mut unread = program.unread.take().unwrap_or_default();
+            let confirmed = unread.confirmed.take();
+            program.data = spec.data.map(|on_loss| Box::new(Data { on_loss, ..*unread }));
             for node in nodes.into_iter().flatten() {
                 let node = self.node(turn, node);
                 node.vacate(needs);
                 node.occupy(spec.needs);
             }
             turn.command(Command::Store(Write::Remember(spec)));
+            self.set_keeper(turn, id, |data| data.confirmed = confirmed);
         }
         self.settle(turn, id);
     }
@@ -171,18 +191,21 @@ impl Scheduler {
     pub(super) fn release(&mut self, turn: &mut Turn, id: ProgramId, cause: Cause, target: Option<NodeId>) {
         let Some(program) = self.programs.get_mut(&id) else { return };
         let Stage::Assigned(assignment) = &program.stage else { return };
-        if !assignment.granted {
-            return self.end(turn, id, cause, Proof::NeverGranted);
-        }
+        let granted = assignment.granted;
         let (assignment, target) = (assignment.clone(), target.map(|node| (node, turn.wall)));
         let (epoch, node) = (assignment.epoch, assignment.node);
         if let Some((to, _)) = target {
             let since = assignment.leaving.as_ref().map_or(turn.wall, |leaving| leaving.since);
             program.moves.under_way = Some(Transfer { from: node, to, cause, since, stopped: Some(turn.wall) });
         }
-        let fact = Fact::Releasing { cause: cause.as_str().to_owned() };
-        turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
+        if granted {
+            let fact = Fact::Releasing { cause: cause.as_str().to_owned() };
+            turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
+        }
         self.transition(turn, id, Stage::Releasing { assignment, cause, target });
+        if !granted {
+            self.end(turn, id, cause, Proof::NeverGranted);
+        }
     }
 
     /// Ends an assignment of which nothing runs any more. `cause` counts when none was decided on before.
@@ -246,7 +269,10 @@ impl Scheduler {
         self.transition(turn, id, Stage::Unplaced);
         if gone {
             self.set_keeper(turn, id, |data| (data.confirmed, data.filling) = (None, None));
-            self.programs.remove(&id);
+            let past = self.programs.remove(&id);
+            if let Some(writer) = past.and_then(|program| program.data).and_then(|data| data.last) {
+                self.past_writers.insert(id, writer);
+            }
             self.changes.program(id, true);
         }
     }

@@ -241,6 +241,7 @@ impl Session {
                 applied: memory.applied.clone(),
                 programs: if memory.mood.is_mute { vec![] } else { reports(&memory) },
                 draining: None,
+                heard: None,
                 data: Vec::new(),
             }
         };

@@ -96,6 +96,7 @@ async fn a_node_that_sends_too_much_is_slowed_down() {
                 applied: None,
                 programs: vec![],
                 draining: None,
+                heard: None,
                 data: vec![],
             };
             let text = serde_json::to_string(&FromNode::Heartbeat(heartbeat)).unwrap();

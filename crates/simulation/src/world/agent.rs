@@ -13,6 +13,7 @@ use crate::check::Invariant;
 use crate::time::Moment;
 use crate::trap::Trap;
 
+use super::data::{AgentData, Trouble};
 use super::sandbox::Request;
 use super::session::Session;
 use super::{AgentRun, Happening, Place, SandboxId, World, name, say};
@@ -25,6 +26,7 @@ pub(crate) struct Agent {
     pub(super) session: Session,
     /// The sandboxes that it accompanies.
     pub(super) tasks: BTreeMap<Assignment, Task>,
+    pub(super) data: AgentData,
 }
 
 /// One sandbox, as its task in the agent sees it.
@@ -84,9 +86,11 @@ impl World {
             armed: None,
             session: Session::default(),
             tasks: BTreeMap::new(),
+            data: AgentData::default(),
         });
         say!(self, "{id} agent starts (run {})", number.0);
         self.adopt(run);
+        self.data_begins(run);
         self.after(Duration::ZERO, Happening::AgentDials(run));
     }
 
@@ -114,6 +118,7 @@ impl World {
         let wires = agent.session.wires();
         say!(self, "{} agent ends", run.0);
         self.machine_mut(run.0).agent = None;
+        self.data_ends(run.0);
         for wire in wires {
             self.close_at_node(wire);
         }
@@ -153,8 +158,7 @@ impl World {
                 self.ask(run, assignment, Request::Renew(deadline));
                 self.enforce_in_agent(run, assignment);
             }
-            // Programs have no data here.
-            Command::Settle(assignment) => self.tell_agent(run, Event::Settled(assignment)),
+            Command::Settle(assignment) => self.settle_data(run, assignment),
             Command::Stop(assignment, grace) => {
                 say!(self, "{id} stops {} of epoch {}", name(assignment.program), assignment.epoch);
                 let was_told = self.recoded.contains(&assignment.program)
@@ -204,7 +208,10 @@ impl World {
         }
         let needs = self.message_node.needs(assignment.program);
         match result {
-            Ok(()) => self.tell_agent(run, Event::Fetched { assignment, needs }),
+            Ok(()) => match self.refuses(run, assignment) {
+                Some(why) => self.tell_agent(run, why.event(assignment)),
+                None => self.tell_agent(run, Event::Fetched { assignment, needs }),
+            },
             Err(failure) => self.tell_agent(run, Event::FetchFailed(assignment, failure)),
         }
     }
@@ -232,14 +239,33 @@ impl World {
         if self.agent_puts_off(run, || Happening::SupervisorStarts(run, assignment, id)) {
             return;
         }
+        if self.agent(run).is_none_or(|agent| !agent.tasks.contains_key(&assignment)) {
+            return;
+        }
+        let folder = match self.open_data(run, assignment) {
+            Ok(folder) => folder,
+            Err(trouble) => return self.not_opened(run, assignment, &trouble),
+        };
         let Some(task) = self.agent_mut(run).and_then(|agent| agent.tasks.get_mut(&assignment)) else { return };
         task.sandbox = Some(id);
         let (deadline, needs) = (task.deadline, task.needs);
         let pending = std::mem::take(&mut task.pending);
         self.make_sandbox(run, id, assignment, needs, deadline);
+        if let Some(sandbox) = self.sandbox_mut(Place(run.0, id)) {
+            sandbox.folder = folder;
+        }
         for request in pending {
             self.send_request(Place(run.0, id), request);
         }
+    }
+
+    /// Its volumes are not what it shall start with: it does not start.
+    fn not_opened(&mut self, run: AgentRun, assignment: Assignment, trouble: &Trouble) {
+        if let Some(agent) = self.agent_mut(run) {
+            agent.tasks.remove(&assignment);
+        }
+        let failure = Failure { kind: FailureKind::NodeFault, message: format!("{trouble:?}") };
+        self.tell_agent(run, Event::SandboxGone(assignment, Some(failure)));
     }
 
     /// Asks a sandbox's supervisor for something, as soon as there is one.

@@ -9,6 +9,7 @@ use protocol::operation::Operation;
 use protocol::{Address, NodeId};
 use scheduler::core::Event;
 use scheduler::core::leadership::leadership_times;
+use volumes::replication::core::Pace;
 
 use crate::chance::Chance;
 use crate::options::Options;
@@ -76,6 +77,10 @@ faults! {
     CutStore = "scheduler cut off from the store",
     Drain = "node drained",
     GiveUp = "dead node given up by an operator",
+    CutPeers = "node cut off from the others",
+    BreakStream = "copies broken off",
+    DrainTwo = "two nodes drained",
+    LoseStandby = "machine of a standby lost",
 }
 
 /// What this world is like.
@@ -86,6 +91,9 @@ pub(crate) struct Plan {
     pub(crate) programs: u64,
     /// How many of a hundred programs have bad habits.
     pub(crate) trouble: u32,
+    /// How many of a hundred programs have data, and how often it is looked whether it changed.
+    pub(crate) with_data: u32,
+    pace: Pace,
     kinds: Vec<Fault>,
     /// The longest time between two faults, in milliseconds.
     pause: u64,
@@ -98,7 +106,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn draw(chance: &mut Chance, options: &Options) -> Self {
+    pub(crate) fn draw(chance: &mut Chance, data_chance: &mut Chance, options: &Options) -> Self {
         let share = chance.one_of(&[10, 25, 60, 100]).unwrap_or(50);
         let drawn = Fault::ALL.iter().copied().filter(|fault| {
             let is_chosen = chance.percent(share);
@@ -110,7 +118,11 @@ impl Plan {
         let named = |names: &[&str]| Fault::ALL.iter().copied().filter(|f| names.contains(&f.name())).collect();
         let kinds = options.faults.map_or(drawn, named);
         let pauses: &[u64] = if options.faults.is_some() { &[400, 1500] } else { &[400, 1500, 5000] };
+        let shares: &[u32] = if options.faults.is_some() { &[60] } else { &[0, 20, 50, 100] };
+        let interval = data_chance.one_of(&[1, 1, 4]).unwrap_or(1);
         Self {
+            with_data: data_chance.one_of(shares).unwrap_or(0),
+            pace: Pace { interval: Duration::from_secs(interval), ..Pace::default() },
             kinds,
             schedulers: chance.one_of(&[1, 1, 2, 3]).unwrap_or(1),
             machines: u8::try_from(chance.between(2, 6)).unwrap_or(3),
@@ -122,6 +134,16 @@ impl Plan {
             chaos_ends: Moment::ZERO,
             withdrawn: BTreeSet::new(),
         }
+    }
+
+    /// Whether any program has data.
+    pub(crate) fn has_data(&self) -> bool {
+        self.with_data > 0
+    }
+
+    /// How often copies are brought up to date.
+    pub(crate) fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// The constants of leadership, when there are several schedulers.
@@ -189,7 +211,9 @@ impl World {
             | Fault::Flood
             | Fault::Withdraw
             | Fault::Drain
+            | Fault::DrainTwo
             | Fault::GiveUp => self.strike_users(fault),
+            Fault::CutPeers | Fault::BreakStream | Fault::LoseStandby => self.strike_copies(fault),
         }
     }
 
@@ -233,6 +257,9 @@ impl World {
                 Fault::CutDown => path.down_cut_until = until,
                 _ => (path.up_cut_until, path.down_cut_until) = (until, until),
             }
+        }
+        if matches!(fault, Fault::CutBoth | Fault::CutAll) && self.data_chance.percent(50) {
+            self.machine_mut(machine).peers_cut_until = until;
         }
         say!(self, "  {machine} until {until}");
     }
@@ -323,6 +350,7 @@ impl World {
             Fault::CutStore => self.cut_from_store(id, until),
             Fault::JumpWall => match self.some_machine() {
                 Some(machine) if self.chance.percent(70) => {
+                    self.checker.data.walls_jumped = true;
                     say!(self, "  {machine} by {} ms", jump / 1_000_000);
                     self.machine_mut(machine).clock.jump_wall(jump);
                 }
@@ -388,6 +416,10 @@ impl World {
             Fault::SilenceMessageNode => self.message_node.silent_until = until,
             Fault::EmptyMessageNode => self.message_node.empty_until = until,
             Fault::Drain => self.drain_node(until),
+            Fault::DrainTwo => {
+                self.drain_node(until);
+                self.drain_node(until);
+            }
             Fault::GiveUp => self.give_up_node(),
             Fault::Flood => {
                 for _ in 0..self.chance.between(5, 25) {
@@ -401,6 +433,26 @@ impl World {
                     self.plan.withdrawn.insert(id);
                 }
             }
+        }
+    }
+
+    /// What only copies of data suffer from.
+    fn strike_copies(&mut self, fault: Fault) {
+        let until = self.a_while();
+        let streams: Vec<_> = self.streams.keys().copied().collect();
+        let stream = self.data_chance.one_of(&streams);
+        match (fault, stream) {
+            (Fault::CutPeers, _) => {
+                let Some(id) = self.some_machine() else { return };
+                say!(self, "  {id} until {until}");
+                self.machine_mut(id).peers_cut_until = until;
+            }
+            (Fault::LoseStandby, Some(stream)) => {
+                let standby = self.streams[&stream].standby();
+                self.lose(standby, until);
+            }
+            (_, Some(stream)) => self.break_stream(stream),
+            (_, None) => {}
         }
     }
 

@@ -2,9 +2,11 @@
 //! slow and complete; what is missing in it is asked about, and only an answer counts.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::{Address, ProgramId};
+use scheduler::core::data::OnLoss;
 use scheduler::core::{Event, Gone, Origin, Registration};
 
 use crate::trap::Trap;
@@ -68,7 +70,10 @@ impl World {
     }
 
     fn desires(&mut self, run: SchedulerRun, program: ProgramId, origin: Origin) {
-        let Some(spec) = self.message_node.spec(program) else { return };
+        let Some(mut spec) = self.message_node.spec(program) else { return };
+        if self.has_trap(Trap::FreshForWait) && spec.data.is_some() {
+            Arc::make_mut(&mut spec).data = Some(OnLoss::Fresh);
+        }
         if let Some(process) = self.process_mut(run) {
             process.known.insert(program);
             process.unread.remove(&program);

@@ -16,6 +16,7 @@ use crate::time::{Clock, Moment};
 use crate::trap::Trap;
 
 use super::agent::Agent;
+use super::data::Pool;
 use super::sandbox::Sandbox;
 use super::{AgentRun, Happening, MachineId, Place, Run, SandboxId, World, say};
 
@@ -32,6 +33,10 @@ pub(crate) struct Machine {
     /// The newest run of the agent.
     pub(crate) run: Run,
     pub(crate) sandboxes: BTreeMap<SandboxId, Sandbox>,
+    /// The volumes on its disk.
+    pub(crate) pool: Pool,
+    /// Until then no other machine reaches it.
+    pub(crate) peers_cut_until: Moment,
     /// The epochs on its disk.
     pub(crate) epochs: BTreeMap<ProgramId, Epoch>,
     /// Until then its disk takes no writes, its sandboxes cannot be made, its fetches fail.
@@ -52,6 +57,8 @@ impl Machine {
             agent: None,
             run: Run(0),
             sandboxes: BTreeMap::new(),
+            pool: Pool::default(),
+            peers_cut_until: Moment::ZERO,
             epochs: BTreeMap::new(),
             disk_full_until: Moment::ZERO,
             faulty_until: Moment::ZERO,
@@ -99,7 +106,10 @@ impl World {
         machine.asleep_until = Moment::ZERO;
         if with_disk {
             machine.epochs.clear();
+            machine.pool = Pool::default();
+            self.checker.data.disk_lost(id);
         }
+        self.data_ends(id);
         // Nobody is there to close connections.
         for wire in self.wires.values_mut().filter(|wire| wire.machine == id) {
             wire.node_is_open = false;

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::chance::Chance;
 use crate::time::Moment;
 
+use super::data::{VOLUME_MIB, pace_of_writes};
 use super::{AgentRun, Happening, SchedulerRun, World, name, say};
 
 /// Programs in one world at most.
@@ -25,6 +26,7 @@ pub(crate) struct Habit {
     pub(crate) never_ready: bool,
     pub(crate) fails_to_start: bool,
     pub(crate) crashes_after: Option<Duration>,
+    pub(crate) writes_every: Duration,
 }
 
 #[derive(Debug)]
@@ -106,11 +108,18 @@ impl MessageNode {
     }
 
     /// Somebody publishes a program. Returns its id, unless the world is full.
-    fn publish(&mut self, chance: &mut Chance, trouble: u32) -> Option<ProgramId> {
+    fn publish(
+        &mut self,
+        chance: &mut Chance,
+        data_chance: &mut Chance,
+        trouble: u32,
+        with_data: u32,
+    ) -> Option<ProgramId> {
         let number = u8::try_from(self.programs.len()).ok().filter(|number| *number < MAX_PROGRAMS)? + 1;
         let id = ProgramId::from_bytes([number; 32]);
         let memory = chance.one_of(&[128, 128, 256, 512]).unwrap_or(128);
-        let content = content(number, memory).to_string();
+        let data = data_chance.percent(with_data).then(|| data_chance.percent(25));
+        let content = content(number, memory, data).to_string();
         let spec = ProgramSpec::read(id, content).expect("it is a program's content").expect("it is persistent");
         let is_bad = chance.percent(trouble);
         let habit = Habit {
@@ -119,16 +128,21 @@ impl MessageNode {
             never_ready: is_bad && chance.percent(20),
             fails_to_start: is_bad && chance.percent(20),
             crashes_after: (is_bad && chance.percent(60)).then(|| chance.millis(100, 15_000)),
+            writes_every: pace_of_writes(data_chance.between(0, 4)),
         };
         self.programs.insert(id, Published { spec: Arc::new(spec), habit, gone: None });
         Some(id)
     }
 }
 
-fn content(number: u8, memory: u64) -> serde_json::Value {
+/// A program's content. `data` is whether one with a volume would rather start with nothing than wait for it.
+fn content(number: u8, memory: u64, data: Option<bool>) -> serde_json::Value {
+    let volume = json!({"mount": "/data", "name": "db", "persistence": "host", "size_mib": VOLUME_MIB});
+    let volumes: Vec<_> = data.map(|_| volume).into_iter().collect();
+    let on_loss = if data == Some(true) { "fresh" } else { "wait" };
     json!({
         "address": "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", "time": number, "allow_amend": true,
-        "environment": {}, "resources": {"vcpus": 1, "memory": memory}, "volumes": [], "type": "vm-function",
+        "environment": {}, "metadata": {"on_data_loss": on_loss}, "resources": {"vcpus": 1, "memory": memory}, "volumes": volumes, "type": "vm-function",
         "code": {"encoding": "zip", "entrypoint": "main:app", "ref": "aa"},
         "runtime": {"ref": "bb", "comment": ""}, "on": {"http": true, "persistent": true},
     })
@@ -141,7 +155,7 @@ impl World {
         let some = self.chance.one_of(&in_force);
         match act {
             Act::Publish => {
-                let Some(id) = self.message_node.publish(&mut self.chance, self.plan.trouble) else { return };
+                let Some(id) = self.publish() else { return };
                 self.tally.programs += 1;
                 say!(self, "{} is published", name(id));
                 self.tell_followers(id);
@@ -174,6 +188,11 @@ impl World {
                 }
             }
         }
+    }
+
+    fn publish(&mut self) -> Option<ProgramId> {
+        let (trouble, with_data) = (self.plan.trouble, self.plan.with_data);
+        self.message_node.publish(&mut self.chance, &mut self.data_chance, trouble, with_data)
     }
 
     fn take_back(&mut self, program: Option<ProgramId>, why: Gone) {

@@ -12,6 +12,7 @@
 //! nothing. Every process has an incarnation: what was meant for an earlier one is lost with it.
 
 mod agent;
+mod data;
 mod faults;
 mod follower;
 mod gateway;
@@ -34,7 +35,9 @@ use compute_node::core::persistent::Assignment;
 use guest::FromGuest;
 use lease::{BootTime, LeaseTimes};
 use protocol::control::Failure;
+use protocol::data::SnapshotId;
 use protocol::{NodeId, ProgramId};
+use volumes::replication::core as replication;
 
 use crate::agenda::{Agenda, Urgency};
 use crate::chance::Chance;
@@ -46,6 +49,7 @@ use crate::time::Moment;
 use crate::trace::Trace;
 use crate::trap::Trap;
 
+use data::{ReplicaId, Stream, StreamId};
 use faults::Plan;
 use gateway::{Gateway, RouteNews};
 use leadership::Answer;
@@ -82,7 +86,7 @@ pub(crate) struct Run(pub(crate) u32);
 pub(crate) struct AgentRun(pub(crate) MachineId, pub(crate) Run);
 
 /// A scheduler's run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SchedulerRun(pub(crate) SchedulerId, pub(crate) Run);
 
 /// A sandbox on its machine.
@@ -152,6 +156,26 @@ pub(crate) enum Happening {
     GatewayAsks(GatewayId),
     GatewayHears(GatewayId, u32, RouteNews),
     GatewayFollows(GatewayId),
+    /// A program writes into its volume.
+    Writes(Place),
+    /// A node looks after its pool, carries out orders about data, asks what is over.
+    KeepsHouse(AgentRun),
+    CarriesOut(AgentRun),
+    AsksWhatIsOver(AgentRun),
+    /// What a program wrote is on its standby, or that took too long.
+    Settled(AgentRun, Assignment),
+    SettleEnds(ReplicaId),
+    /// What a replica waits for: time, its pool, its standby.
+    ReplicaHears(ReplicaId, replication::Event),
+    LooksAtVolumes(ReplicaId, SnapshotId),
+    TakesSnapshot(ReplicaId, SnapshotId),
+    Dials(ReplicaId),
+    StreamLost(ReplicaId, StreamId),
+    SendsPiece(StreamId),
+    /// Something arrives at either end of a connection that brings copies.
+    ArrivesAtStandby(StreamId),
+    ArrivesAtPrimary(StreamId),
+    GivesUpCopy(AgentRun, ProgramId),
 }
 
 /// What a program does by itself.
@@ -171,10 +195,13 @@ pub(crate) struct World {
     leadership: Option<LeaseTimes>,
     pub(crate) trap: Option<Trap>,
     chance: Chance,
+    /// For all that concerns data: worlds without data are as they would be without this.
+    data_chance: Chance,
     schedulers: Vec<SchedulerHost>,
     pub(crate) store: Store,
     machines: Vec<Machine>,
     wires: BTreeMap<ConnectionId, Wire>,
+    streams: BTreeMap<StreamId, Stream>,
     paths: BTreeMap<(MachineId, SchedulerId), Path>,
     pub(crate) message_node: MessageNode,
     gateways: Vec<Gateway>,
@@ -207,7 +234,8 @@ pub(crate) use say;
 impl World {
     fn new(seed: u64, options: &Options) -> Self {
         let mut chance = Chance::new(seed);
-        let plan = Plan::draw(&mut chance, options);
+        let mut data_chance = Chance::new(!seed);
+        let plan = Plan::draw(&mut chance, &mut data_chance, options);
         let store = Store::new(chance.fork());
         let mut world = Self {
             now: Moment::ZERO,
@@ -219,6 +247,7 @@ impl World {
             store,
             machines: Vec::new(),
             wires: BTreeMap::new(),
+            streams: BTreeMap::new(),
             paths: BTreeMap::new(),
             message_node: MessageNode::default(),
             gateways: Vec::new(),
@@ -232,6 +261,7 @@ impl World {
             watches: options.watches,
             recoded: BTreeSet::new(),
             chance,
+            data_chance,
         };
         world.populate();
         world
@@ -300,6 +330,21 @@ impl World {
             Happening::GatewayAsks(gateway) => self.gateway_asks(gateway),
             Happening::GatewayHears(gateway, stream, news) => self.gateway_hears(gateway, stream, news),
             Happening::GatewayFollows(gateway) => self.gateway_follows(gateway),
+            Happening::Writes(place) => self.writes(place),
+            Happening::KeepsHouse(run) => self.keeps_house(run),
+            Happening::CarriesOut(run) => self.carries_out(run),
+            Happening::AsksWhatIsOver(run) => self.asks_what_is_over(run),
+            Happening::Settled(run, assignment) => self.settled(run, assignment),
+            Happening::SettleEnds(replica) => self.settle_ends(replica),
+            Happening::ReplicaHears(replica, event) => self.replica_hears(replica, event),
+            Happening::LooksAtVolumes(replica, since) => self.looks_at_volumes(replica, since),
+            Happening::TakesSnapshot(replica, snapshot) => self.takes_snapshot(replica, snapshot),
+            Happening::Dials(replica) => self.dials(replica),
+            Happening::StreamLost(replica, stream) => self.stream_lost(replica, stream),
+            Happening::SendsPiece(stream) => self.sends_piece(stream),
+            Happening::ArrivesAtStandby(stream) => self.arrives_at_standby(stream),
+            Happening::ArrivesAtPrimary(stream) => self.arrives_at_primary(stream),
+            Happening::GivesUpCopy(run, program) => self.gives_up_copy(run, program),
         }
     }
 

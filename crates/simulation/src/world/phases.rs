@@ -14,6 +14,7 @@ use crate::options::Options;
 use crate::report::Report;
 use crate::time::Clock;
 
+use super::data::Volumes;
 use super::gateway::Gateway;
 use super::machine::Machine;
 use super::message_node::Act;
@@ -33,6 +34,8 @@ const PATIENT: Duration = Duration::from_secs(420);
 const START: Duration = Duration::from_millis(1700);
 /// By then an operator has noticed that reallocation is stopped.
 const RESUME: Duration = Duration::from_secs(10);
+/// How long a node is drained in a calm world.
+const MOVE: Duration = Duration::from_secs(15);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -42,6 +45,9 @@ pub(crate) fn run(seed: u64, options: &Options) -> Report {
     world.live();
     let violation = world.checker.violation.take();
     world.tally.gaps = std::mem::take(&mut world.checker.gaps);
+    let data = &world.checker.data;
+    (world.tally.data_losses, world.tally.lost_writes) = (data.losses, data.lost_writes);
+    (world.tally.unrecorded, world.tally.unsure) = (data.unrecorded, data.unsure);
     Report { seed, violation, ended: world.now, tally: world.tally, trace: world.trace.into_lines() }
 }
 
@@ -59,7 +65,7 @@ impl World {
                 vcpus: 32,
                 memory_mib,
                 disk_mib: 1 << 20,
-                pool_mib: 0,
+                pool_mib: self.data_chance.one_of(&[0, 300, 1000, 1000, 1 << 20]).unwrap_or(0),
                 architecture: "x86_64".into(),
                 cpu_vendor: String::new(),
                 cpu_features: Vec::new(),
@@ -89,6 +95,7 @@ impl World {
         self.settle();
         self.operators_tidy_up();
         self.pass(Duration::from_secs(8));
+        self.moves_lose_nothing();
         self.end_disturbs_nothing();
         self.loss_is_made_good();
     }
@@ -169,9 +176,12 @@ impl World {
                 let what = format!("{} is not desired and still there", name(program));
                 return (is_known || self.checker.runs_somewhere(program)).then_some(what);
             }
-            let is_excused = !counts_failed && self.has_failed(program);
+            // Disks remember epochs that the scheduler will count again: what is on them cannot be opened before it has.
+            let is_behind = self.checker.counts_again && self.data_of(program).is_some();
+            let is_excused = is_behind || (!counts_failed && self.has_failed(program));
             let is_well = self.checker.is_answering(program) || is_excused || self.fits_nowhere(program);
-            (!is_well).then(|| format!("{} does not run: {}", name(program), self.why(program)))
+            let there = self.room_for(program);
+            (!is_well).then(|| format!("{} does not run, on {there:?} it could: {}", name(program), self.why(program)))
         })
     }
 
@@ -199,10 +209,60 @@ impl World {
         let has_room = |id: MachineId| {
             let node = self.machine(id).node;
             let on_it = database.open().filter(|(_, on, _)| *on == node).map(|(assigned, ..)| assigned);
-            let taken: u64 = on_it.filter_map(|on| self.message_node.spec(on)).map(|spec| spec.needs.memory_mib).sum();
-            taken + spec.needs.memory_mib <= self.memory_of(id)
+            let kept = self.kept_on(node).filter(|kept| *kept != program);
+            let needs = on_it.chain(kept).filter_map(|on| self.message_node.spec(on)).map(|spec| spec.needs);
+            let (memory, pool) = needs.fold((0, 0), |(m, p), needs| (m + needs.memory_mib, p + needs.pool_mib));
+            memory + spec.needs.memory_mib <= self.memory_of(id)
+                && pool + spec.needs.pool_mib <= self.machine(id).capacity.pool_mib
         };
-        assigned.map(|(_, node, _)| machine_of(node)).or_else(|| self.eligible().find(|id| has_room(*id)))
+        let fits = |id: &MachineId| has_room(*id) && self.can_begin_on(program, *id);
+        assigned.map(|(_, node, _)| machine_of(node)).or_else(|| self.eligible().find(fits))
+    }
+
+    /// The programs whose copies a node keeps, or shall keep: their room is not free.
+    fn kept_on(&self, node: NodeId) -> impl Iterator<Item = ProgramId> {
+        let views = self.views().flat_map(move |core| {
+            let views = self.message_node.all().filter_map(move |program| core.program_view(program));
+            views.filter(move |view| view.data.as_ref().and_then(|data| data.standby).is_some_and(|(on, _)| on == node))
+        });
+        views.map(|view| view.spec.id)
+    }
+
+    /// Whether a program can go on there with what it wrote: on the node that wrote last, if that has it, or where the newest
+    /// copy is, if the database knows. A program that never ran can begin anywhere.
+    fn can_begin_on(&self, program: ProgramId, id: MachineId) -> bool {
+        if self.data_of(program).is_none() {
+            return true;
+        }
+        let database = &self.store.database;
+        if self.checker.counts_again {
+            return false;
+        }
+        let Some((writer, epoch)) = database.writer(program) else { return true };
+        let newest = |machine: &Machine| machine.pool.get(program)?.newest().map(|set| set.id);
+        let machine = self.machine(id);
+        // Where the newest epoch ran the disk is lost, and nobody else has anything of it: the program waits for it, and says so.
+        let of_epoch = |on: &Machine, epoch| {
+            on.pool.get(program).is_some_and(|volumes| {
+                volumes.live().is_some_and(|(live, _)| live == epoch)
+                    || volumes.newest().is_some_and(|set| set.id.epoch >= epoch)
+            })
+        };
+        let ran = self.checker.data.newest_started(program);
+        if ran.is_some_and(|ran| ran > epoch || !self.machines.iter().any(|on| of_epoch(on, ran))) {
+            return false;
+        }
+        let has_live = |on: &Machine| {
+            on.is_on && on.pool.get(program).and_then(Volumes::live).is_some_and(|(live, _)| live == epoch)
+        };
+        // As long as that may be asked, nothing older is started from.
+        if has_live(self.machine(machine_of(writer))) {
+            return writer == machine.node;
+        }
+        let has_newest = newest(machine).is_some() && newest(machine) >= self.machines.iter().filter_map(newest).max();
+        let confirmed = |core: &scheduler::core::Scheduler| core.program_view(program)?.data?.standby;
+        let is_confirmed = self.views().any(|core| confirmed(core) == Some((machine.node, true)));
+        is_confirmed && database.standby(program) == Some(machine.node) && has_newest
     }
 
     /// What the scheduler says about a program.
@@ -246,6 +306,36 @@ impl World {
             }
             if self.leadership.is_some() {
                 self.tally.outlived[usize::from(stopped)] += 1;
+            }
+        }
+    }
+
+    /// In a calm world a node is drained, and then let in again: programs move with all that they wrote.
+    fn moves_lose_nothing(&mut self) {
+        let data = &self.checker.data;
+        let has_data = |program: &ProgramId| data.line(*program).is_some();
+        let in_force = self.message_node.in_force().filter(has_data);
+        let place = |p: ProgramId| Some((p, self.checker.machine_of(p)?, data.losses_of(p)));
+        let places: Vec<_> = in_force.filter_map(place).collect();
+        let count = |id: MachineId| places.iter().filter(|(_, on, _)| *on == id).count();
+        let Some(drained) = self.eligible().max_by_key(|id| count(*id)).filter(|id| count(*id) > 0) else { return };
+        let (node, reason) = (self.machine(drained).node, "maintenance".to_owned());
+        if self.checker.violation.is_some() || !self.order(Operation::Drain { node, reason }) {
+            return;
+        }
+        self.pass(MOVE);
+        let drained_of: Vec<_> = places.into_iter().filter(|(_, on, _)| *on == drained).collect();
+        for (program, before, _) in &drained_of {
+            let has_moved = self.checker.machine_of(*program).is_some_and(|on| on != *before);
+            self.tally.moves[usize::from(has_moved)] += 1;
+        }
+        self.order(Operation::Undrain { node });
+        self.settle();
+        self.pass(Duration::from_secs(8));
+        for (program, _, losses) in drained_of {
+            if self.checker.data.losses_of(program) > losses {
+                let what = format!("{} lost writes as {drained} was drained", name(program));
+                self.violated(Invariant::Moves, what);
             }
         }
     }

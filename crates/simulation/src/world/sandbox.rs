@@ -52,6 +52,8 @@ pub(crate) struct Sandbox {
     /// The claim that an agent noted.
     claim: Option<HolderDeadline>,
     pub(crate) body: Body,
+    /// The folder of its volumes.
+    pub(crate) folder: Option<u64>,
     /// How it ended, as the supervisor wrote it down.
     pub(crate) end: Option<End>,
     /// Whether the program was asked to end already.
@@ -138,6 +140,7 @@ impl World {
             supervisor: Some(supervisor),
             claim: None,
             body: Body::None,
+            folder: None,
             end: None,
             is_asked: false,
         };
@@ -364,6 +367,7 @@ impl World {
             self.violated(invariant, what);
         }
         self.check_room(place.0);
+        self.data_starts(place);
         let habit = self.message_node.habit(assignment.program);
         if habit.fails_to_start {
             let message = FromGuest::Failed { kind: StartFailure::Startup, message: String::new() };

@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lease::IssuerExpiry;
-use protocol::control::{Directive, FromScheduler, Heartbeat, ProgramReport, ReportedState};
+use protocol::control::{Directive, FromScheduler, Grant, Heartbeat, ProgramReport, ReportedState};
+use protocol::data::DataOrder;
+use protocol::history::Fact;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::Watch;
 use scheduler::core::{Cause, Command, ConnectionId, Event, Notice, Policy, Scheduler, Write};
 
 use crate::check::Invariant;
+use crate::check::data::Recorded;
 use crate::store::Outcome;
 use crate::time::{Clock, Moment};
 use crate::trap::Trap;
@@ -45,9 +48,11 @@ pub(crate) struct SchedulerHost {
 /// A scheduler that decides.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(super) core: Scheduler,
+    pub(crate) core: Scheduler,
     /// Its time as the leader; `None` when it has the database for itself.
     pub(super) term: Option<Term>,
+    /// The standbys that the database named when it began. Their room may have been given away since.
+    pub(crate) restored_standbys: Vec<(ProgramId, NodeId)>,
     armed: Option<Moment>,
     /// The connections that greeted, and the newest of each node.
     connections: BTreeMap<ConnectionId, NodeId>,
@@ -74,7 +79,7 @@ impl SchedulerHost {
 }
 
 impl World {
-    pub(super) fn process(&self, SchedulerRun(id, run): SchedulerRun) -> Option<&Process> {
+    pub(crate) fn process(&self, SchedulerRun(id, run): SchedulerRun) -> Option<&Process> {
         let host = self.host(id);
         host.process.as_ref().filter(|_| host.run == run)
     }
@@ -120,6 +125,7 @@ impl World {
         if self.has_trap(Trap::NoWaitAfterRestart) {
             self.store.database.close_all();
         }
+        self.checker.data.scheduler_begins();
         let restored = self.store.database.restore(self.times.longest_wait());
         let (known, unread) = (restored.known(), restored.unread());
         say!(self, "{id} knows of {} assignments", restored.assignments.len());
@@ -127,6 +133,7 @@ impl World {
         self.host_mut(id).process = Some(Process {
             core,
             term,
+            restored_standbys: restored.standbys.clone(),
             armed: None,
             connections: BTreeMap::new(),
             newest: BTreeMap::new(),
@@ -177,7 +184,10 @@ impl World {
         let changes = process.core.take_changes();
         for command in commands {
             match command {
-                Command::Store(write) => self.queue_write(run, write),
+                Command::Store(write) => {
+                    self.note_loss(run, &write);
+                    self.queue_write(run, write);
+                }
                 Command::Send { connection, frame } => self.scheduler_sends(run, connection, frame),
                 Command::Notice(notice) => self.notice(run, &notice),
             }
@@ -238,6 +248,9 @@ impl World {
             say!(self, "{} the store fails: {outcome:?}, {} writes", run.0, batch.len());
         }
         self.check_assignments();
+        for program in self.store.database.take_forgotten() {
+            self.checker.data.forgotten(program);
+        }
         self.after(Duration::ZERO, Happening::HearsWritten(run, outcome, events));
     }
 
@@ -255,6 +268,7 @@ impl World {
         }
         for event in events {
             if let Event::Stored { program, node, epoch } = &event {
+                self.checker.data.stored(*program, *epoch);
                 self.tally.assignments += 1;
                 say!(self, "{} stored: {} on {} under epoch {epoch}", run.0, name(*program), machine_of(*node));
             }
@@ -269,6 +283,14 @@ impl World {
         self.has_trap(Trap::EpochFromClock).then(|| Epoch::new(u64::try_from(wall).unwrap_or(1)))
     }
 
+    /// What the scheduler says that a start costs.
+    fn note_loss(&mut self, by: SchedulerRun, write: &Write) {
+        if let Write::Record { program, epoch, fact: Fact::DataLost { of, snapshot, at_most_ms }, .. } = write {
+            let at_most = at_most_ms.map(Duration::from_millis);
+            self.checker.data.recorded(*program, *epoch, Recorded { by, of: *of, at_most, snapshot: *snapshot });
+        }
+    }
+
     // Connections.
 
     pub(super) fn scheduler_receives(&mut self, run: SchedulerRun, wire: ConnectionId, what: Up) {
@@ -276,10 +298,25 @@ impl World {
         let node = self.machine(machine).node;
         match what {
             Up::Hello => self.greets(run, wire, machine),
-            Up::Beat(heartbeat) => {
+            Up::Beat(heartbeat, sent) => {
                 if self.process(run).is_some_and(|process| process.connections.contains_key(&wire)) {
                     if let Some(wire) = self.wires.get_mut(&wire) {
                         wire.heard = self.now;
+                    }
+                    // What nodes state, which the scheduler writes down.
+                    let runs = |state: &ReportedState| {
+                        matches!(state, ReportedState::Starting | ReportedState::Ready | ReportedState::Failing(_))
+                    };
+                    let started = heartbeat.programs.iter().filter(|report| runs(&report.state));
+                    self.store.database.seen.extend(started.map(|report| (report.program, report.epoch)));
+                    for report in &heartbeat.data {
+                        if let Some(copy) = &report.copy {
+                            let late = self.now.since(sent);
+                            self.checker.data.heard_of_copy(report.program, copy.newest, late);
+                        }
+                        if let Some(live) = &report.live {
+                            self.checker.data.reported(report.program, live.epoch);
+                        }
                     }
                     let heartbeat = self.as_understood(run, node, *heartbeat);
                     self.tell_scheduler(run, Event::Heartbeat { node, connection: wire, heartbeat });
@@ -357,6 +394,7 @@ impl World {
     fn scheduler_sends(&mut self, run: SchedulerRun, wire: ConnectionId, frame: FromScheduler) {
         if let FromScheduler::Grant(grant) = &frame {
             self.note_grant(run, wire);
+            self.check_told(run, wire, grant);
             for entry in grant.entries.iter().flatten() {
                 if entry.directive == Directive::Release {
                     self.checker.release(entry.program, entry.epoch);
@@ -376,6 +414,23 @@ impl World {
             if on == node {
                 self.checker.grant(program, epoch, expires);
             }
+        }
+    }
+
+    /// I5: what a node is told to run and to keep room for fits on it.
+    fn check_told(&mut self, run: SchedulerRun, wire: ConnectionId, grant: &Grant) {
+        let Some(node) = self.process(run).and_then(|process| process.connections.get(&wire)).copied() else { return };
+        let Some(entries) = &grant.entries else { return };
+        let runs = entries.iter().filter(|entry| entry.directive == Directive::Run).map(|entry| entry.program);
+        let keeps = grant.data.iter().filter(|entry| matches!(entry.order, DataOrder::Keep { .. }));
+        let restored = self.restored_keeps(run, node);
+        let keeps: Vec<_> = keeps.map(|entry| entry.program).filter(|program| !restored.contains(program)).collect();
+        let needs = runs.chain(keeps).filter_map(|program| self.message_node.spec(program)).map(|spec| spec.needs);
+        let (memory, pool) = needs.fold((0, 0), |(m, p), needs| (m + needs.memory_mib, p + needs.pool_mib));
+        let capacity = &self.machine(machine_of(node)).capacity;
+        if memory > capacity.memory_mib || pool > capacity.pool_mib {
+            let what = format!("{} has {capacity:?}, and shall run and keep {memory}, {pool} MiB", machine_of(node));
+            self.violated(Invariant::Room, what);
         }
     }
 
@@ -413,6 +468,7 @@ impl World {
                 let (id, machine) = (run.0, machine_of(*node));
                 say!(self, "{id} ended: {} on {machine} of epoch {epoch}: {cause}, {}", name(*program), proof.as_str());
                 *self.tally.ends.entry(proof.as_str()).or_default() += 1;
+                self.checker.data.ended(run, *program, *epoch, self.now);
                 if matches!(cause, Cause::Gone(_)) && !self.message_node.was_taken_back(*program) {
                     let what = format!("{} is ended as gone, and nobody said so", name(*program));
                     self.violated(Invariant::Evidence, what);

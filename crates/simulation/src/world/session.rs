@@ -27,14 +27,13 @@ const REMEMBERED: usize = 64;
 #[derive(Debug)]
 pub(super) enum Session {
     /// Schedulers that were dialed, by the connection; those that are not in it are dialed after a pause.
-    Dialing {
-        wires: BTreeMap<ConnectionId, SchedulerId>,
-        pause: Duration,
-    },
+    Dialing { wires: BTreeMap<ConnectionId, SchedulerId>, pause: Duration },
     Open {
         wire: ConnectionId,
         sequence: u64,
         sent: VecDeque<(u64, BootTime)>,
+        /// The newest grant that came.
+        heard: Option<u64>,
         answered: Moment,
     },
 }
@@ -111,7 +110,7 @@ impl World {
     fn welcomed(&mut self, run: AgentRun, wire: ConnectionId) {
         let now = self.now;
         let Some(agent) = self.agent_mut(run) else { return };
-        let open = Session::Open { wire, sequence: 0, sent: VecDeque::new(), answered: now };
+        let open = Session::Open { wire, sequence: 0, sent: VecDeque::new(), heard: None, answered: now };
         for other in std::mem::replace(&mut agent.session, open).wires() {
             if other != wire {
                 self.close_at_node(other);
@@ -163,25 +162,26 @@ impl World {
     pub(super) fn heartbeat(&mut self, run: AgentRun) {
         let now = self.lease_now(run.0);
         let capacity = self.machine(run.0).capacity.clone();
+        let data = self.data_reports(run);
         let Some(agent) = self.agent_mut(run) else { return };
         let (applied, programs) = (agent.core.applied().cloned(), agent.core.reports(now));
-        let Session::Open { wire, sequence, sent, .. } = &mut agent.session else { return };
+        let Session::Open { wire, sequence, sent, heard, .. } = &mut agent.session else { return };
         *sequence += 1;
         sent.push_back((*sequence, now));
         if sent.len() > REMEMBERED {
             sent.pop_front();
         }
         let heartbeat =
-            Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None, data: Vec::new() };
+            Heartbeat { sequence: *sequence, capacity, applied, programs, draining: None, data, heard: *heard };
         let wire = *wire;
-        self.send_up(wire, Up::Beat(Box::new(heartbeat)));
+        self.send_up(wire, Up::Beat(Box::new(heartbeat), self.now));
     }
 
-    fn granted(&mut self, run: AgentRun, wire: ConnectionId, grant: Grant) {
+    fn granted(&mut self, run: AgentRun, wire: ConnectionId, mut grant: Grant) {
         let (now, lease_now) = (self.now, self.lease_now(run.0));
         let Some(agent) = self.agent_mut(run) else { return };
-        let Session::Open { answered, .. } = &mut agent.session else { return };
-        *answered = now;
+        let Session::Open { answered, heard, .. } = &mut agent.session else { return };
+        (*answered, *heard) = (now, Some(grant.sequence));
         self.after(self.times.patience(), Happening::PatienceEnds(run, wire));
         let Some(agent) = self.agent_mut(run) else { return };
         let Session::Open { sent, .. } = &agent.session else { return };
@@ -196,6 +196,10 @@ impl World {
             }
             _ => sent,
         };
+        if grant.entries.is_some() {
+            let orders = std::mem::take(&mut grant.data);
+            self.take_orders(run, orders);
+        }
         self.tell_agent(run, Event::Granted { sent, times, grant });
     }
 }

@@ -32,7 +32,8 @@ pub(crate) struct Path {
 #[derive(Debug)]
 pub(crate) enum Up {
     Hello,
-    Beat(Box<Heartbeat>),
+    /// With the time when it was sent, for the checker.
+    Beat(Box<Heartbeat>, Moment),
     End,
 }
 
@@ -52,15 +53,20 @@ pub(crate) struct Pipe<T> {
 }
 
 impl<T> Pipe<T> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { under_way: VecDeque::new(), last: Moment::ZERO }
     }
 
     /// Puts something in. Returns when it arrives: not before what was put in earlier.
-    fn put(&mut self, what: T, at: Moment) -> Moment {
+    pub(crate) fn put(&mut self, what: T, at: Moment) -> Moment {
         self.under_way.push_back(what);
         self.last = self.last.max(at);
         self.last
+    }
+
+    /// What was put in first.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.under_way.pop_front()
     }
 }
 

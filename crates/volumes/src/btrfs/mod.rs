@@ -142,6 +142,8 @@ pub(crate) async fn remove(path: &Path) -> Result<(), Error> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Quota {
     pub(crate) used: u64,
+    /// What no other subvolume refers to.
+    pub(crate) exclusive: u64,
     pub(crate) limit: Option<u64>,
 }
 
@@ -168,9 +170,9 @@ pub(crate) async fn quotas(root: &Path) -> Result<HashMap<u64, Quota>, Error> {
 fn parse_quotas(table: &str) -> HashMap<u64, Quota> {
     let line = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let [group, used, _exclusive, limit, ..] = fields[..] else { return None };
+        let [group, used, exclusive, limit, ..] = fields[..] else { return None };
         let id = group.strip_prefix("0/")?.parse().ok()?;
-        Some((id, Quota { used: used.parse().ok()?, limit: limit.parse().ok() }))
+        Some((id, Quota { used: used.parse().ok()?, exclusive: exclusive.parse().ok()?, limit: limit.parse().ok() }))
     };
     table.lines().filter_map(line).collect()
 }
@@ -230,8 +232,8 @@ mod tests {
             1/1               1            1               none   \n";
         let quotas = parse_quotas(table);
         assert_eq!(quotas.len(), 2);
-        assert_eq!(quotas[&5], Quota { used: 16384, limit: None });
-        assert_eq!(quotas[&257], Quota { used: 10_502_144, limit: Some(20_971_520) });
+        assert_eq!(quotas[&5], Quota { used: 16384, exclusive: 16384, limit: None });
+        assert_eq!(quotas[&257], Quota { used: 10_502_144, exclusive: 16384, limit: Some(20_971_520) });
         let text = "scrub done for x\n\tdata_bytes_scrubbed: 100\n\ttree_bytes_scrubbed: 16\n\tcsum_errors: 2\n\
             \tuncorrectable_errors: 1\n\tcorrected_errors: 1\n";
         assert_eq!(parse_scrub(text), ScrubReport { bytes: 116, errors: 2, uncorrectable: 1 });

@@ -62,6 +62,13 @@ async fn a_full_volume_is_its_programs_own_trouble() {
 
     // A snapshot does not count, and what is removed can be used again.
     snapshot(&pool, id(1, 1)).await;
+    pool.sync().await.unwrap();
+    let all = pool.volume_usages().await.unwrap();
+    assert_eq!(all.iter().filter(|(program, _)| *program == PROGRAM || *program == OTHER).count(), 2);
+    let (_, saved) = all.iter().find(|(program, _)| *program == PROGRAM).unwrap();
+    let (_, unsaved) = all.iter().find(|(program, _)| *program == OTHER).unwrap();
+    assert!(saved[1].unsaved < 1 << 20 && saved[1].used >= 10 << 20, "all of it is in the snapshot: {saved:?}");
+    assert!(unsaved[0].unsaved >= 1 << 20, "nothing of it is in one: {unsaved:?}");
     std::fs::remove_file(small.join("f")).unwrap();
     pool.sync().await.unwrap();
     write(&pool, "small", "g", &noise(5 * MIB)).await;

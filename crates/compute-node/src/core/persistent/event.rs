@@ -56,6 +56,8 @@ pub enum Event {
     FetchFailed(Assignment, Failure),
     /// This node does not have the data that the program shall start with.
     NoData(Assignment),
+    /// Copies of its data on this node are of this higher epoch.
+    Overtaken(Assignment, Epoch),
     /// Its sandbox answers.
     Ready(Assignment),
     /// Nothing of its sandbox runs any more. `None` when it was told to end, or its lease ended.

@@ -183,7 +183,10 @@ impl Persistent {
                     self.failed(now, assignment, failure, None, &mut commands);
                 }
             }
-            Event::NoData(assignment) => self.refuse_without_data(now, assignment, &mut commands),
+            Event::NoData(assignment) => self.refuse_data(now, assignment, Refusal::NoData, &mut commands),
+            Event::Overtaken(assignment, highest) => {
+                self.refuse_data(now, assignment, Refusal::StaleEpoch { highest }, &mut commands);
+            }
             Event::Settled(assignment) => {
                 if self.phase_of(assignment) == Some(&Phase::Settling)
                     && let Some(entry) = self.entries.get_mut(&assignment)
@@ -259,11 +262,11 @@ impl Persistent {
         }
     }
 
-    fn refuse_without_data(&mut self, now: BootTime, assignment: Assignment, commands: &mut Vec<Command>) {
+    fn refuse_data(&mut self, now: BootTime, assignment: Assignment, why: Refusal, commands: &mut Vec<Command>) {
         if self.phase_of(assignment) == Some(&Phase::Fetching)
             && let Some(entry) = self.entries.get_mut(&assignment)
         {
-            entry.enter(now, Phase::Refused(Refusal::NoData));
+            entry.enter(now, Phase::Refused(why));
             commands.push(Command::Heartbeat);
         }
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use lease::clock;
-use protocol::data::{DataBase, DataEntry, DataOrder, SnapshotId};
 use protocol::message::{PlacedVolume, VolumeKind};
 use protocol::{Epoch, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
@@ -12,15 +11,13 @@ use volumes::{Source, VolumeName};
 
 use super::restoring::RestoreError;
 use super::{ProgramData, locked};
-use crate::core::persistent::Assignment;
+use crate::core::data::{self, NoPlan, Plan};
 
 /// Why a program cannot have its data.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DataError {
-    #[error("the scheduler did not say yet what the program's volumes shall hold")]
-    NoOrder,
-    #[error("this node does not have the data that the program shall go on with")]
-    NotHere,
+    #[error(transparent)]
+    NoPlan(#[from] NoPlan),
     #[error(transparent)]
     Name(#[from] volumes::NameTooLong),
     #[error(transparent)]
@@ -29,24 +26,11 @@ pub(crate) enum DataError {
     Restore(#[from] RestoreError),
 }
 
-/// How the volumes become what a program starts with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Plan {
-    /// They are live on this node, and go on.
-    GoOn,
-    /// They are new.
-    Create,
-    /// They are a copy of this snapshot.
-    Promote(SnapshotId),
-    /// They come from the archive: this set, or the newest.
-    Restore(Option<SnapshotId>),
-}
-
 impl ProgramData {
     /// Whether this node has what the program shall start with under this epoch.
     ///
     /// # Errors
-    /// [`DataError`]: [`DataError::NotHere`] when it has not.
+    /// [`DataError`]: [`NoPlan::NotHere`] when it has not.
     pub(crate) async fn find(
         self: &Arc<Self>,
         program: ProgramId,
@@ -60,7 +44,7 @@ impl ProgramData {
         let find = async move {
             match (data.plan(program, epoch).await?, data.archives.get()) {
                 (Plan::Restore(wanted), Some(archives)) if archives.lacks(program, wanted).await => {
-                    Err(DataError::NotHere)
+                    Err(NoPlan::NotHere.into())
                 }
                 _ => Ok(()),
             }
@@ -128,7 +112,7 @@ impl ProgramData {
                 self.pool.open_live(program, epoch, specs).await?;
             }
             Plan::Restore(wanted) => {
-                let archives = self.archives.get().ok_or(DataError::NoOrder)?;
+                let archives = self.archives.get().ok_or(NoPlan::NoOrder)?;
                 let restored = archives.restore(program, epoch, wanted).await?;
                 self.pool.promote(program, Source::Snapshot(restored), epoch, until).await?;
                 // Volumes that are not archived are new.
@@ -136,35 +120,14 @@ impl ProgramData {
             }
         }
         if plan != Plan::GoOn {
-            locked(&self.live_since).insert(Assignment { program, epoch }, now);
+            locked(&self.live_since).insert(program, (epoch, now));
         }
         Ok(())
     }
 
     async fn plan(&self, program: ProgramId, epoch: Epoch) -> Result<Plan, DataError> {
-        let live = self.pool.program(program).await?.live().map(|live| live.epoch);
-        if live == Some(epoch) {
-            // It was started before in this epoch, and goes on with what it wrote.
-            return Ok(Plan::GoOn);
-        }
-        match self.base(program, epoch)? {
-            DataBase::Empty => Ok(Plan::Create),
-            DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
-            DataBase::Own { .. } => Err(DataError::NotHere),
-            DataBase::Archive { snapshot } => Ok(Plan::Restore(snapshot)),
-            DataBase::Copy { at_least } => {
-                let newest = self.pool.newest_snapshot(program).await?.map(|set| set.id);
-                let newest = newest.filter(|id| at_least.is_none_or(|least| *id >= least));
-                newest.map(Plan::Promote).ok_or(DataError::NotHere)
-            }
-        }
-    }
-
-    fn base(&self, program: ProgramId, epoch: Epoch) -> Result<DataBase, DataError> {
-        match locked(&self.orders).get(&program) {
-            Some(DataEntry { epoch: of, order: DataOrder::Live { base, .. }, .. }) if *of == epoch => Ok(*base),
-            _ => Err(DataError::NoOrder),
-        }
+        let known = self.pool.program(program).await?;
+        Ok(data::plan(&known, locked(&self.orders).get(&program), epoch)?)
     }
 }
 

@@ -22,9 +22,7 @@ impl ProgramData {
             loop {
                 tokio::time::sleep(ASK).await;
                 for program in self.pool.programs() {
-                    if !locked(&self.orders).contains_key(&program)
-                        && let Err(error) = self.ask_about(program, &catalog).await
-                    {
+                    if let Err(error) = self.ask_about(program, &catalog).await {
                         warn!(%program, %error, "cannot tell whether its volumes are still wanted");
                     }
                 }
@@ -48,10 +46,14 @@ impl ProgramData {
     }
 
     async fn ask_about(&self, program: ProgramId, catalog: &Arc<Catalog>) -> Result<(), volumes::Error> {
-        let known = self.pool.program(program).await?;
+        let (known, is_ordered) = (self.pool.program(program).await?, locked(&self.orders).contains_key(&program));
+        // What the scheduler wants is not over; but it may have been, and its data cannot be opened before that is taken back.
+        if is_ordered && known.forgotten().is_none() {
+            return Ok(());
+        }
         let has_data = known.live().is_some() || known.sets().next().is_some() || !known.recovery_points().is_empty();
         match (catalog.lookup(program).await, known.forgotten()) {
-            (Ok(Lookup::Over(status)), None) if has_data => {
+            (Ok(Lookup::Over(status)), None) if has_data && !is_ordered => {
                 let until = Utc::now() + self.config.retention;
                 info!(%program, status = status.as_str(), %until, "the program is over: its volumes are removed then");
                 self.pool.forget(program, until).await

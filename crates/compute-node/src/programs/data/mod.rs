@@ -23,8 +23,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
-use volumes::Pool;
 use volumes::replication::{ReplicationError, Stream};
+use volumes::{Pool, VolumeUsage};
 
 pub(crate) use self::archiving::ArchiveStatus;
 use self::archiving::Archives;
@@ -44,6 +44,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// so this only bounds the work.
 const SETTLE: Duration = Duration::from_secs(60);
 
+/// How often it is measured what volumes use.
+const MEASURE: Duration = Duration::from_secs(10);
+
 /// How many threads work on the pool.
 const WORKERS: usize = 2;
 
@@ -55,8 +58,10 @@ pub(crate) struct ProgramData {
     orders: Mutex<HashMap<ProgramId, DataEntry>>,
     /// What was there at the last look: a heartbeat never waits for the pool.
     seen: Mutex<Vec<Seen>>,
+    /// What volumes used a moment ago, for metrics.
+    usage: Mutex<Vec<(ProgramId, Vec<VolumeUsage>)>>,
     /// Since when volumes are live that became so under this process.
-    live_since: Mutex<HashMap<Assignment, BootTime>>,
+    live_since: Mutex<HashMap<ProgramId, (Epoch, BootTime)>>,
     /// Once this node has its id.
     replicas: OnceLock<Arc<Replicas>>,
     archives: OnceLock<Archives>,
@@ -134,6 +139,7 @@ impl ProgramData {
             freezers,
             orders: Mutex::default(),
             seen: Mutex::default(),
+            usage: Mutex::default(),
             live_since: Mutex::default(),
             replicas: OnceLock::new(),
             archives: OnceLock::new(),
@@ -169,14 +175,8 @@ impl ProgramData {
 
     /// The account that may send copies of this program in this epoch from that node.
     pub(super) fn sender(&self, program: ProgramId, epoch: Epoch, node: NodeId) -> Option<Address> {
-        match locked(&self.orders).get(&program) {
-            Some(DataEntry { epoch: ordered, order: DataOrder::Keep { from }, .. })
-                if *ordered == epoch && from.node == node =>
-            {
-                Some(from.account.clone())
-            }
-            _ => None,
-        }
+        let orders = locked(&self.orders);
+        crate::core::data::sender(orders.get(&program), epoch, node).map(|from| from.account.clone())
     }
 
     /// What the next heartbeat says. Ages are those of now, also where the rest was seen a moment ago.
@@ -219,6 +219,11 @@ impl ProgramData {
     pub(crate) fn take_in_copies(self: Arc<Self>) -> Option<Taking> {
         let permit = self.replicas.get()?.admit()?;
         Some(Taking { data: self, _permit: permit })
+    }
+
+    /// What volumes used a moment ago, for metrics.
+    pub(crate) fn usage(&self) -> Vec<(ProgramId, Vec<VolumeUsage>)> {
+        locked(&self.usage).clone()
     }
 
     /// Everything that this node replicates, for metrics.
@@ -290,7 +295,7 @@ impl ProgramData {
     ) -> Result<(), volumes::Error> {
         let known = self.pool.program(program).await?;
         if known.live().is_some_and(|live| live.epoch == epoch) {
-            let since = locked(&self.live_since).get(&Assignment { program, epoch }).copied();
+            let since = locked(&self.live_since).get(&program).filter(|(of, _)| *of == epoch).map(|(_, since)| *since);
             if let Some(archives) = self.archives.get() {
                 archives.start(Assignment { program, epoch }).await?;
             }
@@ -302,6 +307,16 @@ impl ProgramData {
 
     /// Carries out orders, lets the pool grow and removes what is over, until `shutdown`.
     pub(crate) async fn keep_house(self: Arc<Self>, shutdown: CancellationToken) {
+        let data = self.clone();
+        let measure = async move {
+            loop {
+                match data.pool.volume_usages().await {
+                    Ok(usage) => *locked(&data.usage) = usage,
+                    Err(error) => warn!(%error, "the pool does not say what volumes use"),
+                }
+                tokio::time::sleep(MEASURE).await;
+            }
+        };
         let data = self.clone();
         let work = async move {
             loop {
@@ -317,7 +332,8 @@ impl ProgramData {
                 }
             }
         };
-        let _: Option<std::convert::Infallible> = shutdown.run_until_cancelled(self.threads.run(work)).await;
+        let both = async { tokio::join!(self.threads.run(work), self.threads.run(measure)).0 };
+        let _: Option<std::convert::Infallible> = shutdown.run_until_cancelled(both).await;
     }
 }
 

@@ -265,6 +265,13 @@ impl Bench {
         self.event(Event::Restored(Box::new(restored)));
     }
 
+    /// The same, and what this program is cannot be read from the database.
+    pub(super) fn restart_unread(&mut self, number: u8) {
+        let id = program(number);
+        self.database.programs.insert(id, Arc::new(ProgramSpec::unknown(id, "it cannot be read")));
+        self.restart();
+    }
+
     /// Tells the scheduler, and carries out what it asks for until it asks for no more.
     pub(super) fn event(&mut self, event: Event) -> Vec<Command> {
         let (mut events, mut all) = (VecDeque::from([event]), Vec::new());
@@ -369,6 +376,7 @@ impl Bench {
             applied: self.applied.get(&id).cloned(),
             programs: Vec::new(),
             draining: None,
+            heard: (*sequence > 1).then(|| *sequence - 1),
             data: self.data.get(&id).cloned().unwrap_or_default(),
         };
         change(&mut heartbeat);

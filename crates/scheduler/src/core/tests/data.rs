@@ -391,3 +391,59 @@ fn only_what_is_in_the_archive_can_be_restored() {
     assert!(objection(1).to_string().contains("no volume with the persistence `store`"), "{}", objection(1));
     assert!(matches!(objection(9), crate::core::moves::Objection::Unknown(_)));
 }
+
+/// What was written after the copy that the program went on with is not what it knows any more, however new it looks.
+#[test]
+fn copies_of_writes_that_were_lost_do_not_come_back() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    dies(&mut bench, primary, &[standby, other]);
+    assert_eq!(base(&bench), Some(DataBase::Copy { at_least: Some(snapshot(1, 7)) }));
+    bench.data.insert(node(standby), live(2, None, false));
+    bench.data.insert(node(primary), copy(snapshot(1, 9)));
+    bench.connect(primary, 1000);
+    bench.live(2, &[1, 2, 3]);
+    dies(&mut bench, standby, &[primary, other]);
+    assert_eq!(bench.place(1), None, "{}", bench.reason(1));
+}
+
+/// A node that lost its disk and is back before its lease is over does not begin anew.
+#[test]
+fn what_has_started_never_starts_with_nothing_again() {
+    let mut bench = bench_with_data();
+    let primary = runs_on(&bench);
+    assert_eq!(base(&bench), Some(DataBase::Empty));
+    bench.data.insert(node(primary), live(1, None, false));
+    bench.live(1, &[1, 2, 3]);
+    assert_eq!(base(&bench), Some(DataBase::Own { epoch: Epoch::FIRST }));
+}
+
+#[test]
+fn data_is_not_forgotten_while_what_its_program_is_cannot_be_read() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    dies(&mut bench, primary, &[other]);
+    assert_eq!(bench.place(1), None, "neither of those that have it is heard of");
+    bench.restart_unread(1);
+    bench.connect(other, 1000);
+    bench.desire(&with_volume(|_| ()));
+    bench.live(8, &[other]);
+    assert_eq!(bench.place(1), None, "{}", bench.reason(1));
+    bench.connect(standby, 1000);
+    bench.live(2, &[standby, other]);
+    assert_eq!(bench.place(1), Some((node(standby), 2)));
+}
+
+/// The writer has taken a snapshot that it has not sent yet when it dies: the standby's newest is the newest that there is.
+#[test]
+fn a_snapshot_that_only_the_lost_node_had_is_not_waited_for() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    let taken = CopyReport { newest: snapshot(1, 8), age_ms: 100 };
+    let mut report = live(1, Some(snapshot(1, 7)), false);
+    report[0].copy = Some(taken);
+    bench.data.insert(node(primary), report);
+    bench.live(1, &[1, 2, 3]);
+    dies(&mut bench, primary, &[standby, other]);
+    assert_eq!(bench.place(1), Some((node(standby), 2)), "{}", bench.reason(1));
+}

@@ -179,6 +179,7 @@ fn a_heartbeat_of_an_older_connection_or_out_of_order_counts_for_nothing() {
             applied: None,
             programs: vec![],
             draining: None,
+            heard: None,
             data: Vec::new(),
         },
     };

@@ -123,6 +123,7 @@ impl Machine {
             applied: self.applied.clone(),
             programs: reports.collect(),
             draining: None,
+            heard: None,
             data: Vec::new(),
         };
         self.up.push_back(heartbeat);

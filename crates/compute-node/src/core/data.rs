@@ -1,0 +1,190 @@
+//! What a program's volumes hold when it starts, and from whom copies of others' volumes are taken.
+//!
+//! ```text
+//!                              live in this very epoch
+//!   order to start ──────────────────────────────────────────────────▶ go on
+//!        │                     live in the epoch before, as ordered      ▲
+//!        ├─ Own ─────────────────────────────────────────────────────────┘
+//!        │      └ not live, or of another epoch ──────────────────────▶ refused: not here
+//!        ├─ Copy ── a complete snapshot, not older than ordered ──────▶ promote the newest
+//!        │      └ none ───────────────────────────────────────────────▶ refused: not here
+//!        ├─ Archive ──────────────────────────────────────────────────▶ restore
+//!        └─ Empty ────────────────────────────────────────────────────▶ create
+//! ```
+//! Whatever the order says, a program that is live in the epoch that it starts under was started in it before, and goes on
+//! with what it wrote. Without an order nothing starts: a node never guesses what it may begin with. Nothing starts under an
+//! epoch below one that this node has seen, in a stream for example: the scheduler that asks for it has an old database.
+
+use protocol::data::{DataBase, DataEntry, DataOrder, Peer, SnapshotId};
+use protocol::{Epoch, NodeId};
+use volumes::Program;
+
+use super::persistent::{Assignment, Event};
+
+/// How the volumes become what a program starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// They are live on this node, and go on.
+    GoOn,
+    /// They are new.
+    Create,
+    /// They are a copy of this snapshot.
+    Promote(SnapshotId),
+    /// They come from the archive: this set, or the newest.
+    Restore(Option<SnapshotId>),
+}
+
+/// Why a program cannot start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlan {
+    /// Nobody said what it shall start with.
+    #[error("the scheduler did not say yet what the program's volumes shall hold")]
+    NoOrder,
+    /// It shall start with what this node does not have.
+    #[error("this node does not have the data that the program shall go on with")]
+    NotHere,
+    /// A later epoch has been seen, by this node's copies if by nothing else.
+    #[error("epoch {highest} of the program has been seen: this one is over")]
+    Stale {
+        /// The highest that was seen.
+        highest: Epoch,
+    },
+}
+
+impl NoPlan {
+    /// What the core of the node's programs is told when one is not started for this.
+    pub fn event(self, assignment: Assignment) -> Event {
+        match self {
+            Self::Stale { highest } => Event::Overtaken(assignment, highest),
+            Self::NotHere | Self::NoOrder => Event::NoData(assignment),
+        }
+    }
+}
+
+/// What a program starts with under this epoch, on a node that has `known` of its volumes. `order` is the newest that came
+/// about its data.
+///
+/// # Errors
+/// [`NoPlan`]; then the program must not start.
+pub fn plan(known: &Program, order: Option<&DataEntry>, epoch: Epoch) -> Result<Plan, NoPlan> {
+    let (live, highest) = (known.live().map(|live| live.epoch), known.highest());
+    if epoch < highest {
+        return Err(NoPlan::Stale { highest });
+    }
+    if live == Some(epoch) {
+        return Ok(Plan::GoOn);
+    }
+    match base(order, epoch).ok_or(NoPlan::NoOrder)? {
+        DataBase::Empty => Ok(Plan::Create),
+        DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
+        DataBase::Own { .. } => Err(NoPlan::NotHere),
+        DataBase::Archive { snapshot } => Ok(Plan::Restore(snapshot)),
+        DataBase::Copy { at_least } => {
+            let newest = known.sets().last().map(|set| set.id);
+            let newest = newest.filter(|id| at_least.is_none_or(|least| *id >= least));
+            newest.map(Plan::Promote).ok_or(NoPlan::NotHere)
+        }
+    }
+}
+
+fn base(order: Option<&DataEntry>, epoch: Epoch) -> Option<DataBase> {
+    match order {
+        Some(DataEntry { epoch: of, order: DataOrder::Live { base, .. }, .. }) if *of == epoch => Some(*base),
+        _ => None,
+    }
+}
+
+/// Who may send copies of a program's volumes in this epoch from that node, by the newest order about its data.
+pub fn sender(order: Option<&DataEntry>, epoch: Epoch, node: NodeId) -> Option<&Peer> {
+    match order {
+        Some(DataEntry { epoch: of, order: DataOrder::Keep { from }, .. }) if *of == epoch && from.node == node => {
+            Some(from)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use protocol::{Address, ProgramId};
+    use volumes::SnapshotSet;
+    use volumes::core::snapshot::Origin;
+
+    use super::*;
+
+    fn live_in(epoch: u64) -> Program {
+        let mut known = Program::default();
+        known.create_live(Epoch::new(epoch), Vec::new()).unwrap();
+        known
+    }
+
+    fn with_copies(copies: &[SnapshotId]) -> Program {
+        let mut known = Program::default();
+        for id in copies {
+            let (taken, volumes, origin) = (DateTime::UNIX_EPOCH, Vec::new(), Origin::Received);
+            known.add_set(SnapshotSet { id: *id, taken, volumes, origin });
+        }
+        known
+    }
+
+    fn snapshot(epoch: u64, sequence: u64) -> SnapshotId {
+        SnapshotId::new(Epoch::new(epoch), sequence)
+    }
+
+    fn ordered(epoch: u64, order: DataOrder) -> DataEntry {
+        DataEntry { program: ProgramId::from_bytes([1; 32]), epoch: Epoch::new(epoch), order }
+    }
+
+    fn live(epoch: u64, base: DataBase) -> DataEntry {
+        ordered(epoch, DataOrder::Live { base, standby: None })
+    }
+
+    #[test]
+    fn what_started_in_this_epoch_goes_on_whatever_the_order_says() {
+        let order = live(3, DataBase::Empty);
+        assert_eq!(plan(&live_in(3), Some(&order), Epoch::new(3)), Ok(Plan::GoOn));
+        assert_eq!(plan(&live_in(3), None, Epoch::new(3)), Ok(Plan::GoOn));
+    }
+
+    #[test]
+    fn without_an_order_for_this_epoch_nothing_starts() {
+        let earlier = live(3, DataBase::Empty);
+        for order in [None, Some(&earlier)] {
+            assert_eq!(plan(&Program::default(), order, Epoch::new(4)), Err(NoPlan::NoOrder));
+        }
+    }
+
+    #[test]
+    fn its_own_data_has_to_be_of_the_epoch_that_wrote_last() {
+        let order = live(4, DataBase::Own { epoch: Epoch::new(3) });
+        assert_eq!(plan(&live_in(3), Some(&order), Epoch::new(4)), Ok(Plan::GoOn));
+        for known in [live_in(2), Program::default(), with_copies(&[snapshot(3, 9)])] {
+            assert_eq!(plan(&known, Some(&order), Epoch::new(4)), Err(NoPlan::NotHere));
+        }
+    }
+
+    #[test]
+    fn the_newest_copy_is_promoted_unless_it_is_older_than_ordered() {
+        let known = with_copies(&[snapshot(2, 9), snapshot(3, 4), snapshot(3, 5)]);
+        let copy = |at_least| plan(&known, Some(&live(4, DataBase::Copy { at_least })), Epoch::new(4));
+        assert_eq!(copy(None), Ok(Plan::Promote(snapshot(3, 5))));
+        assert_eq!(copy(Some(snapshot(3, 5))), Ok(Plan::Promote(snapshot(3, 5))));
+        assert_eq!(copy(Some(snapshot(3, 6))), Err(NoPlan::NotHere));
+        let order = live(4, DataBase::Copy { at_least: None });
+        assert_eq!(plan(&live_in(3), Some(&order), Epoch::new(4)), Err(NoPlan::NotHere), "what is live is no copy");
+    }
+
+    #[test]
+    fn copies_are_taken_from_the_node_that_was_named_in_its_epoch_only() {
+        let node = |number| NodeId::from_bytes([number; 32]);
+        let from = Peer { node: node(1), url: String::new(), account: Address::new("0x01") };
+        let keep = ordered(3, DataOrder::Keep { from: from.clone() });
+        assert_eq!(sender(Some(&keep), Epoch::new(3), node(1)), Some(&from));
+        assert_eq!(sender(Some(&keep), Epoch::new(2), node(1)), None);
+        assert_eq!(sender(Some(&keep), Epoch::new(4), node(1)), None);
+        assert_eq!(sender(Some(&keep), Epoch::new(3), node(2)), None);
+        assert_eq!(sender(Some(&live(3, DataBase::Empty)), Epoch::new(3), node(1)), None);
+        assert_eq!(sender(None, Epoch::new(3), node(1)), None);
+    }
+}
