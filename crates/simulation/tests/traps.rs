@@ -100,11 +100,6 @@ fn routes_that_ignore_epochs() {
 
 const CRASHES: &[&str] = &["machine crashed", "partition", "machine lost with everything"];
 
-#[test]
-fn a_standby_that_ignores_epochs() {
-    is_caught(Trap::StandbyIgnoresEpochs, Invariant::Streams, &["partition", "agent killed"], 100);
-}
-
 /// What came of it was never written by any program.
 #[test]
 fn a_copy_that_counts_although_it_was_cut_off() {
