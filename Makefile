@@ -27,7 +27,7 @@ DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-to
 	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc /usr/include/stdio.h=libc6-dev /usr/sbin/mkfs.ext4=e2fsprogs \
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq /usr/bin/pgrep=procps \
 	/usr/lib/postgresql=postgresql /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
-DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light
+DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light /usr/bin/rsync=rsync
 DEBIAN_SWARM := /lib/x86_64-linux-gnu/libdevmapper.so.1.02.1=libdevmapper1.02.1
 
 .PHONY: demo test simulate exhaustive coverage chaos chaos-swarm lint bench build packages packages-bench packages-swarm runtimes guest examples clean

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use aleph_tests::{Aleph, Network, UpOptions, signal};
+use aleph_tests::{Aleph, Network, UpOptions, is_running, signal};
 use rustix::process::Signal;
 use tokio::sync::OnceCell;
 
@@ -38,8 +38,7 @@ extern "C" fn end() {
     let pid = PROCESS.load(Ordering::SeqCst);
     signal(pid, Signal::INT);
     for _ in 0..600 {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-        if stat.map_or(true, |stat| stat.contains(") Z ")) {
+        if !is_running(pid) {
             if let Some(root) = ROOT.get() {
                 let _ = std::fs::remove_dir_all(root);
             }

@@ -102,15 +102,10 @@ async fn replicated(node: &str, program: &str) {
 
 #[tokio::test]
 async fn a_program_goes_on_with_its_data_on_another_node() {
-    let network = Network::up(UpOptions::new(3, &["--pool-mib", "512"])).await;
-    let aleph = Aleph::of(&network);
-    let folder = folder_with("main.py", COUNTER);
-    let volume = ["--persistent", "--persistent-volume", "name=data,mount=/data,size_mib=50"];
-    let program = aleph.upload(folder.path(), "main:app", &volume).await;
-    for n in 1..=3 {
+    let (network, aleph, program, [first, _]) = counting(3).await;
+    for n in 2..=3 {
         assert_eq!(ask(&network, &program, "/count").await["answer"], n);
     }
-    let first = aleph.find(&program).await["node_url"].as_str().unwrap().to_owned();
     replicated(&first, &program).await;
 
     // The machine hangs. The next request waits until the standby has taken over.

@@ -1,7 +1,8 @@
 //! Parts that start before the message node: they wait for it, say so, and work once it is there.
 
 use aleph_tests::{
-    Aleph, Network, Role, UpOptions, arguments_of, eventually, folder_with, free_ports, reqwest_client, signal,
+    Aleph, Network, Role, UpOptions, arguments_of, eventually, folder_with, free_ports, is_running, reqwest_client,
+    signal,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -15,11 +16,7 @@ const WELL: &str = "async def app(scope, receive, send):\n\
 async fn end(pid: i32) -> Vec<String> {
     let arguments = arguments_of(pid);
     signal(pid, Signal::TERM);
-    eventually("the process ends", async || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-        stat.map_or(true, |stat| stat.contains(") Z ")).then_some(())
-    })
-    .await;
+    eventually("the process ends", async || (!is_running(pid)).then_some(())).await;
     arguments
 }
 

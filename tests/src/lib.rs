@@ -13,7 +13,7 @@ mod wait;
 
 pub use client::{Aleph, Finished};
 pub use namespace::Namespace;
-pub use network::{ComputeNode, Network, UpOptions, free_ports, reqwest_client, signal};
+pub use network::{ComputeNode, Network, UpOptions, free_ports, is_running, reqwest_client, signal};
 pub use postgres::Postgres;
 pub use publisher::Publisher;
 pub use role::{Role, arguments_of};

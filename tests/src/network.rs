@@ -264,7 +264,7 @@ impl Drop for Network {
         signal(pid, Signal::INT);
         // The process is waited for here and not by tokio, which a drop cannot use.
         for _ in 0..900 {
-            if fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z ")) {
+            if !is_running(pid) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -309,6 +309,12 @@ pub fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// Whether a process runs. One that has ended but was not waited for by its parent does not: an orphan's new parent takes
+/// its time.
+pub fn is_running(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// An HTTP client that follows no redirects and waits long.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Namespace, free_ports, signal};
+use crate::{Namespace, free_ports, is_running, signal};
 use rustix::process::Signal;
 
 /// The user that the Debian package makes: PostgreSQL does not run as root.
@@ -158,9 +158,8 @@ impl Postgres {
 
     /// Whether the server runs.
     pub fn is_running(&self) -> bool {
-        let pid = self.process.as_ref().map(Child::id);
-        let stat = pid.map(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")));
-        stat.is_some_and(|stat| stat.is_ok_and(|stat| !stat.contains(") Z ")))
+        let pid = self.process.as_ref().and_then(|process| i32::try_from(process.id()).ok());
+        pid.is_some_and(is_running)
     }
 
     fn wait_until(&self, mut is_so: impl FnMut() -> bool) {

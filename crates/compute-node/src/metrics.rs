@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use protocol::ProgramId;
 use sandbox::spec::End;
+use volumes::VolumeUsage;
 
 use crate::programs::data::{ArchiveStatus, ReplicaStatus};
-use protocol::ProgramId;
-use volumes::VolumeUsage;
 
 /// Bounds of the histograms, in seconds: from an answer of a program that runs to a start that takes all its time.
 const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];

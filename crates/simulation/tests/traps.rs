@@ -100,11 +100,6 @@ fn routes_that_ignore_epochs() {
 
 const CRASHES: &[&str] = &["machine crashed", "partition", "machine lost with everything"];
 
-#[test]
-fn a_standby_that_ignores_epochs() {
-    is_caught(Trap::StandbyIgnoresEpochs, Invariant::Streams, &["partition", "agent killed"], 100);
-}
-
 /// What came of it was never written by any program.
 #[test]
 fn a_copy_that_counts_although_it_was_cut_off() {
@@ -121,7 +116,9 @@ fn a_difference_on_top_of_whatever_there_is() {
 /// What is lost is said, but less than it is.
 #[test]
 fn the_age_of_a_copy_counted_from_its_arrival() {
-    is_caught(Trap::AgeFromArrival, Invariant::Losses, CRASHES, 100);
+    // A stream that is long on its way makes the mistake larger than what a heartbeat's age allows for.
+    let faults = &["copies broken off", "machine crashed", "node cut off from the others", "partition"];
+    is_caught(Trap::AgeFromArrival, Invariant::Losses, faults, 400);
 }
 
 #[test]

@@ -19,7 +19,10 @@ use super::mounts;
 const KEEP_FREE_MIB: u64 = 1024;
 
 /// How often another loop device is tried when somebody else was quicker.
-const LOOP_ATTEMPTS: u32 = 100;
+const LOOP_ATTEMPTS: u32 = 200;
+
+/// Between two tries.
+const LOOP_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// `struct loop_info64` of `linux/loop.h`.
 #[repr(C)]
@@ -90,6 +93,11 @@ fn nameless_file(directory: &Path, size_mib: u64) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
+/// Whether somebody else was quicker with a loop device, or its name is not there yet.
+fn is_contention(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOENT | libc::ENXIO | libc::EAGAIN))
+}
+
 /// A loop device with this file. It lets go of the file when it is closed and not mounted.
 fn attach(file: &OwnedFd) -> io::Result<(File, PathBuf)> {
     let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
@@ -100,7 +108,15 @@ fn attach(file: &OwnedFd) -> io::Result<(File, PathBuf)> {
             return Err(io::Error::last_os_error());
         }
         let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = OpenOptions::new().read(true).write(true).open(&path)?;
+        let device = match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(device) => device,
+            // Others take devices and give them back at the same time, and a new one's name comes a moment after it.
+            Err(error) if is_contention(&error) => {
+                std::thread::sleep(LOOP_AGAIN);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let config = LoopConfig {
             fd: u32::try_from(file.as_raw_fd()).expect("descriptors are not negative"),
             block_size: 0,
@@ -119,9 +135,10 @@ fn attach(file: &OwnedFd) -> io::Result<(File, PathBuf)> {
             return Ok((device, path));
         }
         let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EBUSY) {
+        if !is_contention(&error) {
             return Err(error);
         }
+        std::thread::sleep(LOOP_AGAIN);
     }
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "others take each free loop device first: try again"))
 }

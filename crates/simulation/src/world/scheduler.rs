@@ -285,7 +285,7 @@ impl World {
 
     /// What the scheduler says that a start costs.
     fn note_loss(&mut self, by: SchedulerRun, write: &Write) {
-        if let Write::Record { program, epoch, fact: Fact::DataLost { of, snapshot, at_most_ms }, .. } = write {
+        if let Write::Record { program, epoch, fact: Fact::DataLost { of, snapshot, at_most_ms, .. }, .. } = write {
             let at_most = at_most_ms.map(Duration::from_millis);
             self.checker.data.recorded(*program, *epoch, Recorded { by, of: *of, at_most, snapshot: *snapshot });
         }

@@ -1,6 +1,5 @@
-use proptest::prelude::*;
-
 use lease::LeaseTimes;
+use proptest::prelude::*;
 
 use super::*;
 

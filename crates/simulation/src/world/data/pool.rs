@@ -103,6 +103,7 @@ impl Volumes {
                 self.folders.insert(live.folder, self.sets[&newest]);
                 self.known.open_live(epoch, volumes())?;
             }
+            Plan::Restore(_) => unreachable!("no volume of this world is of the store class"),
         }
         let folder = self.known.current()?.folder;
         Ok((folder, plan))

@@ -260,6 +260,7 @@ impl World {
                     replica.flushes.clear();
                 }
             }
+            Command::Taken(..) | Command::NotTaken(_) => unreachable!("no archive of this world wants snapshots"),
         }
     }
 
