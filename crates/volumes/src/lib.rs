@@ -8,18 +8,24 @@
 mod btrfs;
 pub mod core;
 mod error;
+mod export;
+mod inventory;
 mod live;
 mod pool;
+mod process;
 mod records;
 pub mod replication;
 mod snapshots;
 mod streams;
 
 pub use btrfs::ScrubReport;
+pub use core::keeping::{Evidence, Heeded, Readable, Role};
 pub use core::name::{NameTooLong, VolumeName, VolumeSpec};
 pub use core::program::{Program, RecoveryPoint, Refusal, Source};
 pub use core::snapshot::{SnapshotId, SnapshotSet};
 pub use error::Error;
+pub use inventory::{Inventory, Kept};
 pub use live::{Removed, VolumeUsage};
 pub use pool::{FileConfig, Pool, PoolConfig, PoolUsage, Storage};
-pub use streams::{Hold, SendStream};
+pub use process::ProcessStream;
+pub use streams::Hold;

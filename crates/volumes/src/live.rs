@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 use protocol::{Epoch, ProgramId};
 use tracing::{info, warn};
 
 use crate::btrfs::{self, Access, Quota, kernel};
+use crate::core::keeping::{Evidence, Heeded};
 use crate::core::name::{VolumeName, VolumeSpec};
 use crate::core::program::{Program, Refusal, Source};
 use crate::error::Error;
@@ -175,33 +177,40 @@ impl Pool {
         self.slot(program).state.lock().await.change(&self.places(program), |p| p.retire(epoch, until))
     }
 
-    /// The program was forgotten: its volumes are not opened any more and go after that time. Nothing happens when
-    /// nothing is known of it here.
+    /// The message node said this about the program. One that is over is forgotten, unless the operator undeleted it: its
+    /// volumes are not opened any more and go after that time. One that is in force has its volumes again. Nothing
+    /// happens when nothing is here of it.
     ///
     /// # Errors
     /// When it cannot be written down.
-    pub async fn forget(&self, program: ProgramId, until: DateTime<Utc>) -> Result<(), Error> {
-        let (slot, places) = (self.slot(program), self.places(program));
-        let mut state = slot.state.lock().await;
-        if *state.known()? == Program::default() {
-            return Ok(());
-        }
-        state.change(&places, |p| {
-            p.forget(until);
-            Ok(())
-        })
+    pub async fn heed(&self, program: ProgramId, evidence: Evidence, until: DateTime<Utc>) -> Result<Heeded, Error> {
+        self.slot(program).state.lock().await.change(&self.places(program), |p| Ok(p.heed(evidence, until)))
     }
 
-    /// Takes [`Pool::forget`] back.
+    /// The operator wants the volumes of a program that is forgotten: they are as before, and nothing of them is removed
+    /// until [`Pool::forget`], or until the program was in force again.
     ///
     /// # Errors
-    /// When the program was not forgotten, or its volumes are gone.
-    pub async fn undelete(&self, program: ProgramId) -> Result<(), Error> {
-        self.slot(program).state.lock().await.change(&self.places(program), Program::undelete)
+    /// When the program is not forgotten, it was too long ago, or nothing is here.
+    pub async fn undelete(&self, program: ProgramId, now: DateTime<Utc>) -> Result<(), Error> {
+        self.slot(program).state.lock().await.change(&self.places(program), |p| p.undelete(now))?;
+        info!(%program, "the operator undeleted its volumes: they are kept");
+        Ok(())
+    }
+
+    /// Takes [`Pool::undelete`] back: the volumes go after that time. Of a forgotten program it moves the time.
+    ///
+    /// # Errors
+    /// When the program is neither undeleted nor forgotten, or nothing is here.
+    pub async fn forget(&self, program: ProgramId, until: DateTime<Utc>) -> Result<(), Error> {
+        self.slot(program).state.lock().await.change(&self.places(program), |p| p.forget(until))?;
+        info!(%program, %until, "the operator forgot its volumes: they are removed then");
+        Ok(())
     }
 
     /// Removes recovery points and forgotten programs whose time is over. What cannot be removed is reported, and
-    /// removed when the pool is opened the next time; programs with damaged records are left alone.
+    /// removed when the pool is opened the next time; programs with damaged records are left alone, and those that are
+    /// being exported wait for the next call.
     ///
     /// # Errors
     /// When something cannot be written down; the rest is for the next call.
@@ -211,6 +220,9 @@ impl Pool {
             let (slot, places) = (self.slot(program), self.places(program));
             let mut state = slot.state.lock().await;
             let Ok(known) = state.known() else { continue };
+            if slot.exports.load(Ordering::Acquire) > 0 {
+                continue;
+            }
             let over = known.clone().collect(now);
             if over.all {
                 // Sets before the record: else they would come back with an interruption.
@@ -262,15 +274,24 @@ impl Pool {
         let state = slot.state.lock().await;
         let Some(live) = state.known()?.live() else { return Ok(Vec::new()) };
         let folder = self.places(program).live_folder(live.folder);
-        let usage = |volume: &VolumeSpec| {
-            let path = path_in(&folder, volume);
-            let id = kernel::subvolume(&path).map_err(Error::at("look at", &path))?.id;
-            // One that was just made is not counted yet.
-            let (used, unsaved) = quotas.get(&id).map_or((0, 0), |quota| (quota.used, quota.exclusive));
-            Ok(VolumeUsage { name: volume.name.clone(), used, unsaved, limit: volume.limit_bytes() })
-        };
-        live.volumes.iter().map(usage).collect()
+        usage_in(&folder, &live.volumes, quotas)
     }
+}
+
+/// What these volumes use, which are in this folder.
+pub(crate) fn usage_in(
+    folder: &Path,
+    volumes: &[VolumeSpec],
+    quotas: &HashMap<u64, Quota>,
+) -> Result<Vec<VolumeUsage>, Error> {
+    let usage = |volume: &VolumeSpec| {
+        let path = path_in(folder, volume);
+        let id = kernel::subvolume(&path).map_err(Error::at("look at", &path))?.id;
+        // One that was just made is not counted yet.
+        let (used, unsaved) = quotas.get(&id).map_or((0, 0), |quota| (quota.used, quota.exclusive));
+        Ok(VolumeUsage { name: volume.name.clone(), used, unsaved, limit: volume.limit_bytes() })
+    };
+    volumes.iter().map(usage).collect()
 }
 
 /// The folder of a volume, in a live copy or a set.

@@ -7,6 +7,7 @@
 //!                              live/<folder>/<volume key>         what sandboxes write, and recovery points
 //!                              snapshots/<snapshot>/<volume key>  read-only
 //!                              <volume key>                       a stream that is arriving
+//!                              export-<number>/<volume key>       what was live when an export of it began
 //! ```
 //!
 //! A record is replaced in one step, after what it names is durable, and is durable before anybody acts on it. So after
@@ -89,6 +90,11 @@ impl Places {
     /// Where a stream arrives.
     pub(crate) fn arriving(&self, volume: &VolumeKey) -> PathBuf {
         self.data.join(volume.as_str())
+    }
+
+    /// What the export with this number reads.
+    pub(crate) fn export(&self, number: usize) -> PathBuf {
+        self.data.join(format!("export-{number}"))
     }
 
     /// Writes down the state of the program.

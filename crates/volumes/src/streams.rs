@@ -5,17 +5,12 @@
 //! common.
 
 use std::io;
-use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use chrono::{DateTime, Utc};
 use protocol::{Epoch, ProgramId};
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::process::{Child, ChildStdout};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tracing::info;
 
 use crate::btrfs::{self, Access, kernel};
@@ -25,39 +20,9 @@ use crate::core::snapshot::{Origin, SnapshotId, SnapshotSet};
 use crate::error::Error;
 use crate::live::{make_folder, path_in};
 use crate::pool::{Pool, Slot};
+use crate::process::ProcessStream;
 use crate::records::Places;
 use crate::snapshots::complete;
-
-/// How much of what a sending process complains is kept, in bytes.
-const MAX_MESSAGE: u64 = 64 << 10;
-
-/// A snapshot of a volume as bytes. It ends without an error only when it is complete; dropping it ends the sending.
-#[derive(Debug)]
-pub struct SendStream {
-    bytes: ChildStdout,
-    /// What becomes of the sending process.
-    process: JoinHandle<io::Result<()>>,
-    ended: bool,
-    /// The process is killed when this is dropped.
-    _wanted: oneshot::Sender<()>,
-}
-
-impl AsyncRead for SendStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ended || buffer.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.bytes).poll_read(cx, buffer))?;
-        if buffer.filled().len() == before {
-            // The end of the bytes is the end of the snapshot only if the process says so.
-            let result = ready!(Pin::new(&mut self.process).poll(cx)).map_err(io::Error::other);
-            self.ended = true;
-            result??;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
 
 /// Keeps a snapshot set from being deleted, until it is dropped: what is sent, or what the next difference shall be from.
 #[derive(Debug)]
@@ -71,7 +36,7 @@ impl Slot {
         self.held.lock().expect("no code panics while it holds this lock").contains_key(&id)
     }
 
-    fn start_holding(self: &Arc<Self>, id: SnapshotId) -> Hold {
+    pub(crate) fn start_holding(self: &Arc<Self>, id: SnapshotId) -> Hold {
         *self.held.lock().expect("no code panics while it holds this lock").entry(id).or_default() += 1;
         Hold { slot: self.clone(), id }
     }
@@ -119,7 +84,7 @@ impl Pool {
         id: SnapshotId,
         volume: &VolumeName,
         parent: Option<SnapshotId>,
-    ) -> Result<SendStream, Error> {
+    ) -> Result<ProcessStream, Error> {
         let (slot, places) = (self.slot(program), self.places(program));
         let state = slot.state.lock().await;
         let known = state.known()?;
@@ -139,19 +104,9 @@ impl Pool {
             command.arg("-p").arg(places.snapshot(parent, &volume.key()));
         }
         let started = command.arg(places.snapshot(id, &volume.key())).spawn();
-        let mut process = started.map_err(|e| btrfs::not_started("btrfs", e))?;
-        let bytes = process.stdout.take().expect("it is piped");
-        let (wanted, not_wanted) = oneshot::channel::<()>();
-        let process = tokio::spawn(async move {
-            let result = tokio::select! {
-                result = finish(&mut process) => result,
-                _ = not_wanted => process.kill().await,
-            };
-            // The kernel does not delete what a process still sends.
-            drop(held);
-            result
-        });
-        Ok(SendStream { bytes, process, ended: false, _wanted: wanted })
+        let process = started.map_err(|e| btrfs::not_started("btrfs", e))?;
+        // The kernel does not delete what a process still sends.
+        Ok(ProcessStream::new(process, "btrfs send", async move { drop(held) }))
     }
 
     /// Takes in the stream of one volume of a set that another node took, up to `max_bytes`. It is no snapshot before
@@ -288,17 +243,6 @@ impl Pool {
         }
         btrfs::remove(&places.snapshot_folder(id)).await
     }
-}
-
-/// Waits until a sending process has ended, and tells whether it sent everything.
-async fn finish(process: &mut Child) -> io::Result<()> {
-    let mut message = Vec::new();
-    let stderr = process.stderr.take().expect("it is piped");
-    stderr.take(MAX_MESSAGE).read_to_end(&mut message).await?;
-    if process.wait().await?.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("btrfs send: {}", String::from_utf8_lossy(&message).trim())))
 }
 
 /// Feeds `btrfs receive`, confined to the program's own data: a stream is a list of writes to paths, and who sends it

@@ -24,7 +24,12 @@ pub(crate) fn command(program: &str) -> Command {
 pub(crate) fn not_started(program: &str, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound => {
-            Error::MissingTool(program.to_owned(), if program.contains("btrfs") { "btrfs-progs" } else { "util-linux" })
+            let package = match program {
+                "tar" => "tar",
+                _ if program.contains("btrfs") => "btrfs-progs",
+                _ => "util-linux",
+            };
+            Error::MissingTool(program.to_owned(), package)
         }
         _ => Error::io(format!("run {program}"), error),
     }

@@ -19,6 +19,9 @@ impl VolumeName {
     /// The longest name, in bytes of UTF-8.
     pub const MAX_BYTES: usize = 4096;
 
+    /// The longest name that a folder gets for people to read, in bytes.
+    const MAX_PLAIN: usize = 100;
+
     /// The name with this text.
     ///
     /// # Errors
@@ -37,6 +40,17 @@ impl VolumeName {
     /// names share a folder only for who can find collisions of 128 bits, and then within one program.
     pub fn key(&self) -> VolumeKey {
         VolumeKey(hex::encode(&Sha256::digest(&self.0)[..16]))
+    }
+
+    /// The name of the volume's top folder in an archive for people: its own name where that is a plain one, its key
+    /// otherwise. No two volumes of a program have the same, and none has a meaning to `tar` or a shell.
+    pub fn in_archive(&self) -> String {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let starts_plain = self.0.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        // What looks like a key might be another volume's.
+        let is_key_like = self.0.len() == 32 && self.0.bytes().all(|b| b.is_ascii_hexdigit());
+        let fits = self.0.len() <= Self::MAX_PLAIN;
+        if fits && starts_plain && !is_key_like && self.0.chars().all(is_plain) { self.0.clone() } else { self.key().0 }
     }
 }
 

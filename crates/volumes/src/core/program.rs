@@ -1,19 +1,24 @@
 //! The volumes of one program on this node: what they are, and what may become of them.
 //!
 //! ```text
-//!                create_live, promote            forget(until)
+//!                create_live, promote           heed(Over, until)
 //!   no copy ──────────────────────────▶ live ────────────────────▶ forgotten ──────────▶ no copy
-//!      │                                │  ▲                        │    ▲     collect(now ≥ until)
-//!      │ receive, commit         retire │  │ promote       undelete │    │ forget(until)
-//!      ▼                                ▼  │                        ▼    │
-//!   standby ◀───────────────────────────┴──┴──────────────── as it was before
+//!      │                                │  ▲                      │   │  ▲    collect(now ≥ until)
+//!      │ receive, commit         retire │  │ promote     undelete │   │  │ forget(until)
+//!      ▼                                ▼  │                      ▼   │  │
+//!   standby ◀───────────────────────────┴──┘               undeleted ─┼──┘
+//!      └─── heed(Over, until) ──▶ forgotten                       │   │ heed(InForce)
+//!                                                                 ▼   ▼
+//!                                                      live or standby, as it was before
 //! ```
 //!
 //! *Live* is the copy that a sandbox writes; there is at most one, and it belongs to an epoch. *Standby* means that
 //! there are snapshot sets or recovery points, but nothing live. A live copy that is retired or replaced becomes a
-//! *recovery point*: it stays until its deadline and is never served, but may be promoted.
+//! *recovery point*: it stays until its deadline and is never served, but may be promoted. *Forgotten* and *undeleted*
+//! programs have kept all of that; see [`super::keeping`].
 //!
-//! The node's agent moves it, by order of the scheduler; time moves it only by `collect`. Each move carries an epoch,
+//! The node's agent moves it, by order of the scheduler, and by what the message node says (`heed`); the node's operator
+//! moves it by `undelete` and `forget`, and time only by `collect`. Each move of the scheduler's carries an epoch,
 //! and one below the highest ever seen is refused. That highest epoch is written down before anything is done, and
 //! stays when all else is gone. A live copy of an epoch below the highest is stale: nothing opens it, reads its path or
 //! takes snapshots of it.
@@ -77,8 +82,23 @@ pub enum Refusal {
     #[error("this program was forgotten, its volumes are kept until {0}; undelete them first")]
     Forgotten(DateTime<Utc>),
     /// The program was not forgotten.
-    #[error("this program was not forgotten, or its volumes are gone")]
+    #[error("this program is not forgotten, so there is nothing to undelete: its volumes are kept")]
     NotForgotten,
+    /// The program was forgotten so long ago that its volumes may be going already.
+    #[error("this program was forgotten and its volumes were kept until {0}: that is over, and they are being removed")]
+    PastRetention(DateTime<Utc>),
+    /// Nobody undeleted the program.
+    #[error(
+        "the volumes of this program were not undeleted, so there is nothing to take back: they are forgotten when its \
+         message is"
+    )]
+    NotUndeleted,
+    /// Nothing of the program is here.
+    #[error(
+        "this node has no volumes of this program, or none any more: what is forgotten or retired is removed when its \
+         retention is over"
+    )]
+    NothingHere,
     /// There is no such snapshot set.
     #[error("there is no complete snapshot {0} of this program on this node")]
     NoSnapshot(SnapshotId),
@@ -148,14 +168,17 @@ pub enum Source {
 /// What is known of a program's volumes on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    highest: Epoch,
-    next_folder: u64,
-    live: Option<Live>,
-    recovery: Vec<RecoveryPoint>,
-    forgotten: Option<DateTime<Utc>>,
+    pub(super) highest: Epoch,
+    pub(super) next_folder: u64,
+    pub(super) live: Option<Live>,
+    pub(super) recovery: Vec<RecoveryPoint>,
+    pub(super) forgotten: Option<DateTime<Utc>>,
+    /// Never together with `forgotten`. Records that were written before there was such a thing do not have it.
+    #[serde(default)]
+    pub(super) undeleted: bool,
     /// Kept in files of their own.
     #[serde(skip)]
-    sets: BTreeMap<SnapshotId, SnapshotSet>,
+    pub(super) sets: BTreeMap<SnapshotId, SnapshotSet>,
 }
 
 impl Default for Program {
@@ -166,6 +189,7 @@ impl Default for Program {
             live: None,
             recovery: Vec::new(),
             forgotten: None,
+            undeleted: false,
             sets: BTreeMap::new(),
         }
     }
@@ -184,15 +208,6 @@ pub struct Opening {
     pub resized: Vec<VolumeSpec>,
 }
 
-/// What is over.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Collected {
-    /// The folders of recovery points that may go.
-    pub folders: Vec<u64>,
-    /// Whether everything may go, because the program was forgotten.
-    pub all: bool,
-}
-
 impl Program {
     /// The highest epoch that was ever seen.
     pub fn highest(&self) -> Epoch {
@@ -207,11 +222,6 @@ impl Program {
     /// The former live copies.
     pub fn recovery_points(&self) -> &[RecoveryPoint] {
         &self.recovery
-    }
-
-    /// Until when the volumes are kept, when the program was forgotten.
-    pub fn forgotten(&self) -> Option<DateTime<Utc>> {
-        self.forgotten
     }
 
     /// The complete snapshot sets, oldest first.
@@ -424,33 +434,6 @@ impl Program {
 
     fn put_aside(&mut self, until: DateTime<Utc>) {
         self.recovery.extend(self.live.take().map(|was| RecoveryPoint { was, until }));
-    }
-
-    /// The program was forgotten: everything may go after that time. Once more moves the time.
-    pub fn forget(&mut self, until: DateTime<Utc>) {
-        self.forgotten = Some(until);
-    }
-
-    /// The program is wanted after all.
-    ///
-    /// # Errors
-    /// [`Refusal::NotForgotten`].
-    pub fn undelete(&mut self) -> Result<(), Refusal> {
-        self.forgotten.take().map(|_| ()).ok_or(Refusal::NotForgotten)
-    }
-
-    /// Drops what is over at that time. The highest epoch stays for ever.
-    pub fn collect(&mut self, now: DateTime<Utc>) -> Collected {
-        if self.forgotten.is_some_and(|until| until <= now) {
-            *self = Self { highest: self.highest, next_folder: self.next_folder, ..Self::default() };
-            return Collected { folders: Vec::new(), all: true };
-        }
-        let (over, kept) = std::mem::take(&mut self.recovery).into_iter().partition(|point| point.until <= now);
-        self.recovery = kept;
-        Collected {
-            folders: Vec::from_iter(Vec::into_iter(over).map(|point: RecoveryPoint| point.was.folder)),
-            all: false,
-        }
     }
 
     /// Whether the live folder with this number belongs to something; what does not was left by an interruption.

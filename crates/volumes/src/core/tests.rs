@@ -3,8 +3,9 @@ use proptest::prelude::*;
 use protocol::Epoch;
 
 use super::growth::{Bounds, Growth, KEPT_FREE_ON_DISK, Levels, grow};
+use super::keeping::{Collected, Evidence, Heeded, Readable, Role};
 use super::name::{VolumeName, VolumeSpec};
-use super::program::{MAX_SETS, MAX_VOLUMES, Program, Refusal, Source};
+use super::program::{MAX_SETS, MAX_VOLUMES, Program, RecoveryPoint, Refusal, Source};
 use super::snapshot::{Origin, SnapshotId, SnapshotSet, surplus};
 
 const MIB: u64 = 1 << 20;
@@ -140,19 +141,120 @@ fn an_update_keeps_volumes_adds_and_resizes() {
 #[test]
 fn what_was_forgotten_is_kept_until_its_time_and_the_epoch_for_ever() {
     let mut program = Program::default();
+    assert_eq!(program.heed(Evidence::Over, at(100)), Heeded::Nothing, "there is nothing to forget");
     program.create_live(epoch(4), vec![volume("a", 10)]).unwrap();
-    assert_eq!(program.undelete(), Err(Refusal::NotForgotten));
-    program.forget(at(100));
+    assert_eq!(program.heed(Evidence::InForce, at(100)), Heeded::Nothing);
+    assert_eq!(program.heed(Evidence::Over, at(100)), Heeded::Forgotten);
+    assert_eq!(program.heed(Evidence::Over, at(200)), Heeded::Nothing, "the time does not start anew");
     assert_eq!(program.current(), Err(Refusal::Forgotten(at(100))));
     assert_eq!(program.open_live(epoch(4), Vec::new()), Err(Refusal::Forgotten(at(100))));
     assert!(!program.collect(at(99)).all);
-    program.undelete().unwrap();
+    assert_eq!(program.heed(Evidence::InForce, at(100)), Heeded::InForceAgain);
     program.current().unwrap();
-    program.forget(at(200));
+    program.heed(Evidence::Over, at(200));
+    assert_eq!(program.undelete(at(200)), Err(Refusal::PastRetention(at(200))), "it may be going already");
     assert!(program.collect(at(200)).all);
     assert!(program.live().is_none() && program.forgotten().is_none());
+    assert_eq!(program.undelete(at(200)), Err(Refusal::NothingHere));
+    assert_eq!(program.forget(at(300)), Err(Refusal::NothingHere));
     assert!(matches!(program.create_live(epoch(3), Vec::new()), Err(Refusal::StaleEpoch { .. })));
     assert_eq!(program.create_live(epoch(4), Vec::new()), Ok(2), "a folder's number is not used twice");
+}
+
+#[test]
+fn what_an_operator_undeleted_stays_until_it_is_forgotten_again_or_in_force() {
+    let mut program = Program::default();
+    program.create_live(epoch(1), vec![volume("a", 10)]).unwrap();
+    program.retire(epoch(2), at(50)).unwrap();
+    program.create_live(epoch(2), vec![volume("a", 10)]).unwrap();
+    assert_eq!(program.undelete(at(0)), Err(Refusal::NotForgotten));
+    assert_eq!(program.forget(at(0)), Err(Refusal::NotUndeleted), "its message has the last word on what is in force");
+    program.heed(Evidence::Over, at(100));
+    program.undelete(at(10)).unwrap();
+    assert_eq!(program.role(), Role::Undeleted);
+    // Its message is still forgotten, for ever.
+    assert_eq!(program.heed(Evidence::Over, at(100)), Heeded::Undeleted);
+    assert_eq!(program.collect(at(1000)), Collected::default(), "recovery points stay, too");
+    assert_eq!(program.current().unwrap().epoch, epoch(2));
+    assert_eq!(program.undelete(at(10)), Err(Refusal::NotForgotten));
+
+    program.forget(at(2000)).unwrap();
+    assert_eq!((program.forgotten(), program.is_undeleted()), (Some(at(2000)), false));
+    program.forget(at(3000)).unwrap();
+    assert_eq!(program.role(), Role::Forgotten(at(3000)), "once more moves the time");
+    program.undelete(at(2500)).unwrap();
+    assert_eq!(program.heed(Evidence::InForce, at(0)), Heeded::InForceAgain);
+    assert_eq!(program.role(), Role::Live(epoch(2)));
+    assert_eq!(program.heed(Evidence::Over, at(4000)), Heeded::Forgotten, "it is like any other again");
+}
+
+#[test]
+fn each_role_has_a_word() {
+    let mut program = Program::default();
+    program.observe(epoch(1)).unwrap();
+    assert_eq!(program.role(), Role::Nothing);
+    program.add_set(received(id(1, 1)));
+    assert_eq!(program.role(), Role::Standby);
+    program.promote(Source::Snapshot(id(1, 1)), epoch(2), at(9)).unwrap();
+    assert_eq!(program.role(), Role::Live(epoch(2)));
+    program.observe(epoch(3)).unwrap();
+    assert_eq!(program.role(), Role::Stale(epoch(2)));
+    program.retire(epoch(3), at(9)).unwrap();
+    assert_eq!(program.role(), Role::Standby, "the snapshot is still there");
+    program.remove_set(id(1, 1)).unwrap();
+    assert_eq!(program.role(), Role::Retired);
+    program.heed(Evidence::Over, at(9));
+    assert_eq!(program.role(), Role::Forgotten(at(9)));
+}
+
+#[test]
+fn what_was_written_last_is_read_if_nobody_says_what() {
+    let mut program = Program::default();
+    let readable = |program: &Program| program.readable(None).map(|(readable, _)| readable);
+    assert_eq!(readable(&program), Err(Refusal::NothingHere));
+    program.add_set(received(id(1, 1)));
+    assert_eq!(readable(&program), Ok(Readable::Snapshot(id(1, 1))));
+    program.promote(Source::Snapshot(id(1, 1)), epoch(2), at(9)).unwrap();
+    program.add_set(received(id(2, 1)));
+    assert_eq!(readable(&program), Ok(Readable::Live(1)), "of one epoch, the program itself wrote last");
+    program.retire(epoch(3), at(9)).unwrap();
+    assert_eq!(readable(&program), Ok(Readable::RecoveryPoint(1)));
+    program.add_set(received(id(3, 1)));
+    assert_eq!(readable(&program), Ok(Readable::Snapshot(id(3, 1))), "another node has written since");
+    program.promote(Source::RecoveryPoint(1), epoch(4), at(9)).unwrap();
+    program.heed(Evidence::Over, at(9));
+    assert_eq!(readable(&program), Ok(Readable::Live(2)), "also of what is forgotten");
+
+    let asked = |source| program.readable(Some(source)).map(|(readable, volumes)| (readable, volumes.len()));
+    assert_eq!(asked(Source::Snapshot(id(2, 1))), Ok((Readable::Snapshot(id(2, 1)), 1)));
+    assert_eq!(asked(Source::Snapshot(id(2, 9))), Err(Refusal::NoSnapshot(id(2, 9))));
+    assert_eq!(asked(Source::RecoveryPoint(1)), Ok((Readable::RecoveryPoint(1), 1)));
+    assert_eq!(asked(Source::RecoveryPoint(2)), Err(Refusal::NoRecoveryPoint(2)), "it is live");
+}
+
+#[test]
+fn folders_in_archives_have_plain_names_and_each_its_own() {
+    let key = VolumeName::new("x").unwrap().key().to_string();
+    for plain in ["data", "my-data_2.old", "_x", &"x".repeat(100)] {
+        assert_eq!(VolumeName::new(plain).unwrap().in_archive(), plain);
+    }
+    for odd in
+        ["", ".", "..", ".hidden", "-rf", "a/b", "a b", "a\0", "ünï", "a,b", "a&b", key.as_str(), &"x".repeat(101)]
+    {
+        let name = VolumeName::new(odd).unwrap();
+        assert_eq!(name.in_archive(), name.key().as_str(), "{odd}");
+    }
+}
+
+#[test]
+fn records_of_before_there_was_undeleting_are_read() {
+    let old = r#"{"highest": 3, "next_folder": 2, "live": null, "recovery": [], "forgotten": "1970-01-01T00:01:40Z"}"#;
+    let mut program: Program = serde_json::from_str(old).unwrap();
+    assert_eq!((program.forgotten(), program.is_undeleted()), (Some(at(100)), false));
+    program.undelete(at(5)).unwrap();
+    let again: Program = serde_json::from_str(&serde_json::to_string(&program).unwrap()).unwrap();
+    assert_eq!(again, program);
+    assert!(again.is_undeleted());
 }
 
 #[test]
@@ -200,8 +302,9 @@ enum Step {
     Take(u64, u64),
     Promote(u64, u64, u64),
     Retire(u64),
+    Heed(Evidence, i64),
     Forget(i64),
-    Undelete,
+    Undelete(i64),
     Collect(i64),
 }
 
@@ -213,8 +316,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (1..6_u64, 0..4_u64).prop_map(|(e, s)| Step::Take(e, s)),
         (1..6_u64, 0..4_u64, 1..6_u64).prop_map(|(e, s, n)| Step::Promote(e, s, n)),
         (1..6_u64).prop_map(Step::Retire),
+        (prop_oneof![Just(Evidence::Over), Just(Evidence::InForce)], 0..9_i64).prop_map(|(e, u)| Step::Heed(e, u)),
         (0..9_i64).prop_map(Step::Forget),
-        Just(Step::Undelete),
+        (0..9_i64).prop_map(Step::Undelete),
         (0..9_i64).prop_map(Step::Collect),
     ];
     proptest::collection::vec(step, 0..40)
@@ -222,12 +326,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     /// Whatever comes in whatever order: the highest epoch never falls, what was accepted was not below it, what is
-    /// current is of that epoch and not older than any snapshot, and no two copies share a folder.
+    /// current is of that epoch and not older than any snapshot, no two copies share a folder, and what an operator
+    /// undeleted stays undeleted until it is forgotten by hand or in force, and all of it is there.
     #[test]
     fn epochs_fence(steps in steps()) {
         let mut program = Program::default();
         for step in steps {
-            let before = program.highest();
+            let (before, was) = (program.highest(), program.clone());
             let accepted = match step {
                 Step::Create(e) => program.create_live(epoch(e), Vec::new()).ok().map(|_| e),
                 Step::Open(e) => program.open_live(epoch(e), Vec::new()).ok().map(|_| e),
@@ -247,10 +352,19 @@ proptest! {
                 }
                 Step::Promote(e, s, n) => program.promote(Source::Snapshot(id(e, s)), epoch(n), at(5)).ok().map(|_| n),
                 Step::Retire(e) => program.retire(epoch(e), at(5)).ok().map(|()| e),
-                Step::Forget(until) => { program.forget(at(until)); None }
-                Step::Undelete => { let _ = program.undelete(); None }
+                Step::Heed(evidence, until) => { program.heed(evidence, at(until)); None }
+                Step::Forget(until) => { let _ = program.forget(at(until)); None }
+                Step::Undelete(now) => { let _ = program.undelete(at(now)); None }
                 Step::Collect(now) => { program.collect(at(now)); None }
             };
+            prop_assert!(!(program.is_undeleted() && program.forgotten().is_some()));
+            if was.is_undeleted() {
+                let is_kept = |point: &RecoveryPoint| program.recovery_points().contains(point);
+                prop_assert!(was.recovery_points().iter().all(is_kept), "neither evidence nor time takes anything away");
+                prop_assert!(was.live().is_none() || program.live().is_some() || matches!(step, Step::Retire(_)));
+                let by_somebody = matches!(step, Step::Forget(_) | Step::Heed(Evidence::InForce, _));
+                prop_assert!(program.is_undeleted() || by_somebody);
+            }
             prop_assert!(program.highest() >= before);
             prop_assert!(accepted.is_none_or(|e| epoch(e) >= before));
             if let Ok(live) = program.current() {

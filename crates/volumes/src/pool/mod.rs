@@ -8,6 +8,7 @@ mod sync;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use protocol::ProgramId;
@@ -51,6 +52,8 @@ pub(crate) struct Slot {
     pub(crate) arriving: tokio::sync::Mutex<()>,
     /// Snapshots that are being sent or held, with how often.
     pub(crate) held: Mutex<HashMap<SnapshotId, usize>>,
+    /// How many exports read something of the program.
+    pub(crate) exports: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -257,7 +260,12 @@ impl Pool {
 
 impl Slot {
     fn new(state: State) -> Arc<Self> {
-        Arc::new(Self { state: tokio::sync::Mutex::new(state), arriving: Default::default(), held: Default::default() })
+        Arc::new(Self {
+            state: tokio::sync::Mutex::new(state),
+            arriving: Default::default(),
+            held: Default::default(),
+            exports: Default::default(),
+        })
     }
 }
 

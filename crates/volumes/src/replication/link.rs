@@ -21,7 +21,7 @@ use super::sender::{Shared, Source, Stream, milliseconds};
 use super::wire::{self, BadFrame, Begin, CHUNK, Digest, Frame, FromPrimary, FromStandby, Partial};
 use crate::core::snapshot::SnapshotSet;
 use crate::error::Error;
-use crate::streams::SendStream;
+use crate::process::ProcessStream;
 
 /// How long connecting and proving keys may take, each.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -190,7 +190,7 @@ struct Session {
 /// Where a stream goes on.
 struct Position {
     volume: usize,
-    stream: Option<SendStream>,
+    stream: Option<ProcessStream>,
     digest: Sha256,
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use volumes::{Error, Refusal, Source};
+use volumes::{Error, Evidence, Refusal, Source};
 
 use crate::support::*;
 
@@ -174,32 +174,6 @@ async fn a_retired_copy_is_kept_for_its_time_and_can_come_back() {
     assert!(matches!(pool.live_path(PROGRAM, &name("data")).await, Err(Error::Refused(Refusal::NotLive))));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_forgotten_program_can_be_undeleted_in_time() {
-    let (place, pool) = pool().await;
-    pool.create_live(PROGRAM, epoch(1), vec![volume("data", 16)]).await.unwrap();
-    write(&pool, "data", "f", b"here").await;
-    snapshot(&pool, id(1, 1)).await;
-    pool.forget(PROGRAM, at(100)).await.unwrap();
-    assert!(matches!(pool.live_path(PROGRAM, &name("data")).await, Err(Error::Refused(Refusal::Forgotten(_)))));
-    pool.collect(at(99)).await.unwrap();
-    pool.undelete(PROGRAM).await.unwrap();
-    assert_eq!(read(&pool, "data", "f").await, b"here");
-
-    pool.forget(PROGRAM, at(200)).await.unwrap();
-    assert!(pool.collect(at(200)).await.unwrap()[0].all);
-    assert!(!place.data(PROGRAM).exists());
-    assert!(matches!(pool.undelete(PROGRAM).await, Err(Error::Refused(Refusal::NotForgotten))));
-    // Of a program that was never here, nothing is written down.
-    pool.forget(OTHER, at(300)).await.unwrap();
-    assert!(!place.records(OTHER).exists());
-    pool.close().await.unwrap();
-    let pool = place.open().await;
-    assert!(pool.snapshots(PROGRAM).await.unwrap().is_empty());
-    let again = pool.create_live(PROGRAM, epoch(0), Vec::new()).await;
-    assert!(matches!(again, Err(Error::Refused(Refusal::StaleEpoch { .. }))));
-}
-
 /// Any process may make subvolumes in a directory that it may write.
 #[tokio::test]
 async fn subvolumes_that_a_program_made_go_with_the_volume() {
@@ -212,7 +186,7 @@ async fn subvolumes_that_a_program_made_go_with_the_volume() {
             std::process::Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(path.join(nested)).status();
         assert!(made.unwrap().success());
     }
-    pool.forget(PROGRAM, at(1)).await.unwrap();
+    pool.heed(PROGRAM, Evidence::Over, at(1)).await.unwrap();
     pool.collect(at(1)).await.unwrap();
     assert!(!place.data(PROGRAM).exists());
 }

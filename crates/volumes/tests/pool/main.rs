@@ -1,5 +1,7 @@
 //! The pool on the real btrfs of this machine. Needs root.
 
+mod export;
+mod keeping;
 mod live;
 mod open;
 mod replication;

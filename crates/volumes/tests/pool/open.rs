@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
-use volumes::{Error, FileConfig, Pool, PoolConfig, Source, Storage};
+use volumes::{Error, Evidence, FileConfig, Pool, PoolConfig, Source, Storage};
 
 use crate::support::*;
 
@@ -213,6 +213,7 @@ async fn damaged_records_block_their_program_only() {
             pool.live_path(PROGRAM, &name("data")).await.unwrap_err(),
             pool.create_live(PROGRAM, epoch(9), Vec::new()).await.unwrap_err(),
             pool.forget(PROGRAM, at(0)).await.unwrap_err(),
+            pool.heed(PROGRAM, Evidence::Over, at(0)).await.unwrap_err(),
         ] {
             assert!(matches!(error, Error::Damaged { .. }), "{error}");
             assert!(error.to_string().contains(record), "{error}");

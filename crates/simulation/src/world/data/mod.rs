@@ -21,6 +21,7 @@ use lease::BootTime;
 use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, SnapshotId};
 use protocol::{Epoch, ProgramId};
 use scheduler::core::data::OnLoss;
+use volumes::Evidence;
 
 use super::{AgentRun, Happening, MachineId, World, name, say};
 
@@ -181,11 +182,9 @@ impl World {
         let wall = self.machine(id).clock.wall(self.now);
         for (program, is_ordered) in programs {
             let is_over = !self.message_node.is_in_force(program);
-            let volumes = self.machine_mut(id).pool.of(program);
-            match (is_over, volumes.known.forgotten()) {
-                (true, None) if !is_ordered => volumes.forget(wall),
-                (false, Some(_)) => drop(volumes.known.undelete()),
-                _ => {}
+            if !is_over || !is_ordered {
+                let evidence = if is_over { Evidence::Over } else { Evidence::InForce };
+                self.machine_mut(id).pool.of(program).heed(evidence, wall);
             }
         }
     }

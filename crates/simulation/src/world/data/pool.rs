@@ -10,7 +10,7 @@ use compute_node::core::data::{NoPlan, Plan, plan};
 use protocol::data::{DataEntry, SnapshotId};
 use protocol::{Epoch, ProgramId};
 use volumes::core::snapshot::{Origin, surplus};
-use volumes::{Program, Refusal, SnapshotSet, Source, VolumeName, VolumeSpec};
+use volumes::{Evidence, Program, Refusal, SnapshotSet, Source, VolumeName, VolumeSpec};
 
 use crate::writes::{Content, WriteId};
 
@@ -166,9 +166,9 @@ impl Volumes {
         }
     }
 
-    /// The program is over: its volumes are kept for a while.
-    pub(crate) fn forget(&mut self, now: DateTime<Utc>) {
-        self.known.forget(now + RETENTION);
+    /// The message node said this: the volumes of a program that is over are kept for a while.
+    pub(crate) fn heed(&mut self, evidence: Evidence, now: DateTime<Utc>) {
+        self.known.heed(evidence, now + RETENTION);
     }
 
     /// Whether a write is in anything that may be started from.
