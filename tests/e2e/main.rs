@@ -8,6 +8,7 @@ mod failover;
 mod full_disk;
 mod guest_api;
 mod isolation;
+mod node_volumes;
 mod on_demand;
 mod operators;
 mod oracles;

@@ -1,5 +1,6 @@
 //! Volumes: what programs find in them, what is kept, and what is not started without it.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aleph_tests::{Aleph, Network, UpOptions, eventually, folder_with, reqwest_client};
@@ -133,6 +134,18 @@ async fn a_program_goes_on_with_its_data_on_another_node() {
     .await;
     assert_eq!(ask(&network, &program, "/count").await["answer"], 5);
     assert_eq!(aleph.find(&program).await["node_url"], second.as_str());
+
+    // Its operator can look into it.
+    let shown = node.volumes_json(&["list", &program]).await["programs"][0].clone();
+    let point = &shown["recovery_points"][0];
+    assert!(point["epoch"] == 1 && point["kept_until"].is_string(), "{shown}");
+    let (number, folder) = (point["number"].to_string(), tempfile::tempdir().unwrap());
+    let archive = folder.path().join("old.tar");
+    let arguments = ["export", &program, "--recovery-point", &number, "--output", archive.to_str().unwrap()];
+    node.volumes_json(&arguments).await;
+    let listed = Command::new("tar").arg("-tf").arg(&archive).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.lines().any(|line| line == "data/count.sqlite"), "{listed}");
 }
 
 /// A program that counts on a volume, with a complete copy on another node. Says where both are.

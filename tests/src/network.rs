@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::{binary, eventually};
+use crate::{Finished, binary, eventually};
 
 /// How a network is made.
 #[derive(Debug, Clone)]
@@ -288,6 +288,43 @@ impl ComputeNode {
         let sandboxes = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
         let pid = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("lock")).ok()?.parse().ok();
         sandboxes.filter_map(pid).collect()
+    }
+
+    /// What `aleph-node volumes` with these arguments says about it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub async fn volumes(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(binary("aleph-node"));
+        command.arg("volumes").args(arguments).arg("--data-dir").arg(&self.data_dir);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("aleph-node starts");
+        Finished {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The same with `--json`, which must succeed.
+    ///
+    /// # Panics
+    /// When it fails or its answer is no JSON.
+    pub async fn volumes_json(&self, arguments: &[&str]) -> Value {
+        let finished = self.volumes(&[arguments, &["--json"]].concat()).await;
+        assert_eq!(finished.code, 0, "aleph-node volumes {arguments:?}: {}", finished.stderr);
+        serde_json::from_str(&finished.stdout)
+            .unwrap_or_else(|e| panic!("aleph-node volumes {arguments:?}: {e}: {}", finished.stdout))
+    }
+
+    /// The same, which must fail. What it complained about.
+    ///
+    /// # Panics
+    /// When it succeeds.
+    pub async fn volumes_error(&self, arguments: &[&str]) -> String {
+        let finished = self.volumes(arguments).await;
+        assert_eq!(finished.code, 1, "aleph-node volumes {arguments:?}: {} {}", finished.stdout, finished.stderr);
+        assert_eq!(finished.stdout, "", "what failed prints no result");
+        finished.stderr
     }
 
     /// Sends a signal to the node itself; its supervisors are processes of their own.

@@ -67,6 +67,8 @@ pub struct DataConfig {
     pub bandwidth: Option<u64>,
     /// How long volumes of programs that are over, and volumes that were overtaken, are kept.
     pub retention: Duration,
+    /// How often the message node is asked which of the programs that have volumes here are over.
+    pub over_interval: Duration,
 }
 
 /// How sandboxes are made.

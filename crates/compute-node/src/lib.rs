@@ -10,10 +10,12 @@
 //!  programs ───────▶ guest_api/ ─▶ who they are, flushing of volumes
 //!  requests ───────▶ server ─▶ gateway/ ─▶ a sandbox here, or another node
 //!                           └▶ api/
+//!  its operator ────▶ admin/ ─▶ what there is of programs' volumes
 //! ```
 //!
 //! [`core`] is pure. [`node::run`] puts everything together.
 
+pub mod admin;
 mod agent;
 mod api;
 pub mod config;

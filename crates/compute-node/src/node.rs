@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::admin::Admin;
 use crate::agent::{Agent, AgentHandle, Message, Parts};
 use crate::api::{self, ApiState};
 use crate::config::{Config, Offer};
@@ -110,6 +111,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     check(&config)?;
     let _lock = lock(&config.data_dir)?;
+    let admin = Admin::listen(&config.data_dir).map_err(in_directory(&config.data_dir))?;
     let listener = listen(config.listen).await?;
     let address = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
 
@@ -149,6 +151,7 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     tasks.spawn(routes.follow(edge.clone()));
     tasks.spawn(follow_catalog(catalog.clone(), handle.clone(), edge.clone()));
+    tasks.spawn(admin.serve(data.clone(), edge.clone()));
     if let Some(data) = &data {
         tasks.spawn(data.clone().keep_house(core.clone()));
         tasks.spawn(data.clone().forget_what_is_over(catalog.clone(), edge.clone()));

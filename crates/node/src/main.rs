@@ -3,6 +3,7 @@
 mod options;
 mod roles;
 mod up;
+mod volumes;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -31,6 +32,10 @@ fn run(options: Options) -> anyhow::Result<()> {
             // One thread: the kernel ends its children with the thread that started them.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(up::run(up, options.json))
+        }
+        Role::Volumes(asked) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(volumes::run(asked, options.json))
         }
         role => {
             if let Role::ComputeNode(_) = role {

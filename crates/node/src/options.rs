@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use lease::LeaseConfig;
 use message_node::SnapshotsPlace;
+use protocol::data::SnapshotId;
 use protocol::{Address, NodeId};
 use url::Url;
 
@@ -15,7 +16,7 @@ use url::Url;
 #[derive(Debug, Parser)]
 #[command(name = "aleph-node", version, propagate_version = true)]
 pub(crate) struct Options {
-    /// Print one line of JSON on standard output when ready
+    /// Print one line of JSON on standard output: when ready, or what a command found
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
@@ -49,6 +50,8 @@ pub(crate) enum Role {
     ComputeNode(Box<ComputeNodeOptions>),
     /// Take requests for programs and pass them on to compute nodes
     Gateway(GatewayOptions),
+    /// See and keep what the compute node of this machine has of programs' volumes
+    Volumes(VolumesOptions),
 }
 
 /// `aleph-node up`.
@@ -81,6 +84,10 @@ pub(crate) struct UpOptions {
     /// How often what programs have written to volumes with the persistence `store` is sent to the archive
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub(crate) archive_interval: Duration,
+
+    /// How often the message node is asked which of the programs that have volumes on compute nodes are over
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub(crate) over_interval: Duration,
 
     /// Start a program whose data is lost with what the archive has, when no copy was heard of for this long
     #[arg(long, default_value = "60s", value_parser = duration)]
@@ -286,6 +293,10 @@ pub(crate) struct ComputeNodeOptions {
     #[arg(long, default_value = "7d", value_parser = retention, env = "ALEPH_NODE_RETENTION")]
     pub(crate) retention: Duration,
 
+    /// How often the message node is asked which of the programs that have volumes here are over
+    #[arg(long, default_value = "60s", value_parser = duration, env = "ALEPH_NODE_OVER_INTERVAL")]
+    pub(crate) over_interval: Duration,
+
     /// The part of processors and memory that is kept for programs on demand, 0 to 1
     #[arg(long, default_value_t = 0.25, value_parser = share, env = "ALEPH_NODE_ON_DEMAND_SHARE")]
     pub(crate) on_demand_share: f64,
@@ -354,6 +365,58 @@ pub(crate) struct GatewayOptions {
     /// How long a request waits for a program that starts or moves
     #[arg(long, default_value = "30s", value_parser = duration, env = "ALEPH_NODE_HOLD")]
     pub(crate) hold: Duration,
+}
+
+/// `aleph-node volumes`.
+#[derive(Debug, Args)]
+pub(crate) struct VolumesOptions {
+    /// The data directory of the compute node, which has to run on this machine
+    #[arg(long, global = true, default_value = "/var/lib/aleph-node/compute-node", env = "ALEPH_NODE_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) command: VolumesCommand,
+}
+
+/// What to do with volumes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumesCommand {
+    /// Show the programs that this node has data of: volumes, snapshots, recovery points, and until when they are kept
+    List {
+        /// Only this program: its id, or the first 8 digits or more of it
+        program: Option<String>,
+    },
+    /// Keep the data of a program that was forgotten, until `forget`
+    Undelete {
+        /// The program: its id, or the first 8 digits or more of it
+        program: String,
+    },
+    /// Take `undelete` back: the data is removed when the retention time, which starts anew, is over
+    Forget {
+        /// The program: its id, or the first 8 digits or more of it
+        program: String,
+    },
+    /// Take a copy of all volumes of a program out, as a tar archive with a folder for each; nothing is changed
+    Export(ExportOptions),
+}
+
+/// `aleph-node volumes export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportOptions {
+    /// The program: its id, or the first 8 digits or more of it
+    pub(crate) program: String,
+
+    /// This snapshot, like 3-17; what was written last, as far as this node knows, if nothing is named
+    #[arg(long, conflicts_with = "recovery_point")]
+    pub(crate) snapshot: Option<SnapshotId>,
+
+    /// The recovery point with this number
+    #[arg(long)]
+    pub(crate) recovery_point: Option<u64>,
+
+    /// The file to write, which must not exist; - for standard output
+    #[arg(long)]
+    pub(crate) output: PathBuf,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -29,7 +29,7 @@ pub(crate) async fn run(role: Role, json: bool) -> anyhow::Result<()> {
         Role::Gateway(options) => {
             compute_node::run_gateway(gateway_config(options), ready("gateway"), shutdown).await?;
         }
-        Role::Up(_) => unreachable!("it is no single role"),
+        Role::Up(_) | Role::Volumes(_) => unreachable!("it is no single role"),
     }
     Ok(())
 }
@@ -42,7 +42,8 @@ fn announce(name: &str, address: SocketAddr, json: bool) {
     info!(url = %format!("http://{address}"), "{name} ready");
 }
 
-fn end_on_signals() -> anyhow::Result<CancellationToken> {
+/// Is cancelled by SIGINT and SIGTERM.
+pub(crate) fn end_on_signals() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let ended = token.clone();
@@ -110,6 +111,7 @@ fn program_data(options: &ComputeNodeOptions, data_dir: &Path) -> Option<DataCon
         archive_interval: options.archive_interval,
         bandwidth: options.replication_mib.map(|mib| mib << 20),
         retention: options.retention,
+        over_interval: options.over_interval,
     })
 }
 

@@ -237,6 +237,8 @@ impl Layout {
             in_millis(options.snapshot_interval),
             "--archive-interval".into(),
             in_millis(options.archive_interval),
+            "--over-interval".into(),
+            in_millis(options.over_interval),
             "--ready-within".into(),
             in_millis(options.ready_within),
             "--oci-runtime".into(),

@@ -1,29 +1,34 @@
 //! How long the data of programs is kept that are over.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::Utc;
 use protocol::{Epoch, ProgramId};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use volumes::{Evidence, Heeded};
 
 use super::{ProgramData, locked};
 use crate::programs::catalog::{Catalog, Lookup};
-
-/// How often the message node is asked whether programs are over.
-const ASK: Duration = Duration::from_secs(60);
 
 impl ProgramData {
     /// Forgets the data of programs whose messages are over, after the retention time, until `shutdown`. Only a clear
     /// answer of the message node counts: one that does not know a program, or does not answer, removes nothing.
     pub(crate) async fn forget_what_is_over(self: Arc<Self>, catalog: Arc<Catalog>, shutdown: CancellationToken) {
         let ask = async {
+            // Of which it was said that they are over and stay. Once each, as they are asked about for ever.
+            let mut undeleted = HashSet::new();
             loop {
-                tokio::time::sleep(ASK).await;
+                tokio::time::sleep(self.config.over_interval).await;
                 for program in self.pool.programs() {
-                    if let Err(error) = self.ask_about(program, &catalog).await {
-                        warn!(%program, %error, "cannot tell whether its volumes are still wanted");
+                    match self.ask_about(program, &catalog).await {
+                        Ok(Heeded::Undeleted) if undeleted.insert(program) => {
+                            info!(%program, "the program is over, but its volumes are kept: the operator undeleted them");
+                        }
+                        Ok(Heeded::Forgotten | Heeded::InForceAgain) => drop(undeleted.remove(&program)),
+                        Ok(_) => {}
+                        Err(error) => warn!(%program, %error, "cannot tell whether its volumes are still wanted"),
                     }
                 }
             }
@@ -45,24 +50,26 @@ impl ProgramData {
         Ok(())
     }
 
-    async fn ask_about(&self, program: ProgramId, catalog: &Arc<Catalog>) -> Result<(), volumes::Error> {
+    async fn ask_about(&self, program: ProgramId, catalog: &Arc<Catalog>) -> Result<Heeded, volumes::Error> {
         let (known, is_ordered) = (self.pool.program(program).await?, locked(&self.orders).contains_key(&program));
         // What the scheduler wants is not over; but it may have been, and its data cannot be opened before that is taken back.
-        if is_ordered && known.forgotten().is_none() {
-            return Ok(());
+        if is_ordered && known.forgotten().is_none() && !known.is_undeleted() {
+            return Ok(Heeded::Nothing);
         }
-        let has_data = known.live().is_some() || known.sets().next().is_some() || !known.recovery_points().is_empty();
-        match (catalog.lookup(program).await, known.forgotten()) {
-            (Ok(Lookup::Over(status)), None) if has_data && !is_ordered => {
-                let until = Utc::now() + self.config.retention;
-                info!(%program, status = status.as_str(), %until, "the program is over: its volumes are removed then");
-                self.pool.forget(program, until).await
+        let until = Utc::now() + self.config.retention;
+        let (evidence, status) = match catalog.lookup(program).await {
+            Ok(Lookup::Over(status)) if !is_ordered => (Evidence::Over, status.as_str()),
+            Ok(Lookup::Found(_)) => (Evidence::InForce, "in force"),
+            _ => return Ok(Heeded::Nothing),
+        };
+        let heeded = self.pool.heed(program, evidence, until).await?;
+        match heeded {
+            Heeded::Forgotten => {
+                info!(%program, status, %until, "the program is over: its volumes are removed then");
             }
-            (Ok(Lookup::Found(_)), Some(_)) => {
-                info!(%program, "the program is in force again: its volumes are kept");
-                self.pool.undelete(program).await
-            }
-            _ => Ok(()),
+            Heeded::InForceAgain => info!(%program, "the program is in force again: its volumes are kept"),
+            Heeded::Undeleted | Heeded::Nothing => {}
         }
+        Ok(heeded)
     }
 }

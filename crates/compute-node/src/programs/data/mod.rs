@@ -5,6 +5,7 @@ mod archiving;
 mod base;
 mod dial;
 mod keeping;
+mod operator;
 mod replicas;
 mod restoring;
 
