@@ -173,6 +173,8 @@ async fn copy(mut archive: Export, to: &mut impl Write) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use compute_node::admin::{RecoveryPoint, Snapshot};
     use protocol::{Epoch, ProgramId};
 
@@ -208,6 +210,35 @@ mod tests {
             "ab".repeat(32)
         );
         assert_eq!(described(&program), expected);
+    }
+
+    /// A node that ends in the middle of an archive.
+    fn breaks_off(data_dir: &Path) {
+        std::fs::create_dir(data_dir.join("admin")).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(data_dir.join("admin/socket")).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.extend(byte);
+            }
+            let answer = "HTTP/1.1 200 OK\r\naleph-exported: live\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_is_not_complete_gets_no_name() {
+        let (data_dir, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        breaks_off(data_dir.path());
+        let mut node = AdminClient::connect(data_dir.path()).await.unwrap();
+        let archive = node.export(&"ab".repeat(32), Wanted::Newest).await.unwrap();
+        assert_eq!(archive.what, "live");
+        let error = to_file(archive, &folder.path().join("a.tar")).await.unwrap_err();
+        assert!(format!("{error:#}").contains("the compute node broke off"), "{error:#}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

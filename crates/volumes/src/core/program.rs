@@ -79,7 +79,7 @@ pub enum Refusal {
         newer: SnapshotId,
     },
     /// The program was forgotten.
-    #[error("this program was forgotten, its volumes are kept until {0}; undelete them first")]
+    #[error("this program was forgotten, its volumes are kept until {0}; `aleph-node volumes undelete` keeps them")]
     Forgotten(DateTime<Utc>),
     /// The program was not forgotten.
     #[error("this program is not forgotten, so there is nothing to undelete: its volumes are kept")]
