@@ -83,8 +83,9 @@ async fn what_was_forgotten_is_kept_when_its_operator_wants_it() {
     let node = network.compute_nodes[0].clone();
     assert_eq!(node.volumes_json(&["list"]).await, serde_json::json!({ "programs": [] }));
     let code = folder_with("main.py", COUNTER);
-    let volume = ["--persistent", "--persistent-volume", "name=data,mount=/data,size_mib=50"];
-    let program = aleph.upload(code.path(), "main:app", &volume).await;
+    let (one, other) = ("name=data,mount=/data,size_mib=50", "name=../x,mount=/other,size_mib=16");
+    let volumes = ["--persistent", "--persistent-volume", one, "--persistent-volume", other];
+    let program = aleph.upload(code.path(), "main:app", &volumes).await;
     for n in ["1", "2"] {
         assert_eq!(count(&network, &program).await, n);
     }
@@ -93,9 +94,12 @@ async fn what_was_forgotten_is_kept_when_its_operator_wants_it() {
     let copy = &live["live"];
     assert_eq!((&copy["epoch"], &copy["volumes"][0]["name"]), (&1.into(), &"data".into()), "{live}");
     assert_eq!(copy["volumes"][0]["limit_bytes"], 50 << 20);
+    let [_, other] = &copy["volumes"].as_array().unwrap()[..] else { panic!("two volumes: {live}") };
+    let folder = other["folder_in_export"].as_str().unwrap();
+    assert!(other["name"] == "../x" && folder.bytes().all(|b| b.is_ascii_hexdigit()), "{live}");
     let out = tempfile::tempdir().unwrap();
     wrong_uses_of_what_is_live(&node, &program, out.path()).await;
-    // Also while it runs.
+    // Also while it runs: it stands still for a moment, and goes on.
     let running = out.path().join("running.tar");
     let said = node.volumes_json(&["export", &program, "--output", running.to_str().unwrap()]).await;
     assert_eq!(said["exported"], "live", "{said}");

@@ -86,7 +86,7 @@ pub(crate) struct UpOptions {
     pub(crate) archive_interval: Duration,
 
     /// How often the message node is asked which of the programs that have volumes on compute nodes are over
-    #[arg(long, default_value = "60s", value_parser = duration)]
+    #[arg(long, default_value = "60s", value_parser = interval)]
     pub(crate) over_interval: Duration,
 
     /// Start a program whose data is lost with what the archive has, when no copy was heard of for this long
@@ -294,7 +294,7 @@ pub(crate) struct ComputeNodeOptions {
     pub(crate) retention: Duration,
 
     /// How often the message node is asked which of the programs that have volumes here are over
-    #[arg(long, default_value = "60s", value_parser = duration, env = "ALEPH_NODE_OVER_INTERVAL")]
+    #[arg(long, default_value = "60s", value_parser = interval, env = "ALEPH_NODE_OVER_INTERVAL")]
     pub(crate) over_interval: Duration,
 
     /// The part of processors and memory that is kept for programs on demand, 0 to 1
@@ -423,6 +423,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write for example 500ms, 5s or 2m"))
 }
 
+/// Somebody is asked so often.
+fn interval(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_millis(100);
+    duration(text).and_then(|time| if time >= SHORTEST { Ok(time) } else { Err("at least 100ms".to_owned()) })
+}
+
 fn pool_mib(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(mib @ (0 | 256..)) => Ok(mib),
@@ -467,6 +473,8 @@ mod tests {
     #[test]
     fn wrong_values_say_what_is_expected() {
         assert!(duration("5 parsecs").unwrap_err().contains("500ms"));
+        assert_eq!(interval("0s"), Err("at least 100ms".to_owned()));
+        assert_eq!(interval("1m"), Ok(Duration::from_secs(60)));
         assert!(store("mysql://x").unwrap_err().contains("postgres://"));
         assert!(base_url("localhost:4024").unwrap_err().contains("http://"));
         assert_eq!(base_url("http://localhost:4024/").unwrap(), "http://localhost:4024");

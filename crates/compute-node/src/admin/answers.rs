@@ -189,4 +189,14 @@ mod tests {
         assert_eq!(until(Role::Forgotten(at(90))), Some(at(50)));
         assert_eq!(until(Role::Undeleted), None);
     }
+
+    #[test]
+    fn damaged_records_are_shown_with_what_is_wrong() {
+        let error = Error::Damaged { path: "/x/program.json".into(), reason: "it is missing".to_owned() };
+        let shown = ProgramVolumes::new(ProgramId::from_bytes([1; 32]), Err(error));
+        assert_eq!((shown.role, shown.highest_epoch), (RoleName::Damaged, None));
+        assert!(shown.problem.unwrap().contains("program.json is damaged (it is missing)"));
+        let json = serde_json::to_value(RoleName::Undeleted).unwrap();
+        assert_eq!(json, "undeleted");
+    }
 }
