@@ -407,6 +407,38 @@ fn copies_of_writes_that_were_lost_do_not_come_back() {
     assert_eq!(bench.place(1), None, "{}", bench.reason(1));
 }
 
+/// Nor for a scheduler that has just started: the database knows what the program went on with.
+#[test]
+fn copies_of_writes_that_were_lost_do_not_come_back_after_a_restart() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    dies(&mut bench, primary, &[standby, other]);
+    bench.data.insert(node(standby), live(2, None, false));
+    bench.data.insert(node(primary), copy(snapshot(1, 9)));
+    bench.restart();
+    bench.desire(&with_volume(|_| ()));
+    for number in 1..=3 {
+        bench.connect(number, 1000);
+    }
+    bench.live(2, &[1, 2, 3]);
+    assert_eq!(base(&bench), Some(DataBase::Own { epoch: Epoch::new(2) }), "its node has it under this epoch");
+    dies(&mut bench, standby, &[primary, other]);
+    assert_eq!(bench.place(1), None, "{}", bench.reason(1));
+}
+
+/// An assignment that did not begin before the scheduler ended begins with what was decided.
+#[test]
+fn what_an_assignment_starts_with_outlives_the_scheduler() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    dies(&mut bench, primary, &[standby, other]);
+    let decided = Some(DataBase::Copy { at_least: Some(snapshot(1, 7)) });
+    assert_eq!((bench.place(1), base(&bench)), (Some((node(standby), 2)), decided));
+    bench.restart();
+    bench.connect(standby, 1000);
+    assert_eq!((bench.place(1), base(&bench)), (Some((node(standby), 2)), decided));
+}
+
 /// A node that lost its disk and is back before its lease is over does not begin anew.
 #[test]
 fn what_has_started_never_starts_with_nothing_again() {
