@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
-use compute_node::admin::{AdminClient, Copy, Export, ProgramVolumes, RoleName, Volume, Wanted};
+use compute_node::admin::{AdminClient, Export, ProgramVolumes, RoleName, Volume, VolumeSet, Wanted};
 use serde::Serialize;
 use serde_json::json;
 use tempfile::NamedTempFile;
@@ -87,7 +87,7 @@ fn time(at: DateTime<Utc>) -> String {
 }
 
 /// The names are their owner's, so they are quoted and escaped.
-fn volumes(copy: &Copy) -> String {
+fn volumes(copy: &VolumeSet) -> String {
     let volume = |Volume { name, used_bytes, limit_bytes, .. }: &Volume| {
         format!("{name:?} {} of {}", size(*used_bytes), size(*limit_bytes))
     };
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn people_read_everything_and_no_control_characters() {
         let at = DateTime::from_timestamp(1_700_000_000, 0);
-        let copy = |epoch| Copy {
+        let copy = |epoch| VolumeSet {
             epoch: Epoch::new(epoch),
             volumes: vec![Volume {
                 name: "da\u{1b}ta".to_owned(),

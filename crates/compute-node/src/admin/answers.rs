@@ -25,7 +25,7 @@ pub struct ProgramVolumes {
     /// Until when everything is kept, of a forgotten program.
     pub kept_until: Option<DateTime<Utc>>,
     /// What the program writes, or wrote last.
-    pub live: Option<Copy>,
+    pub live: Option<VolumeSet>,
     /// Complete snapshots, the oldest first.
     pub snapshots: Vec<Snapshot>,
     /// What was live in former epochs, the oldest first.
@@ -58,7 +58,7 @@ pub enum RoleName {
 
 /// A copy of a program's volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Copy {
+pub struct VolumeSet {
     /// The epoch in which it was written.
     pub epoch: Epoch,
     /// Its volumes.
@@ -74,7 +74,7 @@ pub struct Snapshot {
     pub taken: Option<DateTime<Utc>>,
     /// What it is a copy of.
     #[serde(flatten)]
-    pub copy: Copy,
+    pub copy: VolumeSet,
 }
 
 /// A former live copy.
@@ -86,7 +86,7 @@ pub struct RecoveryPoint {
     pub kept_until: Option<DateTime<Utc>>,
     /// What it is a copy of.
     #[serde(flatten)]
-    pub copy: Copy,
+    pub copy: VolumeSet,
 }
 
 /// A volume of a copy.
@@ -127,7 +127,7 @@ impl ProgramVolumes {
             _ => None,
         };
         for Kept { what, epoch, taken, until, volumes } in copies {
-            let copy = Copy { epoch, volumes: volumes.into_iter().map(Volume::from).collect() };
+            let copy = VolumeSet { epoch, volumes: volumes.into_iter().map(Volume::from).collect() };
             match what {
                 Readable::Live(_) => self.live = Some(copy),
                 Readable::Snapshot(id) => self.snapshots.push(Snapshot { id, taken, copy }),

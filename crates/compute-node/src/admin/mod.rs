@@ -22,7 +22,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-pub use answers::{Copy, ProgramList, ProgramVolumes, RecoveryPoint, RoleName, Snapshot, Volume};
+pub use answers::{ProgramList, ProgramVolumes, RecoveryPoint, RoleName, Snapshot, Volume, VolumeSet};
 pub use client::{AdminClient, AdminError, Export, Wanted};
 
 use crate::programs::data::ProgramData;
