@@ -22,11 +22,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lease::BootTime;
-use protocol::data::{CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
+use protocol::data::{Branch, CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
 use protocol::{Epoch, NodeId, ProgramId};
 
 use super::restores::AskedRestore;
-use super::start::{Branch, DataStart, Loss, Writer};
+use super::start::{DataStart, Loss, Writer};
 
 /// Snapshots whose times are remembered: those that nodes report, and those that they had before.
 const DATED: usize = 8;
@@ -225,7 +225,7 @@ impl Data {
         let Some((node, epoch)) = self.last else { return Sources::Anywhere };
         if let Some((writer, _)) = self.live() {
             let copies = self.held.keys().filter(|node| **node != writer && self.is_exact(**node));
-            let base = DataBase::Copy { at_least: self.floor };
+            let base = DataBase::Copy { at_least: self.floor, branch: self.branch };
             let copies = copies.map(|node| (*node, base)).collect();
             return Sources::On(vec![vec![(writer, DataBase::Own { epoch })], copies]);
         }
@@ -236,7 +236,7 @@ impl Data {
             .filter_map(|(node, held)| Some((held.copy.as_ref()?.newest, *node)))
             .collect();
         copies.sort_unstable_by(|a, b| b.cmp(a));
-        let base = |newest| DataBase::Copy { at_least: Some(newest) };
+        let base = |newest| DataBase::Copy { at_least: Some(newest), branch: self.branch };
         match (copies.is_empty(), self.on_loss) {
             (false, _) => Sources::On(copies.into_iter().map(|(newest, node)| vec![(node, base(newest))]).collect()),
             (true, OnLoss::Fresh) => Sources::Anywhere,
@@ -312,7 +312,7 @@ impl Data {
         match self.before {
             None => DataBase::Empty,
             Some((writer, epoch)) if writer == node => DataBase::Own { epoch },
-            Some(_) => DataBase::Copy { at_least: None },
+            Some(_) => DataBase::Copy { at_least: None, branch: self.branch },
         }
     }
 
@@ -348,11 +348,11 @@ impl Data {
         let until = match self.base {
             // Which set the newest of the archive was is not known here: older than all that is not in it.
             Some(DataBase::Empty | DataBase::Archive { snapshot: None }) => None,
-            Some(DataBase::Copy { at_least: Some(snapshot) } | DataBase::Archive { snapshot: Some(snapshot) }) => {
+            Some(DataBase::Copy { at_least: Some(snapshot), .. } | DataBase::Archive { snapshot: Some(snapshot) }) => {
                 Some(snapshot)
             }
             // All that its node has, or nobody knows.
-            Some(DataBase::Own { .. } | DataBase::Copy { at_least: None }) | None => return,
+            Some(DataBase::Own { .. } | DataBase::Copy { at_least: None, .. }) | None => return,
         };
         let branch = Branch { until, since: epoch };
         self.branch = Some(branch);

@@ -57,7 +57,7 @@ pub use event::{
     AskedMove, Cause, Command, ConnectionId, Event, Gone, Notice, OpenAssignment, Origin, Proof, Registration,
     Restored, Write,
 };
-pub use start::{Branch, DataStart, Loss, Writer};
+pub use start::{DataStart, Loss, Writer};
 
 use assignment::{Program, Stage};
 use brake::{Brake, BrakePolicy};

@@ -2,27 +2,10 @@
 
 use std::time::Duration;
 
-use protocol::data::{DataBase, SnapshotId};
+use protocol::data::{Branch, DataBase, SnapshotId};
 use protocol::history::Fact;
 use protocol::{Epoch, NodeId, ProgramId};
 use serde::{Deserialize, Serialize};
-
-/// Copies of epochs before `since` count up to `until` only: the program went on from there, and what others wrote after it
-/// is not what it knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Branch {
-    /// What it went on with; `None` for nothing.
-    pub until: Option<SnapshotId>,
-    /// The epoch that went on.
-    pub since: Epoch,
-}
-
-impl Branch {
-    /// Whether a snapshot was taken of writes that the program does not know any more.
-    pub(super) fn cuts_off(self, snapshot: SnapshotId) -> bool {
-        snapshot.epoch < self.since && Some(snapshot) > self.until
-    }
-}
 
 /// What the volumes of a program hold when an assignment begins. The database keeps it in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use protocol::data::{DataBase, SnapshotId};
+use protocol::data::{Branch, DataBase, SnapshotId};
 use protocol::history::{Entry, Fact};
 use protocol::operation::Operation;
 use protocol::{Account, Epoch};
 
 use super::{Fixture, WAIT, assign, close, node, order, program};
-use crate::core::{Branch, DataStart, Gone, Loss, Write};
+use crate::core::{DataStart, Gone, Loss, Write};
 
 /// An assignment that goes on with an older copy.
 fn assign_with(number: u8, to: u8, start: DataStart, loss: Option<Loss>) -> Write {
@@ -23,7 +23,7 @@ fn assign_with(number: u8, to: u8, start: DataStart, loss: Option<Loss>) -> Writ
 #[tokio::test]
 async fn what_an_assignment_starts_with_is_known_after_a_restart_and_what_it_costs_is_in_the_history() {
     let snapshot = SnapshotId::new(Epoch::FIRST, 7);
-    let base = DataBase::Copy { at_least: Some(snapshot) };
+    let base = DataBase::Copy { at_least: Some(snapshot), branch: None };
     let branch = Some(Branch { until: None, since: Epoch::FIRST });
     let start = DataStart { base, branch };
     let at_most = Some(Duration::from_micros(1500));
