@@ -199,6 +199,56 @@ impl FileHasher {
     }
 }
 
+/// Checks bytes that come one after the other against a name. For a SHA-256 this costs no more than that.
+#[derive(Debug)]
+pub struct FileCheck {
+    name: FileName,
+    hashing: Hashing,
+}
+
+#[derive(Debug)]
+enum Hashing {
+    Plain(Sha256),
+    Tree(Box<FileHasher>),
+}
+
+impl FileCheck {
+    /// There are no bytes yet.
+    pub fn new(name: FileName) -> Self {
+        let hashing = match name {
+            FileName::Sha256(_) => Hashing::Plain(Sha256::new()),
+            FileName::DagPb(_) => Hashing::Tree(Box::default()),
+        };
+        Self { name, hashing }
+    }
+
+    /// These bytes come next.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.hashing {
+            Hashing::Plain(sha256) => sha256.update(bytes),
+            Hashing::Tree(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// There are no more bytes.
+    ///
+    /// # Errors
+    /// What the bytes are called instead. They are called so, too, when the name is that of a tree which was cut otherwise
+    /// than `ipfs add` does.
+    pub fn finish(self) -> Result<(), FileName> {
+        match self.hashing {
+            Hashing::Plain(sha256) => {
+                let actual = FileHash::from_bytes(sha256.finalize().into()).into();
+                if actual == self.name { Ok(()) } else { Err(actual) }
+            }
+            Hashing::Tree(hasher) => {
+                let names = hasher.finish();
+                if names.contain(self.name) { Ok(()) } else { Err(names.v0) }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,6 +382,19 @@ mod tests {
         assert_eq!(names, FileNames::of(&bytes));
         assert!(names.all().into_iter().all(|name| names.contain(name)));
         assert!(!names.contain(FileNames::of(b"").v0));
+        let check = |name, bytes: &[u8]| {
+            let mut check = FileCheck::new(name);
+            bytes.chunks(1000).for_each(|part| check.update(part));
+            check.finish()
+        };
+        let mut wrong = bytes.clone();
+        wrong[CHUNK] ^= 1;
+        let others = FileNames::of(&wrong);
+        for (name, other) in [(names.sha256.into(), others.sha256.into()), (names.v0, others.v0), (names.v1, others.v0)]
+        {
+            assert_eq!(check(name, &bytes), Ok(()));
+            assert_eq!(check(name, &wrong), Err(other));
+        }
         assert_ne!(names.v0, names.v1);
     }
 }

@@ -25,7 +25,8 @@ const MAX_JSON_FILE_BYTES: u64 = 25 * 1024 * 1024;
 
 /// The name of a file, a SHA-256 or a CID.
 fn name(hash: &str) -> Answer<FileName> {
-    hash.parse().map_err(|error: FileNameError| ApiError::bad_request(format!("'{hash}' is no hash of a file: {error}")))
+    hash.parse()
+        .map_err(|error: FileNameError| ApiError::bad_request(format!("'{hash}' is no hash of a file: {error}")))
 }
 
 /// A file that is there.

@@ -182,7 +182,9 @@ impl<'a> Cbor<'a> {
         let first = self.take(1)?[0];
         let number = match first & 0x1f {
             small @ 0..=23 => u64::from(small),
-            size @ 24..=27 => self.take(1 << (size - 24))?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
+            size @ 24..=27 => {
+                self.take(1 << (size - 24))?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+            }
             _ => return Err(CarError::Header),
         };
         Ok((first >> 5, number))

@@ -1,8 +1,8 @@
 //! The content of a message by its type, and what lists and streams filter by.
 
 use protocol::message::{
-    AggregateContent, ContentError, Envelope, ErrorCode, ForgetContent, ItemType, MessageType, PostContent, ProgramContent, StoreContent,
-    parse_content,
+    AggregateContent, ContentError, Envelope, ErrorCode, ForgetContent, ItemType, MessageType, PostContent,
+    ProgramContent, StoreContent, parse_content,
 };
 use protocol::{Address, FileName};
 use serde_json::{Value, json};
@@ -102,9 +102,10 @@ pub(crate) fn file_name(envelope: &Envelope) -> Result<FileName, Rejection> {
                         with storage/add_json and item_type 'storage'";
         return Err(Rejection::new(ErrorCode::InvalidFormat, sentence));
     }
-    envelope.item_hash.parse().map_err(|error: protocol::FileNameError| {
-        Rejection::new(ErrorCode::InvalidFormat, error.to_string())
-    })
+    envelope
+        .item_hash
+        .parse()
+        .map_err(|error: protocol::FileNameError| Rejection::new(ErrorCode::InvalidFormat, error.to_string()))
 }
 
 /// Checks the length of a content in a file.

@@ -1,8 +1,8 @@
 //! STORE: publishes a file, or a new version of one.
 
-use protocol::{Address, FileName};
 use protocol::api::message_node::Price;
 use protocol::message::{ErrorCode, ItemType, StoreContent};
+use protocol::{Address, FileName};
 use rust_decimal::Decimal;
 use serde_json::json;
 

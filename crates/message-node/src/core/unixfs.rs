@@ -114,7 +114,8 @@ impl Node {
         }
         let content = data.data.unwrap_or_default();
         let bytes = data.blocksizes.iter().try_fold(content.len() as u64, |sum, size| sum.checked_add(*size));
-        let bytes = bytes.filter(|bytes| data.filesize.is_none_or(|said| said == *bytes)).ok_or(TreeError::Length(name))?;
+        let bytes =
+            bytes.filter(|bytes| data.filesize.is_none_or(|said| said == *bytes)).ok_or(TreeError::Length(name))?;
         let links = node.links.iter().zip(data.blocksizes).map(|(link, size)| {
             let hash = link.hash.as_deref().unwrap_or_default();
             Ok((FileName::read_cid(&mut &*hash)?, size))

@@ -70,7 +70,9 @@ mod tests {
         std::fs::remove_file(path(b"lost")).unwrap();
         for _ in 0..2 {
             name_old_files(&files, &store).await.unwrap();
-            for (content, is_found) in [(b"old".as_slice(), true), (b"damaged", false), (b"DAMAGED", false), (b"lost", false)] {
+            for (content, is_found) in
+                [(b"old".as_slice(), true), (b"damaged", false), (b"DAMAGED", false), (b"lost", false)]
+            {
                 let name = FileNames::of(content).v0;
                 let found = store_files::find(&mut *store.read().await.unwrap(), name).await.unwrap();
                 assert_eq!(found.is_some(), is_found, "{content:?}");

@@ -71,7 +71,8 @@ pub(crate) async fn delete(db: &mut Connection, item_hash: &str) -> Stored<Optio
 }
 
 /// Rows with the size of their file; what is left is to say which.
-const SELECT: &str = "SELECT s.item_hash, s.address, COALESCE(s.named_as, s.file_hash) AS file_hash, s.ref, s.time_us, f.size
+const SELECT: &str =
+    "SELECT s.item_hash, s.address, COALESCE(s.named_as, s.file_hash) AS file_hash, s.ref, s.time_us, f.size
      FROM stores s JOIN files f ON f.hash = s.file_hash WHERE ";
 
 /// A message in force.

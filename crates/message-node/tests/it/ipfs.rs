@@ -158,9 +158,8 @@ async fn the_message_may_come_with_the_file_and_says_which_cid_it_means() {
 async fn bad_uploads_are_refused_with_what_is_wrong() {
     let (node, account) = (TestNode::start().await, Account::generate());
     let cid = FileNames::of(b"x").v0.to_string();
-    let with_message = |message: &Envelope| {
-        Form::new().part("file", file_part(b"x")).text("metadata", metadata(message, true))
-    };
+    let with_message =
+        |message: &Envelope| Form::new().part("file", file_part(b"x")).text("metadata", metadata(message, true));
     let storage = store(&account, &FileNames::of(b"x").sha256.to_string(), json!({}));
     let other = ipfs_store(&account, &FileNames::of(b"other").v0.to_string(), json!({}));
     let right = ipfs_store(&account, &cid, json!({}));
@@ -319,7 +318,10 @@ async fn contents_of_messages_may_be_on_ipfs_and_keep_their_bytes() {
     assert_eq!(post_body(&node, "/api/v0/ipfs/add_json", "no json").await.status(), 422);
     node.accept(&on_ipfs(&account, MessageType::Post, &text, cid.clone())).await;
     let stored = node.get(&cid).await.message.unwrap();
-    assert_eq!((stored.envelope.item_type, stored.content.unwrap()["content"]["n"].clone()), (ItemType::Ipfs, json!(1)));
+    assert_eq!(
+        (stored.envelope.item_type, stored.content.unwrap()["content"]["n"].clone()),
+        (ItemType::Ipfs, json!(1))
+    );
     assert_eq!(node.client.item_content(&stored.envelope).await.unwrap(), text);
     let witness = post_body(&node, ADD_FILE, "witness").await.json::<Value>().await.unwrap()["hash"].clone();
     eventually(async || (!is_there(&node, witness.as_str().unwrap()).await).then_some(())).await;
