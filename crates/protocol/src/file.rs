@@ -149,24 +149,68 @@ impl FileNames {
         hasher.finish()
     }
 
+    /// What the hashers of [`NameHasher::all`] found, in that order.
+    ///
+    /// # Panics
+    /// When the first one is no SHA-256: then the order is another.
+    pub fn found([sha256, v0, v1]: [FileName; 3]) -> Self {
+        let FileName::Sha256(sha256) = sha256 else { panic!("the first name is the SHA-256") };
+        Self { sha256, v0, v1 }
+    }
+
     /// Whether this is one of them.
     pub fn contain(&self, name: FileName) -> bool {
         self.all().contains(&name)
     }
 
-    /// All of them; one may occur twice.
+    /// All of them, by SHA-256 first; one may occur twice.
     pub fn all(&self) -> [FileName; 3] {
         [self.sha256.into(), self.v0, self.v1]
     }
 }
 
-/// Finds the names of bytes that come one after the other. Needs about half a megabyte, and 200 bytes for each 256 KiB.
+/// Finds one name of bytes that come one after the other. Hashing is what takes time, so that whoever has many bytes gives
+/// each its own thread.
 #[derive(Debug)]
-pub struct FileHasher {
-    sha256: Sha256,
-    wrapped: Hasher,
-    raw: Hasher,
+pub struct NameHasher(Hashing);
+
+#[derive(Debug)]
+enum Hashing {
+    Plain(Sha256),
+    /// Needs a quarter of a megabyte, and about 100 bytes for each 256 KiB.
+    Tree(Hasher),
 }
+
+impl NameHasher {
+    /// For all names; [`FileNames::found`] takes what they find in this order.
+    pub fn all() -> [Self; 3] {
+        let trees = [Hasher::for_ipfs(), Hasher::for_ipfs_v1_raw_leaves()].map(Hashing::Tree);
+        let [wrapped, raw] = trees;
+        [Hashing::Plain(Sha256::new()), wrapped, raw].map(Self)
+    }
+
+    /// These bytes come next.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Hashing::Plain(sha256) => sha256.update(bytes),
+            Hashing::Tree(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// There are no more bytes.
+    pub fn finish(self) -> FileName {
+        match self.0 {
+            Hashing::Plain(sha256) => FileName::Sha256(FileHash::from_bytes(sha256.finalize().into())),
+            Hashing::Tree(hasher) => {
+                hasher.finalize().as_str().parse().expect("what the hasher makes is a CID of a file")
+            }
+        }
+    }
+}
+
+/// Finds all names of bytes that come one after the other.
+#[derive(Debug)]
+pub struct FileHasher([NameHasher; 3]);
 
 impl Default for FileHasher {
     fn default() -> Self {
@@ -177,25 +221,19 @@ impl Default for FileHasher {
 impl FileHasher {
     /// There are no bytes yet.
     pub fn new() -> Self {
-        Self { sha256: Sha256::new(), wrapped: Hasher::for_ipfs(), raw: Hasher::for_ipfs_v1_raw_leaves() }
+        Self(NameHasher::all())
     }
 
     /// These bytes come next.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.sha256.update(bytes);
-        self.wrapped.update(bytes);
-        self.raw.update(bytes);
+        for hasher in &mut self.0 {
+            hasher.update(bytes);
+        }
     }
 
     /// There are no more bytes.
     pub fn finish(self) -> FileNames {
-        let name =
-            |hasher: Hasher| hasher.finalize().as_str().parse().expect("what the hasher makes is a CID of a file");
-        FileNames {
-            sha256: FileHash::from_bytes(self.sha256.finalize().into()),
-            v0: name(self.wrapped),
-            v1: name(self.raw),
-        }
+        FileNames::found(self.0.map(NameHasher::finish))
     }
 }
 
@@ -203,30 +241,25 @@ impl FileHasher {
 #[derive(Debug)]
 pub struct FileCheck {
     name: FileName,
-    hashing: Hashing,
-}
-
-#[derive(Debug)]
-enum Hashing {
-    Plain(Sha256),
-    Tree(Box<FileHasher>),
+    /// For those names that it may be.
+    hashers: Vec<NameHasher>,
 }
 
 impl FileCheck {
     /// There are no bytes yet.
     pub fn new(name: FileName) -> Self {
-        let hashing = match name {
-            FileName::Sha256(_) => Hashing::Plain(Sha256::new()),
-            FileName::DagPb(_) => Hashing::Tree(Box::default()),
+        let [sha256, wrapped, raw] = NameHasher::all();
+        let hashers = match name {
+            FileName::Sha256(_) => vec![sha256],
+            FileName::DagPb(_) => vec![wrapped, raw],
         };
-        Self { name, hashing }
+        Self { name, hashers }
     }
 
     /// These bytes come next.
     pub fn update(&mut self, bytes: &[u8]) {
-        match &mut self.hashing {
-            Hashing::Plain(sha256) => sha256.update(bytes),
-            Hashing::Tree(hasher) => hasher.update(bytes),
+        for hasher in &mut self.hashers {
+            hasher.update(bytes);
         }
     }
 
@@ -236,16 +269,8 @@ impl FileCheck {
     /// What the bytes are called instead. They are called so, too, when the name is that of a tree which was cut otherwise
     /// than `ipfs add` does.
     pub fn finish(self) -> Result<(), FileName> {
-        match self.hashing {
-            Hashing::Plain(sha256) => {
-                let actual = FileHash::from_bytes(sha256.finalize().into()).into();
-                if actual == self.name { Ok(()) } else { Err(actual) }
-            }
-            Hashing::Tree(hasher) => {
-                let names = hasher.finish();
-                if names.contain(self.name) { Ok(()) } else { Err(names.v0) }
-            }
-        }
+        let names: Vec<_> = self.hashers.into_iter().map(NameHasher::finish).collect();
+        if names.contains(&self.name) { Ok(()) } else { Err(names[0]) }
     }
 }
 

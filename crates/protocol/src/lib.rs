@@ -21,5 +21,5 @@ pub mod signed_request;
 
 pub use account::Account;
 pub use address::Address;
-pub use file::{FileCheck, FileHasher, FileName, FileNameError, FileNames};
+pub use file::{FileCheck, FileHasher, FileName, FileNameError, FileNames, NameHasher};
 pub use id::{BootId, Epoch, FileHash, NodeId, ProgramId};

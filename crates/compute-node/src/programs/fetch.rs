@@ -235,3 +235,28 @@ fn refuse_unsupported(program: &Program, has_pool: bool) -> Result<(), Failure> 
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::{FileHash, FileNames};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn files_are_called_by_a_sha256_or_a_cid_and_nothing_else() {
+        let name = |item_type: &str, hash: &str| {
+            let content = json!({"address": "0x1", "time": 1, "item_type": item_type, "item_hash": hash});
+            file_name(&serde_json::from_value(content).unwrap(), "code")
+        };
+        let cid = FileNames::of(b"x").v0;
+        assert_eq!(name("storage", &FileHash::of(b"x").to_string()), Ok(FileHash::of(b"x").into()));
+        assert_eq!(name("ipfs", &cid.to_string()), Ok(cid));
+        assert_eq!(name("ipfs", &cid.to_cid_v1()), Ok(cid));
+        for (item_type, hash) in [("inline", cid.to_string()), ("ipfs", "../../x".into()), ("storage", "ab".into())] {
+            let failure = name(item_type, &hash).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Unavailable);
+            assert!(failure.message.starts_with("the code cannot be fetched: "), "{}", failure.message);
+        }
+    }
+}

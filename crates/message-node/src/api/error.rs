@@ -174,6 +174,7 @@ impl From<UploadError> for ApiError {
         match error {
             UploadError::TooLarge { .. } => Self::too_large(error.to_string()),
             UploadError::Write(_) => Self::internal(&error),
+            UploadError::Stopping => Self::busy(error.to_string()),
         }
     }
 }

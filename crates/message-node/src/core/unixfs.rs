@@ -11,7 +11,8 @@
 //! A small tree can stand for very many bytes, because blocks may occur in it more than once. So the walk counts.
 
 use bytes::Bytes;
-use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+use prost::{DecodeError, Message};
 use protocol::{FileName, FileNameError};
 
 /// Levels of a tree. Those of kubo with 174 links a node have 3 levels up to 7 GiB.
@@ -53,6 +54,20 @@ struct PbNode {
     links: Vec<PbLink>,
     #[prost(bytes = "bytes", optional, tag = "1")]
     data: Option<Bytes>,
+}
+
+/// The field of a node that is a link.
+const LINKS: u32 = 2;
+
+/// How often a field occurs, without reading what is in it.
+fn count(mut bytes: Bytes, field: u32) -> Result<usize, DecodeError> {
+    let mut found = 0;
+    while !bytes.is_empty() {
+        let (tag, wire_type) = decode_key(&mut bytes)?;
+        skip_field(wire_type, tag, &mut bytes, DecodeContext::default())?;
+        found += usize::from(tag == field);
+    }
+    Ok(found)
 }
 
 /// A link as it is written. Its name and the size of what it leads to are of no use here.
@@ -98,6 +113,10 @@ impl Node {
             return Ok(Self { bytes: block.len() as u64, data: block, links: Vec::new() });
         }
         let malformed = |why: String| TreeError::Malformed(name, why);
+        // A link may be written in two bytes and takes twenty times as many when it is read.
+        if count(block.clone(), LINKS).map_err(|e| malformed(e.to_string()))? > MAX_LINKS {
+            return Err(TreeError::TooLarge("8192 links in a node"));
+        }
         let node = PbNode::decode(block).map_err(|e| malformed(e.to_string()))?;
         let data = node.data.ok_or_else(|| malformed("it has no data".to_owned()))?;
         let data = PbData::decode(data).map_err(|e| malformed(e.to_string()))?;
@@ -105,9 +124,6 @@ impl Node {
             kind::FILE | kind::RAW => {}
             kind::DIRECTORY | kind::SHARD => return Err(TreeError::Directory),
             other => return Err(TreeError::Kind(other)),
-        }
-        if node.links.len() > MAX_LINKS {
-            return Err(TreeError::TooLarge("8192 links in a node"));
         }
         if node.links.len() != data.blocksizes.len() {
             return Err(malformed(format!("{} links, {} sizes", node.links.len(), data.blocksizes.len())));
@@ -265,5 +281,7 @@ pub(crate) mod tests {
         assert_eq!(tower(16, 1), Err(TreeError::TooLarge("16 levels")));
         assert_eq!(tower(10, 10), Err(TreeError::TooLarge("262144 nodes")));
         assert_eq!(tower(1, MAX_LINKS + 1), Err(TreeError::TooLarge("8192 links in a node")));
+        let empty_links = [0x12, 0].repeat(1 << 20);
+        assert_eq!(file(&[(DAG_PB_CODEC, &empty_links)]), Err(TreeError::TooLarge("8192 links in a node")));
     }
 }

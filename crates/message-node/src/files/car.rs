@@ -76,7 +76,7 @@ mod tests {
         let name = FileName::read_cid(&mut &*cid_of(DAG_PB_CODEC, &root)).unwrap();
         assert!(!file.names.contain(name) && file.all_names().contains(&name));
         files.publish(file, &store, 0).await.unwrap();
-        let found = store_files::find(&mut *store.read().await.unwrap(), name).await.unwrap().unwrap();
+        let found = store_files::find(&mut store.read().await.unwrap(), name).await.unwrap().unwrap();
         assert_eq!(files.bytes(&found.hash).await.unwrap(), content);
     }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod car;
 pub(crate) mod collect;
+mod hashing;
 mod naming;
 mod upload;
 
@@ -189,11 +190,11 @@ mod tests {
         files.publish(upload(&files, b"another").await, &store, 0).await.unwrap();
         let expected = files::Found { hash: names.sha256.to_string(), bytes: 11 };
         for name in names.all().into_iter().chain([own_tree]) {
-            let found = files::find(&mut *store.read().await.unwrap(), name).await.unwrap();
+            let found = files::find(&mut store.read().await.unwrap(), name).await.unwrap();
             assert_eq!(found.as_ref(), Some(&expected), "{name}");
         }
         let unknown = FileName::DagPb([8; 32]);
-        assert_eq!(files::find(&mut *store.read().await.unwrap(), unknown).await.unwrap(), None);
+        assert_eq!(files::find(&mut store.read().await.unwrap(), unknown).await.unwrap(), None);
         let kept = walk(&folder.path().join("files"));
         assert_eq!(kept.len(), 2, "{kept:?}");
     }

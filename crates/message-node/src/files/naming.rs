@@ -74,7 +74,7 @@ mod tests {
                 [(b"old".as_slice(), true), (b"damaged", false), (b"DAMAGED", false), (b"lost", false)]
             {
                 let name = FileNames::of(content).v0;
-                let found = store_files::find(&mut *store.read().await.unwrap(), name).await.unwrap();
+                let found = store_files::find(&mut store.read().await.unwrap(), name).await.unwrap();
                 assert_eq!(found.is_some(), is_found, "{content:?}");
             }
         }

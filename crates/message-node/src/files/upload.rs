@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::path::Path as Location;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, WriteMultipart};
-use protocol::{FileHasher, FileName, FileNames};
+use protocol::{FileName, FileNames};
+
+use super::hashing::{Hashing, Stopping};
 
 /// Bytes that are written at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -25,6 +27,15 @@ pub(crate) enum UploadError {
     /// The file store failed.
     #[error("the file could not be written: {0}")]
     Write(#[from] object_store::Error),
+    /// The node ends.
+    #[error("the node is stopping; try again in a few seconds")]
+    Stopping,
+}
+
+impl From<Stopping> for UploadError {
+    fn from(_: Stopping) -> Self {
+        Self::Stopping
+    }
 }
 
 /// Bytes that are being written under a temporary name. Dropping it leaves nothing behind.
@@ -116,7 +127,7 @@ impl Spool {
 /// A file that is being written and hashed. Dropping it leaves nothing behind.
 pub(crate) struct Upload {
     spool: Spool,
-    hasher: FileHasher,
+    hashing: Hashing,
 }
 
 /// A file that was written under a temporary name. Dropping it deletes it.
@@ -148,7 +159,7 @@ impl StagedFile {
 
 impl Upload {
     pub(super) fn new(spool: Spool) -> Self {
-        Self { spool, hasher: FileHasher::new() }
+        Self { spool, hashing: Hashing::start() }
     }
 
     /// Adds bytes.
@@ -158,7 +169,7 @@ impl Upload {
     pub(crate) async fn write(&mut self, chunk: Bytes) -> Result<(), UploadError> {
         let bytes = chunk.clone();
         self.spool.write(chunk).await?;
-        self.hasher.update(&bytes);
+        self.hashing.update(bytes).await?;
         Ok(())
     }
 
@@ -173,6 +184,6 @@ impl Upload {
     /// When it could not be written.
     pub(crate) async fn finish(self) -> Result<StagedFile, UploadError> {
         let spooled = self.spool.finish().await?;
-        Ok(StagedFile { names: self.hasher.finish(), root: None, spooled })
+        Ok(StagedFile { names: self.hashing.finish().await?, root: None, spooled })
     }
 }
