@@ -81,9 +81,11 @@ impl Publisher {
     pub async fn program(&self, code: &str, runtime: &str, changes: Value) -> String {
         let mut content = json!({
             "address": self.account.address(), "time": MessageTime::now(), "allow_amend": true,
-            "type": "vm-function", "environment": {}, "volumes": [],
+            // All fields, because others compare what they read with what was sent (`aleph-message`).
+            "type": "vm-function", "volumes": [],
+            "environment": { "reproducible": false, "internet": false, "aleph_api": false, "shared_cache": false },
             "resources": { "memory": 128, "vcpus": 1, "seconds": 30 },
-            "code": { "encoding": "plain", "entrypoint": "main:app", "ref": code },
+            "code": { "encoding": "plain", "entrypoint": "main:app", "ref": code, "use_latest": false },
             "runtime": { "ref": runtime, "use_latest": true, "comment": "" }, "on": { "http": true },
         });
         merge(&mut content, changes);

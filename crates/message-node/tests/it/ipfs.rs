@@ -292,6 +292,24 @@ async fn files_stay_as_long_as_one_of_their_names_is_referred_to() {
     assert!(is_there(&node, &names[2]).await, "it may come again");
 }
 
+#[tokio::test]
+async fn files_from_before_cids_were_kept_get_theirs() {
+    use sqlx::{Connection, SqliteConnection};
+    let (node, account) = (TestNode::start().await, Account::generate());
+    let content = pattern(300_000);
+    node.publish(&account, &content).await;
+    let (config, folder) = node.stop().await;
+    let path = config.data_dir.join("messages.sqlite");
+    let mut db = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    sqlx::query("DELETE FROM file_cids").execute(&mut db).await.unwrap();
+    db.close().await.unwrap();
+    let node = TestNode::launch(config, folder).await.unwrap();
+    for name in all_names(&content) {
+        eventually(async || is_there(&node, &name).await.then_some(())).await;
+    }
+    node.accept(&ipfs_store(&account, &all_names(&content)[2], json!({}))).await;
+}
+
 /// A message whose content is on IPFS.
 fn on_ipfs(account: &Account, message_type: MessageType, content: &str, item_hash: String) -> Envelope {
     let mut envelope = sign(account, message_type, content.to_owned());
