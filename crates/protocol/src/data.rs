@@ -129,12 +129,32 @@ pub enum DataBase {
     Copy {
         /// Not with an older one than this.
         at_least: Option<SnapshotId>,
+        /// Nor with one of writes that the program does not know any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        branch: Option<Branch>,
     },
     /// With what the message node's archive has of its volumes with the persistence `store`; others are empty.
     Archive {
         /// With this set; `None` for the newest that can be restored.
         snapshot: Option<SnapshotId>,
     },
+}
+
+/// Snapshots of epochs before `since` count up to `until` only: the program went on from there, and what others wrote after it
+/// is not what it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    /// What it went on with; `None` for nothing.
+    pub until: Option<SnapshotId>,
+    /// The epoch that went on.
+    pub since: Epoch,
+}
+
+impl Branch {
+    /// Whether a snapshot was taken of writes that the program does not know any more.
+    pub fn cuts_off(self, snapshot: SnapshotId) -> bool {
+        snapshot.epoch < self.since && Some(snapshot) > self.until
+    }
 }
 
 /// What a node says about the data of one program.
@@ -186,7 +206,7 @@ mod tests {
 
     #[test]
     fn orders_are_told_apart_in_json() {
-        let base = DataBase::Copy { at_least: Some(SnapshotId::new(Epoch::new(3), 17)) };
+        let base = DataBase::Copy { at_least: Some(SnapshotId::new(Epoch::new(3), 17)), branch: None };
         let entry = DataEntry {
             program: ProgramId::from_bytes([1; 32]),
             epoch: Epoch::new(4),

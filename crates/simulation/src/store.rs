@@ -8,7 +8,9 @@ use std::time::Duration;
 use chrono::DateTime;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::{LeaderEpoch, LeaderRow};
-use scheduler::core::{AskedMove, Cause, Event, OpenAssignment, ProgramSpec, Proof, Registration, Restored, Write};
+use scheduler::core::{
+    AskedMove, Cause, Event, Loss, OpenAssignment, ProgramSpec, Proof, Registration, Restored, Write, Writer,
+};
 
 use crate::chance::Chance;
 use crate::time::Moment;
@@ -20,7 +22,7 @@ const MAX_COPIES: usize = 4;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Database {
     epochs: BTreeMap<ProgramId, Epoch>,
-    open: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    open: BTreeMap<ProgramId, Writer>,
     programs: BTreeMap<ProgramId, Arc<ProgramSpec>>,
     nodes: BTreeMap<NodeId, Registration>,
     lease_wait: Option<Duration>,
@@ -29,12 +31,14 @@ pub(crate) struct Database {
     draining: BTreeMap<NodeId, String>,
     moves: BTreeMap<ProgramId, AskedMove>,
     /// The newest closed assignment of each program that may have written, and who keeps copies.
-    writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    writers: BTreeMap<ProgramId, Writer>,
     standbys: BTreeMap<ProgramId, NodeId>,
     /// What nodes stated to have started.
     pub(crate) seen: BTreeSet<(ProgramId, Epoch)>,
     /// Programs that were dropped, for the checker.
     forgotten: Vec<ProgramId>,
+    /// What the starts cost that were written down, for the checker.
+    losses: Vec<(ProgramId, Epoch, Loss)>,
 }
 
 impl Database {
@@ -45,17 +49,24 @@ impl Database {
                 self.remember(spec);
                 None
             }
-            Write::Assign { spec, node, at_least, .. } => {
+            Write::Assign { spec, node, at_least, start, loss, .. } => {
                 self.remember(spec);
-                let (node, epoch) = self.assign(spec.id, *node, *at_least, clock_epoch);
-                Some(Event::Stored { program: spec.id, node, epoch })
+                let (program, counted) = (spec.id, self.next_epoch(spec.id).max(*at_least));
+                let (epochs, losses) = (&mut self.epochs, &mut self.losses);
+                let Writer { node, epoch, .. } = *self.open.entry(program).or_insert_with(|| {
+                    let epoch = clock_epoch.unwrap_or(counted);
+                    epochs.insert(program, epoch);
+                    losses.extend(loss.map(|loss| (program, epoch, loss)));
+                    Writer { program, node: *node, epoch, start: *start }
+                });
+                Some(Event::Stored { program, node, epoch })
             }
             Write::Close { program, epoch, cause, proof, .. } => {
-                if let Some((node, _)) = self.open.get(program).copied().filter(|(_, open)| open == epoch) {
+                if let Some(open) = self.open.get(program).copied().filter(|open| open.epoch == *epoch) {
                     self.open.remove(program);
                     let may_have_written = !matches!(proof, Proof::NeverGranted | Proof::Refused);
                     if may_have_written && *cause != Cause::Refused {
-                        self.writers.insert(*program, (node, *epoch));
+                        self.writers.insert(*program, open);
                     }
                 }
                 Some(Event::Closed { program: *program, epoch: *epoch })
@@ -99,36 +110,25 @@ impl Database {
         }
     }
 
-    fn assign(
-        &mut self,
-        program: ProgramId,
-        node: NodeId,
-        at_least: Epoch,
-        clock_epoch: Option<Epoch>,
-    ) -> (NodeId, Epoch) {
-        let counted = self.epochs.get(&program).map_or(Epoch::FIRST, |epoch| epoch.next()).max(at_least);
-        let next = clock_epoch.unwrap_or(counted);
-        let epochs = &mut self.epochs;
-        *self.open.entry(program).or_insert_with(|| {
-            epochs.insert(program, next);
-            (node, next)
-        })
+    fn next_epoch(&self, program: ProgramId) -> Epoch {
+        self.epochs.get(&program).map_or(Epoch::FIRST, |epoch| epoch.next())
     }
 
     /// What a scheduler reads when it starts, in the transaction that notes how long its leases last.
     pub(crate) fn restore(&mut self, own_wait: Duration) -> Restored {
         let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
-        let open = self.open.iter().map(|(program, (node, epoch))| OpenAssignment {
-            program: *program,
-            node: *node,
-            epoch: *epoch,
+        let open = self.open.values().map(|open| OpenAssignment {
+            program: open.program,
+            node: open.node,
+            epoch: open.epoch,
             at: DateTime::UNIX_EPOCH,
-            was_seen: self.seen.contains(&(*program, *epoch)),
+            was_seen: self.seen.contains(&(open.program, open.epoch)),
+            start: open.start,
         });
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),
-            writers: self.writers.iter().map(|(program, (node, epoch))| (*program, *node, *epoch)).collect(),
+            writers: self.writers.values().copied().collect(),
             standbys: self.standbys.iter().map(|(program, node)| (*program, *node)).collect(),
             moves: self.moves.values().cloned().collect(),
             restores: Vec::new(),
@@ -143,7 +143,7 @@ impl Database {
 
     /// The assignments that are open.
     pub(crate) fn open(&self) -> impl Iterator<Item = (ProgramId, NodeId, Epoch)> + '_ {
-        self.open.iter().map(|(program, (node, epoch))| (*program, *node, *epoch))
+        self.open.values().map(|open| (open.program, open.node, open.epoch))
     }
 
     /// Who keeps copies of a program's data, as far as is known here.
@@ -153,12 +153,17 @@ impl Database {
 
     /// The newest assignment of a program that may have written.
     pub(crate) fn writer(&self, program: ProgramId) -> Option<(NodeId, Epoch)> {
-        self.open.get(&program).or_else(|| self.writers.get(&program)).copied()
+        self.open.get(&program).or_else(|| self.writers.get(&program)).map(|writer| (writer.node, writer.epoch))
     }
 
     /// The programs that were dropped since this was last asked.
     pub(crate) fn take_forgotten(&mut self) -> Vec<ProgramId> {
         std::mem::take(&mut self.forgotten)
+    }
+
+    /// What starts cost, as it was written down since this was last asked.
+    pub(crate) fn take_losses(&mut self) -> Vec<(ProgramId, Epoch, Loss)> {
+        std::mem::take(&mut self.losses)
     }
 
     /// An operator drains a node, or does so no more.
@@ -171,7 +176,7 @@ impl Database {
 
     /// Somebody wants a program to run elsewhere.
     pub(crate) fn ask_to_move(&mut self, program: ProgramId, to: Option<NodeId>, by: Address) {
-        if let Some((from, _)) = self.open.get(&program).copied() {
+        if let Some(from) = self.open.get(&program).map(|open| open.node) {
             let at = DateTime::UNIX_EPOCH;
             self.moves.insert(program, AskedMove { program, from, to, by, at });
         }

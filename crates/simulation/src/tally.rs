@@ -44,7 +44,6 @@ pub struct Tally {
     pub(crate) data_losses: u64,
     pub(crate) lost_writes: u64,
     pub(crate) unrecorded: u64,
-    pub(crate) unsure: u64,
     /// Programs with data that stayed on a node which was drained in a calm world, and those that moved.
     pub moves: [u64; 2],
     /// Programs that answered on when a leader died in a calm world, and those that did not.
@@ -93,7 +92,6 @@ impl Tally {
         self.data_losses += other.data_losses;
         self.lost_writes += other.lost_writes;
         self.unrecorded += other.unrecorded;
-        self.unsure += other.unsure;
         for (mine, theirs) in self.moves.iter_mut().zip(other.moves) {
             *mine += theirs;
         }
@@ -152,11 +150,8 @@ impl fmt::Display for Tally {
         let (lost, unrecorded) = (self.lost_writes, self.unrecorded);
         let [stayed, moved] = self.moves;
         writeln!(f, "drained in calm      {moved} programs with data moved, {stayed} stayed")?;
-        writeln!(
-            f,
-            "starts with less     {}, by {lost} writes; {unrecorded} that no scheduler knew of, {} with an overtaken copy",
-            self.data_losses, self.unsure
-        )?;
+        let losses = self.data_losses;
+        writeln!(f, "starts with less     {losses}, by {lost} writes; {unrecorded} that no scheduler knew of")?;
         writeln!(
             f,
             "programs             {}, taken back {}, new code {}",

@@ -79,8 +79,9 @@ pub fn plan(known: &Program, order: Option<&DataEntry>, epoch: Epoch) -> Result<
         DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
         DataBase::Own { .. } => Err(NoPlan::NotHere),
         DataBase::Archive { snapshot } => Ok(Plan::Restore(snapshot)),
-        DataBase::Copy { at_least } => {
-            let newest = known.sets().last().map(|set| set.id);
+        DataBase::Copy { at_least, branch } => {
+            let sets = known.sets().map(|set| set.id);
+            let newest = sets.filter(|id| branch.is_none_or(|branch| !branch.cuts_off(*id))).max();
             let newest = newest.filter(|id| at_least.is_none_or(|least| *id >= least));
             newest.map(Plan::Promote).ok_or(NoPlan::NotHere)
         }
@@ -107,6 +108,7 @@ pub fn sender(order: Option<&DataEntry>, epoch: Epoch, node: NodeId) -> Option<&
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
+    use protocol::data::Branch;
     use protocol::{Address, ProgramId};
     use volumes::SnapshotSet;
     use volumes::core::snapshot::Origin;
@@ -167,12 +169,21 @@ mod tests {
     #[test]
     fn the_newest_copy_is_promoted_unless_it_is_older_than_ordered() {
         let known = with_copies(&[snapshot(2, 9), snapshot(3, 4), snapshot(3, 5)]);
-        let copy = |at_least| plan(&known, Some(&live(4, DataBase::Copy { at_least })), Epoch::new(4));
+        let copy = |at_least| plan(&known, Some(&live(4, DataBase::Copy { at_least, branch: None })), Epoch::new(4));
         assert_eq!(copy(None), Ok(Plan::Promote(snapshot(3, 5))));
         assert_eq!(copy(Some(snapshot(3, 5))), Ok(Plan::Promote(snapshot(3, 5))));
         assert_eq!(copy(Some(snapshot(3, 6))), Err(NoPlan::NotHere));
-        let order = live(4, DataBase::Copy { at_least: None });
+        let order = live(4, DataBase::Copy { at_least: None, branch: None });
         assert_eq!(plan(&live_in(3), Some(&order), Epoch::new(4)), Err(NoPlan::NotHere), "what is live is no copy");
+    }
+
+    #[test]
+    fn a_copy_of_writes_that_were_lost_is_not_promoted_however_new_it_looks() {
+        let known = with_copies(&[snapshot(2, 5), snapshot(2, 6)]);
+        let branch = Some(Branch { until: Some(snapshot(2, 5)), since: Epoch::new(3) });
+        let copy = |at_least| plan(&known, Some(&live(4, DataBase::Copy { at_least, branch })), Epoch::new(4));
+        assert_eq!(copy(Some(snapshot(2, 5))), Ok(Plan::Promote(snapshot(2, 5))));
+        assert_eq!(copy(Some(snapshot(2, 6))), Err(NoPlan::NotHere));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use protocol::network::program_url;
 use protocol::{NodeId, ProgramId};
 
 use super::iso;
-use crate::core::data::Loss;
+use crate::core::Loss;
 use crate::core::desired::Needs;
 use crate::core::moves::MoveEnd;
 use crate::core::placement::left;

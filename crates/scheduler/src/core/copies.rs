@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use protocol::control::Heartbeat;
 use protocol::data::{DataBase, DataEntry, DataOrder};
-use protocol::history::Fact;
 use protocol::{NodeId, ProgramId};
 
 use super::Scheduler;
@@ -144,24 +143,16 @@ impl Scheduler {
     pub(super) fn data_starts(&mut self, turn: &mut Turn, id: ProgramId, node: NodeId) {
         let base = self.base_on(id, node);
         self.set_keeper(turn, id, |data| {
-            let base = base.unwrap_or_else(|| data.base_after_restart(node));
+            let base = base.unwrap_or_else(|| data.unknown_base(node));
             data.starts(node, base);
         });
     }
 
-    /// Records what the start cost, if anything is lost.
-    pub(super) fn record_loss(&self, turn: &mut Turn, id: ProgramId) {
-        let Some(program) = self.programs.get(&id) else { return };
-        let (Some(data), Some(assignment)) = (&program.data, program.stage.assignment()) else { return };
-        let Some(loss) = data.loss else { return };
-        turn.notice(Notice::DataLost { program: id, loss });
-        // Rounded up: a loss is never said to be less than it is.
-        let at_most_ms =
-            loss.at_most.map(|time| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-        let fact =
-            Fact::DataLost { of: loss.epoch, snapshot: loss.snapshot, from_archive: loss.from_archive, at_most_ms };
-        let (epoch, node) = (assignment.epoch, assignment.node);
-        turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
+    /// Tells what the start cost, if anything is lost.
+    pub(super) fn tell_loss(&self, turn: &mut Turn, id: ProgramId) {
+        if let Some(loss) = self.programs.get(&id).and_then(|program| program.data.as_ref()?.loss) {
+            turn.notice(Notice::DataLost { program: id, loss });
+        }
     }
 
     /// Brings what the nodes are told about its data up to date.

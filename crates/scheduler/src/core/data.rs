@@ -22,10 +22,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lease::BootTime;
-use protocol::data::{CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
-use protocol::{Epoch, NodeId};
+use protocol::data::{Branch, CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
+use protocol::{Epoch, NodeId, ProgramId};
 
 use super::restores::AskedRestore;
+use super::start::{DataStart, Loss, Writer};
 
 /// Snapshots whose times are remembered: those that nodes report, and those that they had before.
 const DATED: usize = 8;
@@ -40,19 +41,6 @@ pub enum OnLoss {
     Fresh,
     /// Wait for a while, then start with what the archive has: the program has volumes with the persistence `store`.
     Archive,
-}
-
-/// What a crash cost a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Loss {
-    /// The epoch whose last writes are lost.
-    pub epoch: Epoch,
-    /// What the program went on with; `None` for nothing, or for what the archive had.
-    pub snapshot: Option<SnapshotId>,
-    /// Whether it went on with the newest set of the archive.
-    pub from_archive: bool,
-    /// Writes of at most this long before its end are lost; `None` when all of them are, or when nobody knows.
-    pub at_most: Option<Duration>,
 }
 
 /// A copy on a node.
@@ -89,15 +77,16 @@ pub(super) struct Data {
     pub(super) dated: BTreeMap<SnapshotId, Option<BootTime>>,
     /// The newest snapshot that another node than the writer has complete, as far as this scheduler heard.
     pub(super) floor: Option<SnapshotId>,
-    /// Copies of epochs before this one count up to this snapshot only: the program went on from there, and what others wrote
-    /// after it is not what it knows.
-    pub(super) branch: Option<(Option<SnapshotId>, Epoch)>,
+    /// Which copies of earlier epochs do not count.
+    pub(super) branch: Option<Branch>,
     /// Whether it heard that from a node that knows: the writer, or the confirmed standby.
     pub(super) is_floor_known: bool,
     /// Whether the keeper will not keep it any longer, and another has to be found.
     pub(super) is_keeper_gone: bool,
     /// What the current assignment starts with.
     pub(super) base: Option<DataBase>,
+    /// The snapshot of the archive that the current assignment began with, as somebody wanted.
+    pub(super) restored: Option<SnapshotId>,
     /// What the start of the current assignment cost.
     pub(super) loss: Option<Loss>,
     /// What the nodes were told, each once.
@@ -147,7 +136,7 @@ impl Data {
                 self.dated.pop_first();
             }
         }
-        let copy = copy.filter(|copy| !self.is_overtaken(copy.newest));
+        let copy = copy.filter(|copy| self.branch.is_none_or(|branch| !branch.cuts_off(copy.newest)));
         self.learn_writer(node, report);
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
         let writer = report.live.as_ref().filter(is_writer);
@@ -170,11 +159,6 @@ impl Data {
             self.before = self.last.replace((node, newest));
             (self.floor, self.branch, self.is_floor_known) = (None, None, false);
         }
-    }
-
-    /// Whether a snapshot was taken of writes that the program does not know any more.
-    fn is_overtaken(&self, snapshot: SnapshotId) -> bool {
-        self.branch.is_some_and(|(until, since)| snapshot.epoch < since && Some(snapshot) > until)
     }
 
     /// A copy that is known to be as new as any.
@@ -241,7 +225,7 @@ impl Data {
         let Some((node, epoch)) = self.last else { return Sources::Anywhere };
         if let Some((writer, _)) = self.live() {
             let copies = self.held.keys().filter(|node| **node != writer && self.is_exact(**node));
-            let base = DataBase::Copy { at_least: self.floor };
+            let base = DataBase::Copy { at_least: self.floor, branch: self.branch };
             let copies = copies.map(|node| (*node, base)).collect();
             return Sources::On(vec![vec![(writer, DataBase::Own { epoch })], copies]);
         }
@@ -252,7 +236,7 @@ impl Data {
             .filter_map(|(node, held)| Some((held.copy.as_ref()?.newest, *node)))
             .collect();
         copies.sort_unstable_by(|a, b| b.cmp(a));
-        let base = |newest| DataBase::Copy { at_least: Some(newest) };
+        let base = |newest| DataBase::Copy { at_least: Some(newest), branch: self.branch };
         match (copies.is_empty(), self.on_loss) {
             (false, _) => Sources::On(copies.into_iter().map(|(newest, node)| vec![(node, base(newest))]).collect()),
             (true, OnLoss::Fresh) => Sources::Anywhere,
@@ -298,10 +282,18 @@ impl Data {
             }
             _ => None,
         };
-        self.base = Some(base);
+        self.begins_with(base);
         for keeper in [&mut self.confirmed, &mut self.filling] {
             keeper.take_if(|keeper| *keeper == node);
         }
+    }
+
+    fn begins_with(&mut self, base: DataBase) {
+        self.base = Some(base);
+        self.restored = match base {
+            DataBase::Archive { snapshot } => snapshot,
+            DataBase::Empty | DataBase::Own { .. } | DataBase::Copy { .. } => None,
+        };
     }
 
     /// It has its data under this epoch now, and never starts anew in it: a node that loses its disk and is back before its
@@ -310,13 +302,36 @@ impl Data {
         self.base = Some(DataBase::Own { epoch });
     }
 
-    /// What an assignment that the database brought back starts with. It may have started already.
-    pub(super) fn base_after_restart(&self, node: NodeId) -> DataBase {
+    /// What the database is to remember with an assignment that begins.
+    pub(super) fn start(&self) -> Option<DataStart> {
+        self.base.map(|base| DataStart { base, branch: self.branch })
+    }
+
+    /// What an assignment starts with of which that is not known. It may have started already.
+    pub(super) fn unknown_base(&self, node: NodeId) -> DataBase {
         match self.before {
             None => DataBase::Empty,
             Some((writer, epoch)) if writer == node => DataBase::Own { epoch },
-            Some(_) => DataBase::Copy { at_least: None },
+            Some(_) => DataBase::Copy { at_least: None, branch: self.branch },
         }
+    }
+
+    /// Who wrote last, should the program ever come back.
+    pub(super) fn writer(&self, program: ProgramId) -> Option<Writer> {
+        let (node, epoch) = self.last?;
+        // Where it branched off itself is known already.
+        let start = DataStart { base: DataBase::Own { epoch }, branch: self.branch };
+        Some(Writer { program, node, epoch, start: Some(start) })
+    }
+
+    /// It is known that this assignment may have written.
+    pub(super) fn restored(&mut self, writer: &Writer) {
+        self.base = None;
+        if let Some(DataStart { base, branch }) = writer.start {
+            self.begins_with(base);
+            self.branch = branch;
+        }
+        self.granted(writer.node, writer.epoch);
     }
 
     /// From now on this assignment may write.
@@ -333,19 +348,19 @@ impl Data {
         let until = match self.base {
             // Which set the newest of the archive was is not known here: older than all that is not in it.
             Some(DataBase::Empty | DataBase::Archive { snapshot: None }) => None,
-            Some(DataBase::Copy { at_least: Some(snapshot) } | DataBase::Archive { snapshot: Some(snapshot) }) => {
+            Some(DataBase::Copy { at_least: Some(snapshot), .. } | DataBase::Archive { snapshot: Some(snapshot) }) => {
                 Some(snapshot)
             }
             // All that its node has, or nobody knows.
-            Some(DataBase::Own { .. } | DataBase::Copy { at_least: None }) | None => return,
+            Some(DataBase::Own { .. } | DataBase::Copy { at_least: None, .. }) | None => return,
         };
-        self.branch = Some((until, epoch));
+        let branch = Branch { until, since: epoch };
+        self.branch = Some(branch);
         if self.floor > until {
             self.floor = until;
         }
-        let overtaken = |copy: &mut Copy| copy.newest.epoch < epoch && Some(copy.newest) > until;
         for held in self.held.values_mut() {
-            held.copy.take_if(overtaken);
+            held.copy.take_if(|copy| branch.cuts_off(copy.newest));
         }
     }
 

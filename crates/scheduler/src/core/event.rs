@@ -13,10 +13,10 @@ use protocol::operation::Operation;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
 pub use super::cause::{Cause, Gone, Proof};
-use super::data::Loss;
 use super::desired::ProgramSpec;
 use super::moves::MoveEnd;
 use super::restores::AskedRestore;
+use super::start::{DataStart, Loss, Writer};
 
 /// One connection of a node. Numbers are never used twice in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,7 +138,7 @@ pub struct Restored {
     /// The assignments that were not closed.
     pub assignments: Vec<OpenAssignment>,
     /// The newest closed assignment of each program that may have written.
-    pub writers: Vec<(ProgramId, NodeId, Epoch)>,
+    pub writers: Vec<Writer>,
     /// The nodes that keep copies of programs' data, and have one.
     pub standbys: Vec<(ProgramId, NodeId)>,
     /// The moves that people ordered and that are not over.
@@ -183,6 +183,8 @@ pub struct OpenAssignment {
     pub at: DateTime<Utc>,
     /// Whether its node stated that it started.
     pub was_seen: bool,
+    /// What it starts with, if that is known.
+    pub start: Option<DataStart>,
 }
 
 /// A move that somebody ordered.
@@ -248,6 +250,10 @@ pub enum Write {
         node: NodeId,
         /// The lowest epoch to use.
         at_least: Epoch,
+        /// What it starts with, if it has data.
+        start: Option<DataStart>,
+        /// What that costs, for the signed history.
+        loss: Option<Loss>,
         /// When, for people.
         at: DateTime<Utc>,
     },

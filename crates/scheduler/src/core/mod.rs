@@ -36,6 +36,7 @@ mod operations;
 pub mod placement;
 mod programs;
 pub mod restores;
+mod start;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timers;
@@ -49,13 +50,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use lease::{BootTime, LeaseTimes};
 use protocol::control::FromScheduler;
-use protocol::{Epoch, NodeId, ProgramId};
+use protocol::{NodeId, ProgramId};
 
 pub use desired::ProgramSpec;
 pub use event::{
     AskedMove, Cause, Command, ConnectionId, Event, Gone, Notice, OpenAssignment, Origin, Proof, Registration,
     Restored, Write,
 };
+pub use start::{DataStart, Loss, Writer};
 
 use assignment::{Program, Stage};
 use brake::{Brake, BrakePolicy};
@@ -115,7 +117,7 @@ pub struct Scheduler {
     versions: Versions,
     changes: Changes,
     /// Where programs wrote last that are not desired any more, should they be again.
-    past_writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    past_writers: BTreeMap<ProgramId, Writer>,
     /// The time of the last event.
     now: BootTime,
     /// Whether the database knew every assignment that could live when this process started.

@@ -13,6 +13,7 @@ use super::data::Data;
 use super::desired::ProgramSpec;
 use super::event::{Cause, Command, Gone, Notice, OpenAssignment, Origin, Proof, Restored, Write};
 use super::moves::Transfer;
+use super::start::Writer;
 use super::timers::Timer;
 use super::turn::Turn;
 use super::{Policy, Scheduler};
@@ -44,14 +45,14 @@ impl Scheduler {
             self.programs.insert(id, program);
             self.settle(turn, id);
         }
-        for (id, node, epoch) in restored.writers {
-            match self.programs.get_mut(&id) {
+        for writer in restored.writers {
+            match self.programs.get_mut(&writer.program) {
                 Some(program) => program.restored_data().into_iter().for_each(|data| {
-                    data.last = Some((node, epoch));
+                    data.restored(&writer);
                     // It ended before this scheduler began.
                     data.ended = Some(turn.now);
                 }),
-                None => drop(self.past_writers.insert(id, (node, epoch))),
+                None => drop(self.past_writers.insert(writer.program, writer)),
             }
         }
         for (id, node) in restored.standbys {
@@ -60,7 +61,7 @@ impl Scheduler {
             }
             self.set_keeper(turn, id, |data| data.confirmed = Some(node));
         }
-        for OpenAssignment { program: id, node, epoch, at, was_seen } in restored.assignments {
+        for OpenAssignment { program: id, node, epoch, at, was_seen, start } in restored.assignments {
             let unknown =
                 || ProgramSpec::unknown(id, "what it is, is not known: the message node has to be asked first");
             let program =
@@ -70,10 +71,11 @@ impl Scheduler {
             let is_unknown = program.spec.is_unknown();
             let past = self.past_writers.remove(&id);
             if let Some(data) = program.restored_data() {
-                data.last = data.last.or(past);
-                data.granted(node, epoch);
+                past.iter().for_each(|past| data.restored(past));
+                data.restored(&Writer { program: id, node, epoch, start });
+                let base = data.base.unwrap_or_else(|| data.unknown_base(node));
                 // Who is known to have started has its data, or has lost it: it does not begin anew.
-                data.base = Some(if was_seen { DataBase::Own { epoch } } else { data.base_after_restart(node) });
+                data.base = Some(if was_seen { DataBase::Own { epoch } } else { base });
                 // It was the standby when it was chosen, and writes itself now.
                 if data.confirmed == Some(node) && is_unknown {
                     data.confirmed = None;
@@ -107,7 +109,8 @@ impl Scheduler {
             program.held_until = self.hold(origin);
             // It was paid for again, for example: its data may still be there, and it does not begin without.
             if let (Some(data), Some(writer)) = (&mut program.data, self.past_writers.remove(&id)) {
-                data.last = Some(writer);
+                data.restored(&writer);
+                data.ended = Some(turn.now);
             }
             self.programs.insert(id, program);
             self.changes.program(id, true);
@@ -178,7 +181,7 @@ impl Scheduler {
             self.move_failed(turn, id, format!("it was assigned to node {node} before"));
         }
         self.record_failed_move(turn, id);
-        self.record_loss(turn, id);
+        self.tell_loss(turn, id);
         self.record_restore(turn, id);
         if let Some(gone) = gone {
             self.release(turn, id, Cause::Gone(gone), None);
@@ -270,7 +273,7 @@ impl Scheduler {
         if gone {
             self.set_keeper(turn, id, |data| (data.confirmed, data.filling) = (None, None));
             let past = self.programs.remove(&id);
-            if let Some(writer) = past.and_then(|program| program.data).and_then(|data| data.last) {
+            if let Some(writer) = past.and_then(|program| program.data).and_then(|data| data.writer(id)) {
                 self.past_writers.insert(id, writer);
             }
             self.changes.program(id, true);
@@ -302,7 +305,9 @@ impl Scheduler {
             Stage::Storing { node, retry_at } => {
                 *retry_at = None;
                 let (spec, at_least) = (program.spec.clone(), program.at_least);
-                Write::Assign { spec, node: *node, at_least, at: turn.wall }
+                let data = program.data.as_ref();
+                let (start, loss) = (data.and_then(|data| data.start()), data.and_then(|data| data.loss));
+                Write::Assign { spec, node: *node, at_least, start, loss, at: turn.wall }
             }
             Stage::Closing { epoch, cause, proof, retry_at, .. } => {
                 *retry_at = None;

@@ -9,7 +9,7 @@
 //! The order lasts until the program was ready with that snapshot: whatever ends before starts with it again.
 
 use chrono::{DateTime, Utc};
-use protocol::data::{DataBase, SnapshotId};
+use protocol::data::SnapshotId;
 use protocol::history::Fact;
 use protocol::{Address, Epoch, ProgramId};
 
@@ -81,11 +81,9 @@ impl Scheduler {
         };
         let epoch = program.stage.assignment().map(|assignment| assignment.epoch);
         let is_to_leave = epoch.is_some() && epoch <= asked.of;
-        let Some(data) = &mut program.data else { return };
-        if epoch.is_some() && !is_to_leave {
-            data.base = Some(DataBase::Archive { snapshot: Some(asked.snapshot) });
+        if let Some(data) = &mut program.data {
+            data.wanted = Some(asked);
         }
-        data.wanted = Some(asked);
         if is_to_leave {
             self.release(turn, id, Cause::Restored, None);
         }
@@ -106,9 +104,8 @@ impl Scheduler {
     /// It is ready with what somebody wanted, or its node cannot have that: the order is over.
     pub(super) fn restore_over(&mut self, turn: &mut Turn, id: ProgramId) {
         let Some(data) = self.programs.get_mut(&id).and_then(|program| program.data.as_mut()) else { return };
-        let base = data.base;
-        let is_base = |asked: &mut AskedRestore| base == Some(DataBase::Archive { snapshot: Some(asked.snapshot) });
-        if data.wanted.take_if(is_base).is_some() {
+        let restored = data.restored;
+        if data.wanted.take_if(|asked| restored == Some(asked.snapshot)).is_some() {
             turn.command(Command::Store(Write::RestoreOver { program: id }));
         }
     }

@@ -8,16 +8,17 @@ use chrono::{DateTime, Utc};
 use lease::BootTime;
 use protocol::api::scheduler::{MovePhase, NodeStatus, ProgramState, VmStatus};
 use protocol::control::Failure;
-use protocol::data::{DataBase, SnapshotId};
+use protocol::data::SnapshotId;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::Scheduler;
 use super::assignment::{Program, Stage};
-use super::data::{Loss, Sources};
+use super::data::Sources;
 use super::desired::ProgramSpec;
 use super::event::{Cause, Notice};
 use super::moves::MoveEnd;
 use super::placement::Offer;
+use super::start::Loss;
 use super::turn::Turn;
 
 /// A program as people see it.
@@ -190,10 +191,7 @@ impl Scheduler {
                 standby: data.keeper().map(|node| (node, data.filling.is_none())),
                 at_risk: data.keeper().and_then(|node| data.behind(node)),
                 loss: data.loss,
-                restored: match data.base {
-                    Some(DataBase::Archive { snapshot }) => snapshot,
-                    _ => None,
-                },
+                restored: data.restored,
                 waits_for: if assignment.is_none() {
                     data.waits_for(self.now, self.policy.restore_after)
                 } else {

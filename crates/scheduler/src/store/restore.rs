@@ -8,7 +8,7 @@ use protocol::history::Entry;
 use protocol::{Address, Epoch, ProgramId};
 
 use super::{Connection, Led, StoreError, epoch, id, time};
-use crate::core::{OpenAssignment, ProgramSpec, Registration, Restored};
+use crate::core::{OpenAssignment, ProgramSpec, Registration, Restored, Writer};
 
 /// How long leases that were granted can last, in nanoseconds.
 const LEASE_WAIT: &str = "lease_wait_ns";
@@ -27,14 +27,15 @@ impl Led {
         )
         .fetch_all(&mut *tx)
         .await?;
-        let assignments: Vec<(String, String, i64, i64)> =
-            sqlx::query_as("SELECT program_id, node_id, epoch, assigned_at FROM assignments WHERE closed_at IS NULL")
-                .fetch_all(&mut *tx)
-                .await?;
+        let assignments: Vec<(String, String, i64, Option<String>, i64)> = sqlx::query_as(
+            "SELECT program_id, node_id, epoch, starts_with, assigned_at FROM assignments WHERE closed_at IS NULL",
+        )
+        .fetch_all(&mut *tx)
+        .await?;
         let nodes: Vec<NodeRow> =
             sqlx::query_as("SELECT node_id, name, owner, manager, address, url FROM nodes").fetch_all(&mut *tx).await?;
-        let writers: Vec<(String, String, i64)> = sqlx::query_as(
-            "SELECT program_id, node_id, epoch FROM assignments AS a
+        let writers: Vec<(String, String, i64, Option<String>)> = sqlx::query_as(
+            "SELECT program_id, node_id, epoch, starts_with FROM assignments AS a
              WHERE closed_at IS NOT NULL AND close_proof NOT IN ('never_granted', 'refused') AND close_cause <> 'refused'
              AND epoch = (SELECT MAX(epoch) FROM assignments AS b WHERE b.program_id = a.program_id
                           AND b.closed_at IS NOT NULL AND b.close_proof NOT IN ('never_granted', 'refused')
@@ -59,18 +60,15 @@ impl Led {
         let program = |(program, content, last): (String, String, Option<i64>)| {
             Ok((spec(id("a program", &program)?, content), last.map(epoch).transpose()?))
         };
-        let assignment = |(program, node, number, at): (String, String, i64, i64)| {
-            let (program, node) = (id("a program", &program)?, id("a node", &node)?);
-            let (epoch, at) = (epoch(number)?, time(at)?);
-            Ok(OpenAssignment { program, node, epoch, at, was_seen: started.contains(&(program, epoch)) })
+        let assignment = |(program, node, number, start, at): (String, String, i64, Option<String>, i64)| {
+            let Writer { program, node, epoch, start } = writer((program, node, number, start))?;
+            let was_seen = started.contains(&(program, epoch));
+            Ok(OpenAssignment { program, node, epoch, at: time(at)?, was_seen, start })
         };
         Ok(Restored {
             programs: programs.into_iter().map(program).collect::<Result<_, StoreError>>()?,
             assignments: assignments.into_iter().map(assignment).collect::<Result<_, StoreError>>()?,
-            writers: writers
-                .into_iter()
-                .map(|(program, node, number)| Ok((id("a program", &program)?, id("a node", &node)?, epoch(number)?)))
-                .collect::<Result<_, StoreError>>()?,
+            writers: writers.into_iter().map(writer).collect::<Result<_, StoreError>>()?,
             standbys: standbys
                 .into_iter()
                 .map(|(program, node)| Ok((id("a program", &program)?, id("a node", &node)?)))
@@ -83,6 +81,15 @@ impl Led {
             is_complete,
         })
     }
+}
+
+fn writer((program, node, number, start): (String, String, i64, Option<String>)) -> Result<Writer, StoreError> {
+    let (program, node, epoch) = (id("a program", &program)?, id("a node", &node)?, epoch(number)?);
+    let read = |text: String| {
+        let corrupt = |_| StoreError::Corrupt { what: "what an assignment starts with", value: text.clone() };
+        serde_json::from_str(&text).map_err(corrupt)
+    };
+    Ok(Writer { program, node, epoch, start: start.map(read).transpose()? })
 }
 
 /// The programs, and epochs, of which a node last stated something while their assignment was open: it had started.

@@ -1,5 +1,7 @@
 //! Tests on real files.
 
+mod data;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +34,8 @@ fn node(number: u8) -> NodeId {
 fn assign_at_least(number: u8, to: u8, at_least: u64) -> Write {
     let content = crate::core::tests::content(number.into(), 128).to_string();
     let spec = Arc::new(ProgramSpec::read(program(number), content).unwrap().unwrap());
-    Write::Assign { spec, node: node(to), at_least: Epoch::new(at_least), at: DateTime::UNIX_EPOCH }
+    let (node, at_least, at) = (node(to), Epoch::new(at_least), DateTime::UNIX_EPOCH);
+    Write::Assign { spec, node, at_least, start: None, loss: None, at }
 }
 
 fn assign(number: u8, to: u8) -> Write {

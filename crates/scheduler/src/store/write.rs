@@ -7,7 +7,7 @@ use protocol::{Account, Epoch, NodeId, ProgramId};
 use super::chain::{News, append};
 use super::restore::earlier_leases_ended;
 use super::{Connection, Led, StoreError, epoch, id, number};
-use crate::core::{Cause, Event, ProgramSpec, Proof, Registration, Write};
+use crate::core::{Cause, DataStart, Event, Loss, ProgramSpec, Proof, Registration, Write};
 
 impl Led {
     /// Carries out writes in one transaction and says what to answer to each.
@@ -28,10 +28,21 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
             remember(tx, spec).await?;
             None
         }
-        Write::Assign { spec, node, at_least, at } => {
+        Write::Assign { spec, node, at_least, start, loss, at } => {
             remember(tx, spec).await?;
-            let (node, epoch) = assign(tx, scheduler, spec.id, *node, *at_least, *at).await?;
-            Some(Event::Stored { program: spec.id, node, epoch })
+            let open = match open_assignment(tx, spec.id).await? {
+                // An earlier write made it, whose answer was lost.
+                Some(open) => open,
+                None => {
+                    let epoch = assign(tx, spec.id, *node, *at_least, start.as_ref(), *at).await?;
+                    let facts = [Fact::Assigned].into_iter().chain(loss.as_ref().map(Loss::fact));
+                    for fact in facts {
+                        append(tx, scheduler, News { program: spec.id, epoch, node: *node, at: *at, fact }).await?;
+                    }
+                    (*node, epoch)
+                }
+            };
+            Some(Event::Stored { program: spec.id, node: open.0, epoch: open.1 })
         }
         Write::Close { program, epoch, cause, proof, at } => {
             close(tx, scheduler, *program, *epoch, *cause, *proof, *at).await?;
@@ -108,19 +119,15 @@ async fn remember(tx: &mut Connection, spec: &ProgramSpec) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Counts the epoch up and opens the assignment. An assignment that is open already is the answer: an earlier write made it
-/// whose answer was lost.
+/// Counts the epoch up and opens the assignment.
 async fn assign(
     tx: &mut Connection,
-    scheduler: &Account,
     program: ProgramId,
     node: NodeId,
     at_least: Epoch,
+    start: Option<&DataStart>,
     at: DateTime<Utc>,
-) -> Result<(NodeId, Epoch), StoreError> {
-    if let Some(open) = open_assignment(tx, program).await? {
-        return Ok(open);
-    }
+) -> Result<Epoch, StoreError> {
     let (next,): (i64,) = sqlx::query_as(
         "INSERT INTO epochs (program_id, epoch) VALUES ($1, $2)
          ON CONFLICT (program_id) DO UPDATE
@@ -131,16 +138,18 @@ async fn assign(
     .bind(number(at_least))
     .fetch_one(&mut *tx)
     .await?;
-    sqlx::query("INSERT INTO assignments (program_id, epoch, node_id, assigned_at) VALUES ($1, $2, $3, $4)")
-        .bind(program.to_string())
-        .bind(next)
-        .bind(node.to_string())
-        .bind(at.timestamp_micros())
-        .execute(&mut *tx)
-        .await?;
-    let epoch = epoch(next)?;
-    append(tx, scheduler, News { program, epoch, node, at, fact: Fact::Assigned }).await?;
-    Ok((node, epoch))
+    let start = start.map(|start| serde_json::to_string(start).expect("it has string keys only"));
+    sqlx::query(
+        "INSERT INTO assignments (program_id, epoch, node_id, assigned_at, starts_with) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(program.to_string())
+    .bind(next)
+    .bind(node.to_string())
+    .bind(at.timestamp_micros())
+    .bind(start)
+    .execute(&mut *tx)
+    .await?;
+    epoch(next)
 }
 
 async fn open_assignment(tx: &mut Connection, program: ProgramId) -> Result<Option<(NodeId, Epoch)>, StoreError> {

@@ -56,10 +56,6 @@ struct Known {
     /// The newest write of which the program was told that it is on the standby.
     flushed: Option<WriteId>,
     recorded: BTreeMap<Epoch, Recorded>,
-    /// The same, while that scheduler lives: it knows what each of them starts with.
-    chosen: BTreeSet<Epoch>,
-    /// Assignments of which a scheduler was told that they are durable.
-    heard: BTreeSet<Epoch>,
     /// Epochs of which the scheduler that decides was told that the program has its data under them.
     reported: BTreeSet<Epoch>,
     /// Epochs in which it was started from the beginning again, before the scheduler heard of the first start.
@@ -87,8 +83,6 @@ pub(crate) struct DataChecker {
     pub(crate) losses: u64,
     pub(crate) unrecorded: u64,
     pub(crate) lost_writes: u64,
-    /// Starts with a copy of which no scheduler could know that others had gone on from an earlier one.
-    pub(crate) unsure: u64,
 }
 
 impl DataChecker {
@@ -138,11 +132,6 @@ impl DataChecker {
         self.known(program).recorded.insert(epoch, recorded);
     }
 
-    pub(crate) fn stored(&mut self, program: ProgramId, epoch: Epoch) {
-        self.known(program).heard.insert(epoch);
-        self.known(program).chosen.insert(epoch);
-    }
-
     /// A scheduler hears of a copy, so long after that was said.
     pub(crate) fn heard_of_copy(&mut self, program: ProgramId, copy: SnapshotId, late: Duration) {
         let known = self.known(program).late.entry(copy).or_insert(late);
@@ -163,7 +152,6 @@ impl DataChecker {
     pub(crate) fn scheduler_begins(&mut self) {
         for known in self.programs.values_mut() {
             known.reported.clear();
-            known.chosen.clear();
             known.late.clear();
         }
     }
@@ -232,12 +220,6 @@ impl DataChecker {
             return Ok(());
         }
         if !self.writes.is_prefix(content, line) {
-            let is_older = start.made_of.is_some_and(|id| id.epoch < before);
-            if is_older && !self.known(start.program).chosen.contains(&before) {
-                // No scheduler that lives knows from where that epoch went on, and the copy is one of an earlier one.
-                self.unsure += 1;
-                return Ok(());
-            }
             let what = format!(
                 "epoch {} of {} starts on {} with other writes than epoch {before} left",
                 start.epoch,
@@ -275,11 +257,6 @@ impl DataChecker {
         let since = known.recorded.iter().filter(|(of, _)| **of > before && **of <= epoch);
         let recorded: Vec<_> = since.map(|(_, recorded)| *recorded).collect();
         if recorded.is_empty() {
-            let is_heard = (before.get() + 1..=epoch.get()).all(|epoch| known.heard.contains(&Epoch::new(epoch)));
-            if epoch > before && !is_heard {
-                self.unrecorded += 1;
-                return Ok(());
-            }
             return Err((Invariant::Losses, what(", and nobody said so")));
         }
         let covers = |recorded: &Recorded| {

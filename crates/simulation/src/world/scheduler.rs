@@ -8,10 +8,9 @@ use std::time::Duration;
 use lease::IssuerExpiry;
 use protocol::control::{Directive, FromScheduler, Grant, Heartbeat, ProgramReport, ReportedState};
 use protocol::data::DataOrder;
-use protocol::history::Fact;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::Watch;
-use scheduler::core::{Cause, Command, ConnectionId, Event, Notice, Policy, Scheduler, Write};
+use scheduler::core::{Cause, Command, ConnectionId, Event, Loss, Notice, Policy, Scheduler, Write};
 
 use crate::check::Invariant;
 use crate::check::data::Recorded;
@@ -165,9 +164,11 @@ impl World {
     /// It decides no more. What it was writing may or may not take effect.
     pub(super) fn end_process(&mut self, id: SchedulerId) {
         let epoch = self.clock_epoch(id);
+        let run = SchedulerRun(id, self.host(id).run);
         let Some(process) = self.host_mut(id).process.take() else { return };
         if !process.batch.is_empty() {
             self.store.abandon(&process.batch, process.term.map(|term| term.epoch), epoch);
+            self.note_losses(run);
         }
         let open: Vec<_> = self.wires.iter().filter(|(_, wire)| wire.scheduler == id).map(|(wire, _)| *wire).collect();
         for wire in open {
@@ -184,10 +185,7 @@ impl World {
         let changes = process.core.take_changes();
         for command in commands {
             match command {
-                Command::Store(write) => {
-                    self.note_loss(run, &write);
-                    self.queue_write(run, write);
-                }
+                Command::Store(write) => self.queue_write(run, write),
                 Command::Send { connection, frame } => self.scheduler_sends(run, connection, frame),
                 Command::Notice(notice) => self.notice(run, &notice),
             }
@@ -243,6 +241,7 @@ impl World {
         let Some(process) = self.process_mut(run) else { return };
         let (batch, leader) = (process.batch.clone(), process.term.map(|term| term.epoch));
         let (outcome, events) = self.store.transact(&batch, leader, outcome, epoch);
+        self.note_losses(run);
         if outcome != Outcome::Committed {
             self.tally.failed_transactions += 1;
             say!(self, "{} the store fails: {outcome:?}, {} writes", run.0, batch.len());
@@ -268,7 +267,6 @@ impl World {
         }
         for event in events {
             if let Event::Stored { program, node, epoch } = &event {
-                self.checker.data.stored(*program, *epoch);
                 self.tally.assignments += 1;
                 say!(self, "{} stored: {} on {} under epoch {epoch}", run.0, name(*program), machine_of(*node));
             }
@@ -283,11 +281,10 @@ impl World {
         self.has_trap(Trap::EpochFromClock).then(|| Epoch::new(u64::try_from(wall).unwrap_or(1)))
     }
 
-    /// What the scheduler says that a start costs.
-    fn note_loss(&mut self, by: SchedulerRun, write: &Write) {
-        if let Write::Record { program, epoch, fact: Fact::DataLost { of, snapshot, at_most_ms, .. }, .. } = write {
-            let at_most = at_most_ms.map(Duration::from_millis);
-            self.checker.data.recorded(*program, *epoch, Recorded { by, of: *of, at_most, snapshot: *snapshot });
+    /// What the scheduler said that starts cost, as it is in the database now.
+    fn note_losses(&mut self, by: SchedulerRun) {
+        for (program, epoch, Loss { epoch: of, snapshot, at_most, .. }) in self.store.database.take_losses() {
+            self.checker.data.recorded(program, epoch, Recorded { by, of, at_most, snapshot });
         }
     }
 

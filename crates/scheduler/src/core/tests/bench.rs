@@ -17,7 +17,7 @@ use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use crate::core::event::{AskedMove, ConnectionId, OpenAssignment, Origin, Registration, Restored};
 use crate::core::restores::AskedRestore;
-use crate::core::{Cause, Command, Event, Gone, Notice, Policy, ProgramSpec, Proof, Scheduler, Write};
+use crate::core::{Cause, Command, Event, Gone, Notice, Policy, ProgramSpec, Proof, Scheduler, Write, Writer};
 
 pub(super) fn program(number: u8) -> ProgramId {
     ProgramId::from_bytes([number; 32])
@@ -65,7 +65,7 @@ pub(super) fn capacity(memory_mib: u64) -> Capacity {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Database {
     pub(super) epochs: BTreeMap<ProgramId, Epoch>,
-    pub(super) open: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    pub(super) open: BTreeMap<ProgramId, Writer>,
     pub(super) closed: Vec<(ProgramId, Epoch, Cause, Proof)>,
     pub(super) programs: BTreeMap<ProgramId, Arc<ProgramSpec>>,
     pub(super) nodes: BTreeMap<NodeId, Registration>,
@@ -73,7 +73,7 @@ pub(super) struct Database {
     pub(super) moves: BTreeMap<ProgramId, AskedMove>,
     pub(super) restores: BTreeMap<ProgramId, AskedRestore>,
     pub(super) standbys: BTreeMap<ProgramId, NodeId>,
-    pub(super) writers: BTreeMap<ProgramId, (NodeId, Epoch)>,
+    pub(super) writers: BTreeMap<ProgramId, Writer>,
     /// What the history would have beside beginnings and ends.
     pub(super) facts: Vec<(Epoch, Fact)>,
     pub(super) lease_wait: Option<Duration>,
@@ -88,23 +88,24 @@ impl Database {
                 self.programs.insert(spec.id, spec.clone());
                 None
             }
-            Write::Assign { spec, node, at_least, .. } => {
+            Write::Assign { spec, node, at_least, start, loss, .. } => {
                 self.programs.insert(spec.id, spec.clone());
-                let epochs = &mut self.epochs;
-                let (node, epoch) = *self.open.entry(spec.id).or_insert_with(|| {
+                let (epochs, facts) = (&mut self.epochs, &mut self.facts);
+                let Writer { node, epoch, .. } = *self.open.entry(spec.id).or_insert_with(|| {
                     let next = epochs.get(&spec.id).map_or(Epoch::FIRST, |epoch| epoch.next()).max(*at_least);
                     epochs.insert(spec.id, next);
-                    (*node, next)
+                    facts.extend(loss.iter().map(|loss| (next, loss.fact())));
+                    Writer { program: spec.id, node: *node, epoch: next, start: *start }
                 });
                 Some(Event::Stored { program: spec.id, node, epoch })
             }
             Write::Close { program, epoch, cause, proof, .. } => {
-                if let Some((node, epoch)) = self.open.get(program).filter(|(_, open)| open == epoch).copied() {
+                if let Some(open) = self.open.get(program).filter(|open| open.epoch == *epoch).copied() {
                     self.open.remove(program);
                     if !matches!(proof, Proof::NeverGranted | Proof::Refused) && *cause != Cause::Refused {
-                        self.writers.insert(*program, (node, epoch));
+                        self.writers.insert(*program, open);
                     }
-                    self.closed.push((*program, epoch, *cause, *proof));
+                    self.closed.push((*program, *epoch, *cause, *proof));
                 }
                 Some(Event::Closed { program: *program, epoch: *epoch })
             }
@@ -117,7 +118,7 @@ impl Database {
                 Some(Event::Forgotten { program: *program })
             }
             Write::Record { epoch, node, fact, program, .. } => {
-                if self.open.get(program) == Some(&(*node, *epoch)) {
+                if self.open.get(program).is_some_and(|open| (open.node, open.epoch) == (*node, *epoch)) {
                     self.facts.push((*epoch, fact.clone()));
                 }
                 None
@@ -156,14 +157,14 @@ impl Database {
             Operation::Drain { node, reason } => drop(self.draining.insert(*node, reason.clone())),
             Operation::Undrain { node } => drop(self.draining.remove(node)),
             Operation::Move { program, to } => {
-                if let Some((from, _)) = self.open.get(program).copied() {
+                if let Some(from) = self.open.get(program).map(|open| open.node) {
                     let (at, by) = (DateTime::UNIX_EPOCH, by.clone());
                     self.moves.insert(*program, AskedMove { program: *program, from, to: *to, by, at });
                 }
             }
             Operation::CancelMove { program } => drop(self.moves.remove(program)),
             Operation::Restore { program, snapshot } => {
-                let of = self.open.get(program).map(|(_, epoch)| *epoch);
+                let of = self.open.get(program).map(|open| open.epoch);
                 let (program, snapshot, by, at) = (*program, *snapshot, by.clone(), DateTime::UNIX_EPOCH);
                 self.restores.insert(program, AskedRestore { program, snapshot, of, by, at });
             }
@@ -173,17 +174,18 @@ impl Database {
 
     pub(super) fn restore(&mut self, own_wait: Duration) -> Restored {
         let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
-        let open = self.open.iter().map(|(program, (node, epoch))| OpenAssignment {
-            program: *program,
-            node: *node,
-            epoch: *epoch,
+        let open = self.open.values().map(|open| OpenAssignment {
+            program: open.program,
+            node: open.node,
+            epoch: open.epoch,
             at: DateTime::UNIX_EPOCH,
             was_seen: false,
+            start: open.start,
         });
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),
-            writers: self.writers.iter().map(|(program, (node, epoch))| (*program, *node, *epoch)).collect(),
+            writers: self.writers.values().copied().collect(),
             standbys: self.standbys.clone().into_iter().collect(),
             moves: self.moves.values().cloned().collect(),
             restores: self.restores.values().cloned().collect(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::api::scheduler::ProgramState;
 use protocol::control::ReportedState;
-use protocol::data::{CopyReport, DataBase, DataEntry, DataOrder, DataReport, LiveReport, SnapshotId};
+use protocol::data::{Branch, CopyReport, DataBase, DataEntry, DataOrder, DataReport, LiveReport, SnapshotId};
 use protocol::history::Fact;
 use protocol::operation::Operation;
 use protocol::{Epoch, NodeId};
@@ -52,6 +52,17 @@ pub(super) fn base(bench: &Bench) -> Option<DataBase> {
         DataOrder::Live { base, .. } => Some(base),
         DataOrder::Keep { .. } | DataOrder::Retire => None,
     })
+}
+
+/// A program begins with a copy that began with nothing under its first epoch.
+pub(super) fn a_copy(at_least: SnapshotId) -> Option<DataBase> {
+    a_copy_after(None, 1, at_least)
+}
+
+/// The same, when an epoch went on from a snapshot before.
+pub(super) fn a_copy_after(until: Option<SnapshotId>, since: u64, at_least: SnapshotId) -> Option<DataBase> {
+    let branch = Some(Branch { until, since: Epoch::new(since) });
+    Some(DataBase::Copy { at_least: Some(at_least), branch })
 }
 
 pub(super) fn keeper(bench: &Bench) -> Option<u8> {
@@ -114,7 +125,7 @@ fn after_a_crash_it_goes_on_where_the_newest_copy_is_and_the_loss_is_said() {
     let (primary, standby, other) = replicated(&mut bench);
     dies(&mut bench, primary, &[standby, other]);
     assert_eq!(bench.place(1), Some((node(standby), 2)));
-    assert_eq!(base(&bench), Some(DataBase::Copy { at_least: Some(snapshot(1, 7)) }));
+    assert_eq!(base(&bench), a_copy(snapshot(1, 7)));
     let loss = bench.scheduler.program_view(program(1)).unwrap().data.unwrap().loss.unwrap();
     assert_eq!((loss.epoch, loss.snapshot), (Epoch::FIRST, Some(snapshot(1, 7))));
     // The copy was said to be 900 ms old one heartbeat before the node fell silent; then its lease had to end.
@@ -220,7 +231,7 @@ fn a_drained_node_gives_up_its_program_when_the_copy_is_near_and_nothing_is_lost
     bench.data.insert(node(standby), copy(snapshot(1, 8)));
     bench.live(1, &[standby, other]);
     assert_eq!(bench.place(1), Some((node(standby), 2)));
-    assert_eq!(base(&bench), Some(DataBase::Copy { at_least: Some(snapshot(1, 8)) }));
+    assert_eq!(base(&bench), a_copy(snapshot(1, 8)));
     assert_eq!(bench.scheduler.program_view(program(1)).unwrap().data.unwrap().loss, None);
 }
 
@@ -298,7 +309,7 @@ fn a_copy_that_comes_back_in_time_is_better_than_the_archive() {
     bench.connect(standby, 1000);
     bench.live(2, &[standby, other]);
     assert_eq!(bench.place(1), Some((node(standby), 2)));
-    assert_eq!(base(&bench), Some(DataBase::Copy { at_least: Some(snapshot(1, 7)) }));
+    assert_eq!(base(&bench), a_copy(snapshot(1, 7)));
 }
 
 fn keeper_in_database(bench: &Bench) -> u8 {
@@ -398,13 +409,45 @@ fn copies_of_writes_that_were_lost_do_not_come_back() {
     let mut bench = bench_with_data();
     let (primary, standby, other) = replicated(&mut bench);
     dies(&mut bench, primary, &[standby, other]);
-    assert_eq!(base(&bench), Some(DataBase::Copy { at_least: Some(snapshot(1, 7)) }));
+    assert_eq!(base(&bench), a_copy(snapshot(1, 7)));
     bench.data.insert(node(standby), live(2, None, false));
     bench.data.insert(node(primary), copy(snapshot(1, 9)));
     bench.connect(primary, 1000);
     bench.live(2, &[1, 2, 3]);
     dies(&mut bench, standby, &[primary, other]);
     assert_eq!(bench.place(1), None, "{}", bench.reason(1));
+}
+
+/// Nor for a scheduler that has just started: the database knows what the program went on with.
+#[test]
+fn copies_of_writes_that_were_lost_do_not_come_back_after_a_restart() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    dies(&mut bench, primary, &[standby, other]);
+    bench.data.insert(node(standby), live(2, None, false));
+    bench.data.insert(node(primary), copy(snapshot(1, 9)));
+    bench.restart();
+    bench.desire(&with_volume(|_| ()));
+    for number in 1..=3 {
+        bench.connect(number, 1000);
+    }
+    bench.live(2, &[1, 2, 3]);
+    assert_eq!(base(&bench), Some(DataBase::Own { epoch: Epoch::new(2) }), "its node has it under this epoch");
+    dies(&mut bench, standby, &[primary, other]);
+    assert_eq!(bench.place(1), None, "{}", bench.reason(1));
+}
+
+/// An assignment that did not begin before the scheduler ended begins with what was decided.
+#[test]
+fn what_an_assignment_starts_with_outlives_the_scheduler() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    dies(&mut bench, primary, &[standby, other]);
+    let decided = a_copy(snapshot(1, 7));
+    assert_eq!((bench.place(1), base(&bench)), (Some((node(standby), 2)), decided));
+    bench.restart();
+    bench.connect(standby, 1000);
+    assert_eq!((bench.place(1), base(&bench)), (Some((node(standby), 2)), decided));
 }
 
 /// A node that lost its disk and is back before its lease is over does not begin anew.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::control::ReportedState;
 
 use super::bench::*;
-use crate::core::{Event, Proof};
+use crate::core::{Event, Proof, Writer};
 
 #[test]
 fn a_failed_store_never_starts_anything_and_is_tried_again() {
@@ -109,7 +109,8 @@ fn a_program_that_goes_while_it_is_stored_is_never_started() {
     let desired = Event::ProgramDesired { spec: spec(1, 100), origin: crate::core::Origin::Published };
     bench.scheduler.handle(bench.now, chrono::DateTime::UNIX_EPOCH, desired);
     bench.gone(1);
-    bench.database.open.insert(program(1), (node(1), protocol::Epoch::FIRST));
+    let open = Writer { program: program(1), node: node(1), epoch: protocol::Epoch::FIRST, start: None };
+    bench.database.open.insert(program(1), open);
     bench.event(Event::Stored { program: program(1), node: node(1), epoch: protocol::Epoch::FIRST });
     assert!(bench.scheduler.program_view(program(1)).is_none());
     assert_eq!(bench.database.closed[0].3, Proof::NeverGranted);

@@ -11,7 +11,8 @@ use protocol::operation::Operation;
 
 use super::bench::*;
 use super::data::{
-    base, bench_with_data, copy, dies, keeper, live, orders, replicated, runs_on, snapshot, with_volume,
+    a_copy, a_copy_after, base, bench_with_data, copy, dies, keeper, live, orders, replicated, runs_on, snapshot,
+    with_volume,
 };
 use crate::core::moves::{MoveEnd, Objection, PRECOPY_AT_MOST, SETTLE_AT_MOST};
 use crate::core::view::MovingView;
@@ -210,7 +211,7 @@ fn a_program_with_data_is_stopped_when_the_copy_is_near_and_starts_when_it_is_ex
     bench.data.insert(node(standby), copy(snapshot(1, 8)));
     bench.live(1, &[1, 2, 3]);
     assert_eq!(bench.place(1), Some((node(standby), 2)));
-    assert_eq!(base(&bench), Some(DataBase::Copy { at_least: Some(snapshot(1, 8)) }));
+    assert_eq!(base(&bench), a_copy(snapshot(1, 8)));
     bench.live(1, &[1, 2, 3]);
     assert_eq!((last(&bench).outcome, lost(&bench)), (MoveOutcome::Done, false));
     assert_eq!(used(&bench, primary) + used(&bench, standby), if keeper(&bench) == Some(primary) { 600 } else { 300 });
@@ -352,7 +353,7 @@ fn a_target_that_dies_before_it_said_that_it_starts_may_have_written() {
     bench.beat(standby, &[]);
     dies(&mut bench, standby, &[primary, other]);
     assert_eq!(bench.place(1), Some((node(primary), 3)), "{}", bench.reason(1));
-    assert_eq!(base(&bench), Some(DataBase::Copy { at_least: Some(snapshot(1, 8)) }));
+    assert_eq!(base(&bench), a_copy_after(Some(snapshot(1, 8)), 2, snapshot(1, 8)));
     let loss = bench.scheduler.program_view(program(1)).unwrap().data.unwrap().loss.unwrap();
     assert_eq!((loss.epoch, loss.snapshot), (Epoch::new(2), Some(snapshot(1, 8))), "nobody can know, so it is said");
     assert_eq!(last(&bench).outcome, MoveOutcome::Failed);
@@ -371,7 +372,7 @@ fn a_target_that_dies_after_it_was_ready_is_a_crash_like_any_other() {
     let others: Vec<_> = [primary, other].into();
     dies(&mut bench, standby, &others);
     assert_eq!(bench.place(1), Some((node(copies), 3)));
-    assert_eq!(base(&bench), Some(DataBase::Copy { at_least: Some(newest) }));
+    assert_eq!(base(&bench), a_copy_after(Some(snapshot(1, 8)), 2, newest));
 }
 
 #[test]

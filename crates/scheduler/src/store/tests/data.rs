@@ -1,0 +1,74 @@
+//! What the database remembers about programs' data.
+
+use std::time::Duration;
+
+use chrono::DateTime;
+use protocol::data::{Branch, DataBase, SnapshotId};
+use protocol::history::{Entry, Fact};
+use protocol::operation::Operation;
+use protocol::{Account, Epoch};
+
+use super::{Fixture, WAIT, assign, close, node, order, program};
+use crate::core::{DataStart, Gone, Loss, Write};
+
+/// An assignment that goes on with an older copy.
+fn assign_with(number: u8, to: u8, start: DataStart, loss: Option<Loss>) -> Write {
+    let mut write = assign(number, to);
+    if let Write::Assign { start: at, loss: of, .. } = &mut write {
+        (*at, *of) = (Some(start), loss);
+    }
+    write
+}
+
+#[tokio::test]
+async fn what_an_assignment_starts_with_is_known_after_a_restart_and_what_it_costs_is_in_the_history() {
+    let snapshot = SnapshotId::new(Epoch::FIRST, 7);
+    let base = DataBase::Copy { at_least: Some(snapshot), branch: None };
+    let branch = Some(Branch { until: None, since: Epoch::FIRST });
+    let start = DataStart { base, branch };
+    let at_most = Some(Duration::from_micros(1500));
+    let loss = Loss { epoch: Epoch::FIRST, snapshot: Some(snapshot), from_archive: false, at_most };
+    for file in Fixture::each().await {
+        let led = &file.led;
+        led.apply(&[assign(1, 1), close(1, 1), assign_with(1, 2, start, Some(loss))]).await.unwrap();
+        // Written again, because its answer was lost: it is the same assignment, and costs nothing more.
+        let other = DataStart { base: DataBase::Empty, branch: None };
+        assert_eq!(file.epoch_of(assign_with(1, 3, other, Some(loss))).await, (node(2), 2));
+        let open = led.restore(WAIT).await.unwrap().assignments;
+        assert_eq!((open[0].node, open[0].start), (node(2), Some(start)));
+        led.apply(&[close(1, 2)]).await.unwrap();
+        let writers = led.restore(WAIT).await.unwrap().writers;
+        assert_eq!((writers.len(), writers[0].epoch, writers[0].start), (1, Epoch::new(2), Some(start)));
+        let (entries, _) = file.store.chain(program(1), 0, 100).await.unwrap();
+        let facts: Vec<_> =
+            entries.iter().map(|signed| serde_json::from_str::<Entry>(&signed.entry).unwrap().fact).collect();
+        // Rounded up.
+        let lost =
+            Fact::DataLost { of: Epoch::FIRST, snapshot: Some(snapshot), from_archive: false, at_most_ms: Some(2) };
+        assert_eq!(facts.len(), 5, "{facts:?}");
+        assert!(facts.windows(2).any(|pair| pair[0] == Fact::Assigned && pair[1] == lost), "{facts:?}");
+    }
+}
+
+#[tokio::test]
+async fn restores_are_remembered_until_they_are_over() {
+    for file in Fixture::each().await {
+        let (led, owner) = (&file.led, Account::generate());
+        led.apply(&[assign(1, 1), assign(2, 1)]).await.unwrap();
+        let restores = async || led.restore(WAIT).await.unwrap().restores;
+        for (number, sequence) in [(1, 3), (1, 4), (2, 5), (3, 6)] {
+            let snapshot = SnapshotId::new(Epoch::FIRST, sequence);
+            assert!(order(led, &owner, Operation::Restore { program: program(number), snapshot }).await);
+        }
+        let mut remembered = restores().await;
+        remembered.sort_by_key(|asked| asked.program);
+        let known: Vec<_> = remembered.iter().map(|asked| (asked.program, asked.snapshot.sequence, asked.of)).collect();
+        // The last order of a program counts. The third runs nowhere: it has no epoch to leave.
+        let first = Some(Epoch::FIRST);
+        assert_eq!(known, [(program(1), 4, first), (program(2), 5, first), (program(3), 6, None)]);
+        assert_eq!(&remembered[0].by, owner.address());
+        let forget = Write::Forget { program: program(2), cause: Gone::Forgotten, at: DateTime::UNIX_EPOCH };
+        led.apply(&[Write::RestoreOver { program: program(1) }, forget]).await.unwrap();
+        assert_eq!(restores().await.into_iter().map(|asked| asked.program).collect::<Vec<_>>(), [program(3)]);
+    }
+}
