@@ -165,12 +165,13 @@ impl Processing<'_> {
         let facts = store_rules::Facts { file: bytes, original, funds: self.funds(&content.address).await? };
         let table = self.context.network.price_table(self.db).await?;
         let accepted = store_rules::check(content, item_hash, &facts, &table)?;
+        let file = file.expect("what is accepted has a file");
         let owner = content.address.canonical();
         let row = NewStore {
             item_hash,
             owner: &owner,
             address: content.address.as_str(),
-            file_hash: file.as_ref().map_or(&content.item_hash, |file| &file.hash),
+            file_hash: &file.hash,
             named_as: &content.item_hash,
             tag: &accepted.tag,
             reference: content.reference.as_deref(),
