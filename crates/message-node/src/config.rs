@@ -59,11 +59,15 @@ pub struct ArchiveConfig {
 pub struct Limits {
     /// Bytes of a file uploaded together with the STORE message that publishes it.
     pub upload_bytes: u64,
+    /// Bytes of a file uploaded by `ipfs/add_file` together with its message, or held by a CAR file.
+    pub ipfs_upload_bytes: u64,
+    /// Bytes of a CAR file.
+    pub car_upload_bytes: u64,
     /// Bytes of a file uploaded without a message.
     pub anonymous_upload_bytes: u64,
     /// Uploads at the same time.
     pub uploads: usize,
-    /// Bytes of the content of a message whose item type is `storage`.
+    /// Bytes of the content of a message whose item type is `storage` or `ipfs`.
     pub content_bytes: u64,
     /// Bytes of one aggregate, all its messages merged.
     pub aggregate_bytes: usize,
@@ -139,6 +143,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             upload_bytes: 1024 * MIB,
+            ipfs_upload_bytes: 1024 * MIB,
+            // The tree of a file adds less than a thousandth.
+            car_upload_bytes: 1040 * MIB,
             anonymous_upload_bytes: 25 * MIB,
             uploads: 16,
             content_bytes: MIB,

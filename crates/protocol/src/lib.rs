@@ -11,6 +11,7 @@ pub mod api;
 pub mod client;
 pub mod control;
 pub mod data;
+pub mod file;
 pub mod history;
 pub mod id;
 pub mod message;
@@ -20,4 +21,5 @@ pub mod signed_request;
 
 pub use account::Account;
 pub use address::Address;
+pub use file::{FileCheck, FileHasher, FileName, FileNameError, FileNames, NameHasher};
 pub use id::{BootId, Epoch, FileHash, NodeId, ProgramId};

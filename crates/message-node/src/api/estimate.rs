@@ -89,7 +89,10 @@ async fn of_store(db: &mut Connection, content: &Map<String, Value>, table: &Pri
     let text = |field: &str| content.get(field).and_then(Value::as_str);
     let bytes = match (content.get(ESTIMATED_SIZE).and_then(Value::as_f64), text("item_hash")) {
         (Some(mib), _) => (mib.clamp(0.0, MAX_ANNOUNCED_MIB) * 1024.0 * 1024.0).to_u64().unwrap_or(u64::MAX),
-        (None, Some(hash)) => files::size(db, hash).await?.unwrap_or(0),
+        (None, Some(hash)) => match hash.parse() {
+            Ok(name) => files::find(db, name).await?.map_or(0, |file| file.bytes),
+            Err(_) => 0,
+        },
         (None, None) => 0,
     };
     Ok(store_price(&Address::new(text("address").unwrap_or_default()), bytes, table))
