@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::Address;
+use protocol::{Address, Aliases};
 use serde_json::{Map, Value};
 
 use crate::archive::SnapshotsPlace;
@@ -22,6 +22,8 @@ pub struct Config {
     pub ledger: Option<PathBuf>,
     /// The account whose aggregates speak for the network: `pricing`, `settings`, `vm-images`, `corechannel`.
     pub authority: Option<Address>,
+    /// Other names of files that programs refer to.
+    pub aliases: Aliases,
     /// Products of the `pricing` aggregate that replace the built-in ones; what the authority publishes replaces both.
     pub pricing: Map<String, Value>,
     /// The archive of snapshot sets.
@@ -116,6 +118,7 @@ impl Config {
             data_dir: data_dir.into(),
             ledger: None,
             authority: None,
+            aliases: Aliases::default(),
             pricing: Map::new(),
             archive: ArchiveConfig::default(),
             limits: Limits::default(),

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use lease::LeaseConfig;
 use message_node::SnapshotsPlace;
 use protocol::data::SnapshotId;
-use protocol::{Address, NodeId};
+use protocol::{Address, Alias, NodeId};
 use url::Url;
 
 /// Runs programs on a network of independent compute nodes.
@@ -127,6 +127,10 @@ pub(crate) struct MessageNodeOptions {
     /// The account whose aggregates speak for this network: pricing, settings, vm-images
     #[arg(long, env = "ALEPH_NODE_AUTHORITY")]
     pub(crate) authority: Option<Address>,
+
+    /// Another name of a file, NAME=OF: programs that name the first mean the STORE message OF
+    #[arg(long = "alias", value_delimiter = ',', env = "ALEPH_NODE_ALIASES")]
+    pub(crate) aliases: Vec<Alias>,
 
     /// Base URLs that it is reached at: requests to the archive of snapshots are signed for their host; where it listens
     /// if not given
@@ -248,6 +252,10 @@ pub(crate) struct ComputeNodeOptions {
     /// The scheduler accounts that this node obeys; any if not given
     #[arg(long = "scheduler-address", value_delimiter = ',', env = "ALEPH_NODE_SCHEDULER_ADDRESS")]
     pub(crate) scheduler_addresses: Vec<Address>,
+
+    /// Another name of a file, NAME=OF: programs that name the first get what the STORE message OF stores
+    #[arg(long = "alias", value_delimiter = ',', env = "ALEPH_NODE_ALIASES")]
+    pub(crate) aliases: Vec<Alias>,
 
     /// Base URLs of gateways that pass owners' requests on to this node
     #[arg(long = "gateway", value_delimiter = ',', env = "ALEPH_NODE_GATEWAYS")]

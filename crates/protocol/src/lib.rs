@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod address;
+pub mod alias;
 pub mod api;
 #[cfg(feature = "client")]
 pub mod client;
@@ -21,5 +22,6 @@ pub mod signed_request;
 
 pub use account::Account;
 pub use address::Address;
+pub use alias::{Alias, Aliases};
 pub use file::{FileCheck, FileHasher, FileName, FileNameError, FileNames, NameHasher};
 pub use id::{BootId, Epoch, FileHash, NodeId, ProgramId};

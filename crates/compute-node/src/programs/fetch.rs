@@ -7,7 +7,7 @@ use protocol::control::{Failure, FailureKind};
 use protocol::message::{
     ItemType, MessageType, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content, place_volumes,
 };
-use protocol::{Address, FileName, FileNameError, ProgramId};
+use protocol::{Address, Aliases, FileName, FileNameError, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
 
 use super::catalog::{Catalog, Lookup, Program};
@@ -45,6 +45,7 @@ pub(crate) struct Fetcher {
     files: Arc<Files>,
     images: Images,
     code: Arc<CodeCache>,
+    aliases: Aliases,
     has_pool: bool,
 }
 
@@ -59,9 +60,10 @@ impl Fetcher {
         files: Arc<Files>,
         images: Images,
         code: Arc<CodeCache>,
+        aliases: Aliases,
         has_pool: bool,
     ) -> Self {
-        Self { catalog, message_node, files, images, code, has_pool }
+        Self { catalog, message_node, files, images, code, aliases, has_pool }
     }
 
     pub(crate) fn images(&self) -> &Images {
@@ -152,6 +154,7 @@ impl Fetcher {
         what: &str,
     ) -> Result<StoreContent, Failure> {
         let unavailable = |why: String| cannot_fetch(what, why);
+        let reference = self.aliases.resolve(reference);
         let store = self.message_node.message(reference).await.map_err(|e| unavailable(e.to_string()))?;
         let store = store
             .filter(|found| found.status.is_in_force())

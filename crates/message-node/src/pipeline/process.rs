@@ -204,7 +204,9 @@ impl Processing<'_> {
             time_us: content.time.as_micros(),
             settle_by_us: accepted.on_condition.then(|| now_us() + window_us),
         };
-        let needed: Vec<&str> = content.references().into_iter().map(|(reference, _)| reference).collect();
+        let aliases = &self.context.network.aliases;
+        let needed: Vec<&str> =
+            content.references().into_iter().map(|(reference, _)| aliases.resolve(reference)).collect();
         programs::insert(self.db, &row, &needed).await?;
         self.charge(&owner, accepted.cost, &accepted.price).await
     }
@@ -224,10 +226,11 @@ impl Processing<'_> {
     async fn references(&mut self, content: &ProgramContent) -> Stored<program::References> {
         let mut references = HashMap::new();
         for (reference, use_latest) in content.references() {
-            let found = stores::resolve(self.db, reference, use_latest)
+            let meant = self.context.network.aliases.resolve(reference);
+            let found = stores::resolve(self.db, meant, use_latest)
                 .await?
                 .map(|row| program::Needed { file_hash: row.file_hash, bytes: crate::store::from_db(row.size) });
-            references.insert((reference.to_owned(), use_latest), self.known(reference, found).await?);
+            references.insert((reference.to_owned(), use_latest), self.known(meant, found).await?);
         }
         Ok(references)
     }
