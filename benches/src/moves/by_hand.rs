@@ -85,7 +85,9 @@ pub(super) async fn copy_and_start(mib: u64, runs: u32) -> anyhow::Result<Vec<(W
             stop(program).await?;
             let copy = copy(*way, source, target).await?;
             let moved = start(code.path(), &copy, port)?;
-            pauses.add(first_200(began, port, "/").await?.seconds);
+            let pause = first_200(began, port, "/").await?.seconds;
+            eprintln!("bench: moves: stopped for {pause:.2} s");
+            pauses.add(pause);
             // And back, without a copy, for the next.
             stop(moved).await?;
             remove(*way, &copy, source).await?;

@@ -19,9 +19,10 @@ def now():
 
 
 def fill(mib):
-    """Bytes that no compression makes smaller, in files of 64 MiB."""
+    """So much more, of bytes that no compression makes smaller, in files of 64 MiB."""
+    files = len([name for name in os.listdir(DATA) if name.startswith("fill-")])
     for first in range(0, mib, 64):
-        with open(f"{DATA}/fill-{first}", "wb", 0) as file:
+        with open(f"{DATA}/fill-{files * 64 + first}", "wb", 0) as file:
             for _ in range(min(64, mib - first)):
                 file.write(os.urandom(1 << 20))
             os.fsync(file.fileno())

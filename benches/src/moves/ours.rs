@@ -17,6 +17,9 @@ use crate::stats::Samples;
 /// How long ten gibibytes may take to be written, and to be copied.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
+/// How many MiB are written for one request.
+const PIECE_MIB: u64 = 512;
+
 /// How often the program is asked while it moves.
 const EVERY: Duration = Duration::from_millis(5);
 
@@ -82,7 +85,13 @@ impl Holder {
 pub(super) async fn move_there_and_back(mib: u64, rates: &[u32], runs: u32) -> anyhow::Result<Vec<Moved>> {
     let holder = Holder::start(2, mib, &[], &[]).await;
     eprintln!("bench: moves: {mib} MiB are written");
-    holder.ask(&format!("/fill/{mib}")).await?;
+    // No request takes longer than clients wait.
+    let mut left = mib;
+    while left > 0 {
+        let piece = left.min(PIECE_MIB);
+        holder.ask(&format!("/fill/{piece}")).await?;
+        left -= piece;
+    }
     let mut all = Vec::new();
     for &rate in rates {
         let mut moved = Moved { rate, ..Moved::default() };
@@ -113,6 +122,7 @@ async fn move_once(holder: &Holder, moved: &mut Moved) -> anyhow::Result<()> {
     ensure!(finished.code == 0, "the program does not move: {}", finished.stderr);
     ensure!(holder.node().await != from, "it has not moved");
     let (pause, last_written) = asking.await??;
+    eprintln!("bench: moves: stopped for {:.2} s, {:.2} s in all", pause.as_secs_f64(), whole.as_secs_f64());
     moved.pauses.add(pause.as_secs_f64());
     moved.whole.add(whole.as_secs_f64());
     moved.sent_mib.add((watching.await?.max(sent) - sent) / f64::from(1 << 20));
