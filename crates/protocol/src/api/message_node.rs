@@ -114,25 +114,33 @@ pub struct BalanceError {
     pub required_balance: String,
 }
 
-/// `GET /api/v0/messages.json` by page.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `GET /api/v0/messages.json`, by page or by cursor.
+///
+/// A message that cannot be read, of a chain or type that was invented later, say, does not hide the others.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "RawMessageList")]
 pub struct MessageList {
-    /// The messages.
+    /// The messages that can be read.
     pub messages: Vec<StoredMessage>,
-    /// Messages per page; 0 for all.
-    pub pagination_per_page: u64,
-    /// The page, from 1; absent in lists by cursor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pagination_page: Option<u64>,
-    /// How many messages there are in all; absent in lists by cursor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pagination_total: Option<u64>,
-    /// Always `messages`; absent in lists by cursor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pagination_item: Option<String>,
-    /// In lists by cursor: where the next page starts; null at the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How many cannot.
+    pub unreadable: usize,
+    /// In lists by cursor: where the next page starts; absent at the end.
     pub next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawMessageList {
+    messages: Vec<Value>,
+    #[serde(default)]
+    next_cursor: Option<String>,
+}
+
+impl From<RawMessageList> for MessageList {
+    fn from(raw: RawMessageList) -> Self {
+        let listed = raw.messages.len();
+        let messages: Vec<_> = raw.messages.into_iter().filter_map(|m| serde_json::from_value(m).ok()).collect();
+        Self { unreadable: listed - messages.len(), messages, next_cursor: raw.next_cursor }
+    }
 }
 
 /// `POST /api/v0/messages`.
@@ -291,6 +299,8 @@ pub struct MessageFilter {
     pub refs: Vec<String>,
     /// `startDate`: not before this time, seconds since 1970.
     pub start_date: Option<f64>,
+    /// `sortOrder`: lists begin with the oldest; they begin with the newest otherwise.
+    pub oldest_first: bool,
 }
 
 impl MessageFilter {
@@ -309,6 +319,7 @@ impl MessageFilter {
         list("hashes", self.hashes.clone());
         list("refs", self.refs.clone());
         list("startDate", self.start_date.iter().map(ToString::to_string).collect());
+        list("sortOrder", self.oldest_first.then(|| "1".to_owned()).into_iter().collect());
         query
     }
 }

@@ -101,6 +101,20 @@ async fn a_message_node_that_breaks_off_is_followed_again_without_a_gap() {
 }
 
 #[tokio::test]
+async fn a_message_node_without_a_stream_is_listed() {
+    let network = Network::new().await;
+    network.messages.have_no_stream();
+    let scheduler = network.start().await;
+    scheduler.until_synced().await;
+    let program = network.publish(300);
+    until("it is known", async || scheduler.vm(program).await).await;
+    assert_eq!(scheduler.client.health().await.unwrap().message_node, "ok");
+    network.messages.set_status(program, MessageStatus::Forgotten);
+    scheduler.until_gone(program).await;
+    assert_eq!(network.messages.subscribed(), 0);
+}
+
+#[tokio::test]
 async fn a_node_whose_registration_was_taken_back_gets_nothing_new() {
     let (network, scheduler, nodes) = Network::with_nodes(&[2000]).await;
     let program = network.publish(500);

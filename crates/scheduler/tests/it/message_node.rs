@@ -34,6 +34,7 @@ struct Contents {
     asked: BTreeMap<String, usize>,
     listed: usize,
     subscribed: usize,
+    has_no_stream: bool,
 }
 
 #[derive(Clone)]
@@ -156,6 +157,11 @@ impl FakeMessageNode {
         self.contents(|contents| contents.subscribed)
     }
 
+    /// Streams nothing from now on: it is a message node of another kind.
+    pub(crate) fn have_no_stream(&self) {
+        self.contents(|contents| contents.has_no_stream = true);
+    }
+
     /// Registers a compute node, or takes its place, and says so in the stream.
     pub(crate) fn register(&self, node: ResourceNode) {
         self.contents(|contents| {
@@ -238,7 +244,12 @@ async fn aggregate(State(shared): State<Shared>, Path(file): Path<String>) -> Js
 
 async fn subscribe(State(shared): State<Shared>, upgrade: WebSocketUpgrade) -> Response {
     let mut events = shared.stream.subscribe();
-    shared.contents.lock().unwrap().subscribed += 1;
+    let mut contents = shared.contents.lock().unwrap();
+    if contents.has_no_stream {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    contents.subscribed += 1;
+    drop(contents);
     upgrade.on_upgrade(async move |mut socket| {
         loop {
             let event = tokio::select! {
