@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::message::MessageType;
 use protocol::{Address, Aliases};
 use serde_json::{Map, Value};
 
@@ -28,10 +29,21 @@ pub struct Config {
     pub pricing: Map<String, Value>,
     /// The archive of snapshot sets.
     pub archive: ArchiveConfig,
+    /// Another message node whose messages and files this one takes in.
+    pub follow: Option<FollowConfig>,
     /// Sizes and numbers.
     pub limits: Limits,
     /// Waits.
     pub timing: Timing,
+}
+
+/// A message node that is followed.
+#[derive(Debug, Clone)]
+pub struct FollowConfig {
+    /// Its base URL.
+    pub url: String,
+    /// The types of messages to take in; all when empty.
+    pub only: Vec<MessageType>,
 }
 
 /// Settings of the archive of snapshot sets.
@@ -121,6 +133,7 @@ impl Config {
             aliases: Aliases::default(),
             pricing: Map::new(),
             archive: ArchiveConfig::default(),
+            follow: None,
             limits: Limits::default(),
             timing: Timing::default(),
         }

@@ -11,6 +11,7 @@
 //! * [`Config`] and [`run`] are the entrance; the binary `aleph-node` reads the one and calls the other.
 //! * `core` decides and does no I/O. `pipeline` looks up what `core` asks for and carries out what it says; its module
 //!   documentation has the life of a message.
+//! * `follow` takes in what another message node has.
 //! * `archive` keeps snapshot sets of programs' volumes, encrypted, for the compute nodes that run them.
 //! * Everything is in one directory: `messages.sqlite`, `files/`, `snapshots/` (or a bucket) and `snapshots.key`. What was
 //!   answered with success is in there, durably.
@@ -25,6 +26,7 @@ mod error;
 mod events;
 mod files;
 mod filter;
+mod follow;
 mod metrics;
 mod node;
 mod pipeline;
@@ -35,6 +37,6 @@ mod store;
 mod view;
 
 pub use archive::{Bucket, SnapshotsPlace};
-pub use config::{ArchiveConfig, Config, Limits, Timing};
+pub use config::{ArchiveConfig, Config, FollowConfig, Limits, Timing};
 pub use error::RunError;
 pub use server::run;

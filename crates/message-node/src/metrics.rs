@@ -25,6 +25,14 @@ pub(crate) struct Metrics {
     pub streams: Gauge,
     /// Streams that were closed because they were too slow.
     pub slow_streams: Counter,
+    /// Whether another message node is followed at the moment: 1 or 0.
+    pub following: Gauge,
+    /// Messages of another node that were new here.
+    pub followed: Counter,
+    /// Messages of another node that were left out.
+    pub follow_refused: Counter,
+    /// Messages of another node were listed until this time, seconds since 1970.
+    pub followed_until: Gauge,
 }
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
@@ -42,6 +50,10 @@ impl Metrics {
             uploads: gauge("aleph_uploads"),
             streams: gauge("aleph_streams"),
             slow_streams: counter("aleph_slow_streams_total"),
+            following: gauge("aleph_following"),
+            followed: counter("aleph_followed_total"),
+            follow_refused: counter("aleph_follow_refused_total"),
+            followed_until: gauge("aleph_followed_until_seconds"),
             handle: recorder.handle(),
             recorder: Box::new(recorder),
         }

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::Archive;
-use crate::files::Files;
+use crate::clock::{micros, now_us};
+use crate::files::{Files, StagedFile};
 use crate::pipeline::{Context, Pipeline};
 use crate::store::{Db, Store, Stored};
 
@@ -44,5 +45,18 @@ impl Node {
     /// The file store.
     pub(crate) fn files(&self) -> &Files {
         &self.context.files
+    }
+
+    /// Makes a file known. It is kept for the grace time at least, and messages that waited for it are tried again.
+    ///
+    /// # Errors
+    /// When the file store or the database fails.
+    pub(crate) async fn publish(&self, file: StagedFile) -> Stored<()> {
+        let (names, bytes) = (file.all_names(), file.bytes());
+        let keep_until_us = now_us() + micros(self.context.timing.file_grace);
+        self.files().publish(file, self.store(), keep_until_us).await?;
+        self.context.metrics.uploaded_bytes.increment(bytes);
+        self.pipeline.file_arrived(&names);
+        Ok(())
     }
 }

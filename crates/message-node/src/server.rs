@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::error::RunError;
 use crate::events::Events;
 use crate::files::{Files, collect};
+use crate::follow::Follower;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::pipeline::{Context, Pipeline};
@@ -89,6 +90,9 @@ pub async fn run(
         open_streams: TaskTracker::new(),
         shutdown: stop_serving.clone(),
     };
+    if let Some(follow) = &config.follow {
+        tasks.push(tokio::spawn(Follower::new(node.clone(), follow).run(stop_pipeline.clone())));
+    }
     tracing::info!(%address, data_dir = %config.data_dir.display(), "the message node is ready");
     ready(address);
 

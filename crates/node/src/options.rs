@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use lease::LeaseConfig;
 use message_node::SnapshotsPlace;
 use protocol::data::SnapshotId;
+use protocol::message::MessageType;
 use protocol::{Address, Alias, NodeId};
 use url::Url;
 
@@ -153,6 +154,14 @@ pub(crate) struct MessageNodeOptions {
     /// How long the archive of a forgotten program is kept
     #[arg(long, default_value = "7d", value_parser = retention, env = "ALEPH_NODE_SNAPSHOTS_RETENTION")]
     pub(crate) snapshots_retention: Duration,
+
+    /// Base URL of another message node, whose messages and files this one takes in
+    #[arg(long, value_parser = base_url, env = "ALEPH_NODE_FOLLOW")]
+    pub(crate) follow: Option<String>,
+
+    /// Take in these types of messages only: PROGRAM,STORE,FORGET,AGGREGATE, say
+    #[arg(long, requires = "follow", value_delimiter = ',', value_parser = message_type, env = "ALEPH_NODE_FOLLOW_ONLY")]
+    pub(crate) only: Vec<MessageType>,
 }
 
 /// `aleph-node scheduler`.
@@ -453,6 +462,11 @@ fn store(text: &str) -> Result<Url, String> {
     let expected = "expected postgres://user:password@host:port/database";
     let url: Url = text.parse().map_err(|e| format!("{e}; {expected}"))?;
     if matches!(url.scheme(), "postgres" | "postgresql") { Ok(url) } else { Err(expected.to_owned()) }
+}
+
+fn message_type(text: &str) -> Result<MessageType, String> {
+    serde_json::from_value(text.to_uppercase().into())
+        .map_err(|_| "expected a type of message: PROGRAM, STORE, FORGET, AGGREGATE, POST".to_owned())
 }
 
 fn base_url(text: &str) -> Result<String, String> {

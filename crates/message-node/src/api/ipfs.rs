@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::error::{Answer, ApiError};
 use super::receive::{Metadata, Parts, Sink, Turn, is_form, read_form};
-use super::upload::{Arrived, check_funds_for, check_name, no_file, publish, receive, receive_document, submit};
+use super::upload::{Arrived, check_funds_for, check_name, no_file, receive, receive_document, submit};
 use crate::core::car::CarReader;
 use crate::files::Spool;
 use crate::node::Node;
@@ -33,7 +33,7 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
     }
     let name = filename.unwrap_or_else(|| UNNAMED.to_owned());
     let body = json!({ "status": "success", "hash": cid, "name": name, "size": file.bytes() });
-    publish(&node, file).await?;
+    node.publish(file).await?;
     submit(&node, metadata, body).await
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn add_json(State(node): State<Node>, body: Body) -> Answer<Res
     let _turn = Turn::take(&node)?;
     let file = receive_document(&node, body).await?;
     let body = json!({ "status": "success", "hash": file.names.v0.to_string() });
-    publish(&node, file).await?;
+    node.publish(file).await?;
     Ok(Json(body).into_response())
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn add_car(State(node): State<Node>, request: Request) -> Answe
     let file = node.files().import(&spool.finish().await?, &index, limits.ipfs_upload_bytes).await?;
     check_funds_for(&node, &file, &metadata).await?;
     let body = json!({ "status": "success", "hash": metadata.content.item_hash, "size": file.bytes() });
-    publish(&node, file).await?;
+    node.publish(file).await?;
     submit(&node, Some(metadata), body).await
 }
 

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::error::{Answer, ApiError};
 use super::receive::{Metadata, Parts, Turn, is_form, read_body, read_document, read_form};
 use super::submit::http_status;
-use crate::clock::{micros, now_us};
 use crate::core::payment::{Funds, check_funds};
 use crate::files::StagedFile;
 use crate::node::Node;
@@ -35,7 +34,7 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
         check_funds_for(&node, &file, metadata).await?;
     }
     let body = stored(&file.hash());
-    publish(&node, file).await?;
+    node.publish(file).await?;
     submit(&node, metadata, body).await
 }
 
@@ -44,7 +43,7 @@ pub(super) async fn add_json(State(node): State<Node>, body: Body) -> Answer<Res
     let _turn = Turn::take(&node)?;
     let file = receive_document(&node, body).await?;
     let body = stored(&file.hash());
-    publish(&node, file).await?;
+    node.publish(file).await?;
     Ok(Json(body).into_response())
 }
 
@@ -82,16 +81,6 @@ pub(super) async fn receive_document(node: &Node, body: Body) -> Answer<StagedFi
 
 pub(super) fn no_file() -> ApiError {
     ApiError::bad_request("the form has no part 'file'")
-}
-
-/// Makes a file known.
-pub(super) async fn publish(node: &Node, file: StagedFile) -> Answer<()> {
-    let (names, bytes) = (file.all_names(), file.bytes());
-    let keep_until_us = now_us() + micros(node.context.timing.file_grace);
-    node.files().publish(file, node.store(), keep_until_us).await?;
-    node.context.metrics.uploaded_bytes.increment(bytes);
-    node.pipeline.file_arrived(&names);
-    Ok(())
 }
 
 /// Submits the message of a file that is known now, if there is one, and answers with `body` unless it is refused.

@@ -7,6 +7,7 @@ pub(crate) mod aggregate;
 pub(crate) mod archive;
 pub(crate) mod car;
 pub(crate) mod content;
+pub(crate) mod follow;
 pub(crate) mod forget;
 pub(crate) mod network;
 pub(crate) mod payment;

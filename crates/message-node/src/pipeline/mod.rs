@@ -154,6 +154,14 @@ impl Pipeline {
         }
     }
 
+    /// Whether this very message was decided, and is not rejected.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub(crate) async fn knows(&self, envelope: &Envelope) -> Stored<bool> {
+        Ok(self.known(envelope).await?.is_some())
+    }
+
     /// The status of the very same message, from the same sender with the same signature, if it was decided and is not
     /// rejected: then there is nothing to store or to check.
     async fn known(&self, envelope: &Envelope) -> Stored<Option<MessageStatus>> {

@@ -3,6 +3,7 @@
 mod codes;
 mod delegation;
 mod files;
+mod following;
 mod ipfs;
 mod lists;
 mod messages;
