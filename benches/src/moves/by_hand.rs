@@ -143,9 +143,11 @@ async fn remove(way: Way, copy: &Path, source: &Path) -> anyhow::Result<()> {
     let snapshot = (way == Way::Send).then(|| source.join("copy"));
     for subvolume in [Some(copy), snapshot.as_deref()].into_iter().flatten() {
         run("btrfs", &["subvolume".as_ref(), "delete".as_ref(), subvolume.as_ref()]).await?;
-        // Its room is free a while later, and the next run needs it.
+        // Its room is free a while later, and the next run needs it. Unless it is asked to begin, btrfs takes half a minute.
         let disk = subvolume.parent().context("it is on a disk")?;
-        run("btrfs", &["subvolume".as_ref(), "sync".as_ref(), disk.as_ref()]).await?;
+        for what in ["filesystem", "subvolume"] {
+            run("btrfs", &[what.as_ref(), "sync".as_ref(), disk.as_ref()]).await?;
+        }
     }
     Ok(())
 }
