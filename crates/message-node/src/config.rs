@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use protocol::Address;
 use serde_json::{Map, Value};
+use url::Url;
 
 use crate::archive::SnapshotsPlace;
+use crate::core::chain;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -20,6 +23,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// A JSON file of balances, `{"0x…": "10000"}`, read again when it changes. Without one nothing has to be paid for.
     pub ledger: Option<PathBuf>,
+    /// A token whose holders can pay; not together with a ledger.
+    pub token: Option<TokenConfig>,
     /// The account whose aggregates speak for the network: `pricing`, `settings`, `vm-images`, `corechannel`.
     pub authority: Option<Address>,
     /// Products of the `pricing` aggregate that replace the built-in ones; what the authority publishes replaces both.
@@ -30,6 +35,52 @@ pub struct Config {
     pub limits: Limits,
     /// Waits.
     pub timing: Timing,
+}
+
+/// A token on a chain, read over JSON-RPC.
+#[derive(Debug, Clone)]
+pub struct TokenConfig {
+    /// The RPC node. The URL may hold a key; it is shown to nobody.
+    pub rpc: Url,
+    /// The token's contract.
+    pub contract: TokenAddress,
+    /// Digits of the token after the decimal point.
+    pub decimals: u8,
+    /// Blocks on top of a block before it counts.
+    pub confirmations: u64,
+    /// How often the chain is looked at.
+    pub interval: Duration,
+    /// How long the RPC node may take for an answer.
+    pub timeout: Duration,
+    /// Balances of accounts with nothing in force that are remembered.
+    pub passing_accounts: usize,
+}
+
+/// The address of a contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenAddress(pub [u8; 20]);
+
+impl FromStr for TokenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        chain::account(text).map(Self).ok_or_else(|| "expected 0x and 40 hexadecimal digits".to_owned())
+    }
+}
+
+impl TokenConfig {
+    /// The token with this contract and the default settings.
+    pub fn new(rpc: Url, contract: TokenAddress) -> Self {
+        Self {
+            rpc,
+            contract,
+            decimals: 18,
+            confirmations: 12,
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(10),
+            passing_accounts: 10_000,
+        }
+    }
 }
 
 /// Settings of the archive of snapshot sets.
@@ -90,6 +141,14 @@ pub struct Timing {
     pub retry_window: Duration,
     /// Within which time a replaced program has to be forgotten when the balance does not cover both versions.
     pub replacement_window: Duration,
+    /// For how long what the balance does not cover any more stays in force.
+    pub grace: Duration,
+    /// For how long it comes back, once removed, when it is paid for again.
+    pub retention: Duration,
+    /// How often balances are looked at that nobody tells to have changed.
+    pub review_every: Duration,
+    /// For how long a request for a balance waits until it is read.
+    pub balance_wait: Duration,
     /// For how long a `sync` submission waits for the outcome.
     pub sync_wait: Duration,
     /// For how long a file stays that nothing refers to.
@@ -111,6 +170,7 @@ impl Config {
             listen,
             data_dir: data_dir.into(),
             ledger: None,
+            token: None,
             authority: None,
             pricing: Map::new(),
             archive: ArchiveConfig::default(),
@@ -159,6 +219,10 @@ impl Default for Timing {
         Self {
             retry_window: Duration::from_secs(10),
             replacement_window: Duration::from_secs(60),
+            grace: Duration::from_secs(24 * 3600),
+            retention: Duration::from_secs(7 * 24 * 3600),
+            review_every: Duration::from_secs(5),
+            balance_wait: Duration::from_secs(5),
             sync_wait: Duration::from_secs(30),
             file_grace: Duration::from_secs(24 * 3600),
             collect_every: Duration::from_secs(600),

@@ -34,6 +34,9 @@ pub enum RunError {
         /// Why not.
         cause: String,
     },
+    /// Balances have two sources.
+    #[error("balances are read from a ledger or from a token, not from both; give --ledger or --token-rpc")]
+    TwoBalances,
     /// The archive cannot be opened.
     #[error("cannot use the archive of snapshots at {place}: {source}; set --snapshots, or what the service needs")]
     Snapshots {

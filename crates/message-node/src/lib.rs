@@ -35,6 +35,6 @@ mod store;
 mod view;
 
 pub use archive::{Bucket, SnapshotsPlace};
-pub use config::{ArchiveConfig, Config, Limits, Timing};
+pub use config::{ArchiveConfig, Config, Limits, Timing, TokenAddress, TokenConfig};
 pub use error::RunError;
 pub use server::run;

@@ -49,7 +49,7 @@ pub async fn run(
     let _lock = lock(&config.data_dir)?;
     let data_dir = |source: io::Error| RunError::DataDir { path: config.data_dir.clone(), source };
     let files = Files::open(&config.data_dir.join("files")).map_err(data_dir)?;
-    let balances = Balances::open(config.ledger.as_deref())?;
+    let balances = Balances::open(&config)?;
     let database = config.data_dir.join("messages.sqlite");
     let store = Store::open(&database).await?;
     let bind = |source| RunError::Bind { address: config.listen, source };
@@ -75,6 +75,11 @@ pub async fn run(
         collect::run(files, store.clone(), config.limits.clone(), config.timing.clone(), stop_pipeline.clone());
     tasks.push(tokio::spawn(collector));
     tasks.push(tokio::spawn(archive::collect::run(Arc::clone(&archive), stop_pipeline.clone())));
+
+    if let Balances::Token(token) = &context.balances {
+        let (token, pipeline, stop) = (Arc::clone(token), pipeline.clone(), stop_pipeline.clone());
+        tasks.push(tokio::spawn(async move { token.run(|| pipeline.balances_changed(), stop).await }));
+    }
 
     let node = Node {
         context,

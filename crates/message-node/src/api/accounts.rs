@@ -10,9 +10,11 @@ use rust_decimal::prelude::ToPrimitive;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::error::Answer;
+use super::error::{Answer, ApiError};
 use super::query::{Params, write_cursor};
+use crate::balances;
 use crate::clock::{iso, seconds};
+use crate::core::chain::Holding;
 use crate::filter::canonical;
 use crate::node::Node;
 use crate::store::list::{Place, Window};
@@ -29,10 +31,28 @@ const CHAIN: &str = "ETH";
 pub(super) async fn balance(State(node): State<Node>, Path(address): Path<String>) -> Answer<Response> {
     let address = Address::new(address);
     let locked = costs::locked(&mut *node.db().await?, &address.canonical()).await?;
-    let balance = node.context.balances.of(&address).map_or(UNLIMITED, number);
+    let balance = match holding(&node, &address).await {
+        Holding::Unlimited => UNLIMITED,
+        Holding::Tokens(tokens) => number(tokens),
+        Holding::Unknown => return Err(unknown(&node, &address)),
+    };
     let details = Some(json!({ CHAIN: balance }));
     let answer = Balance { address, balance, details, locked_amount: number(locked), credit_balance: 0 };
     Ok(Json(answer).into_response())
+}
+
+/// What an account holds; waits a while for it to be read.
+pub(super) async fn holding(node: &Node, address: &Address) -> Holding {
+    match &node.context.balances {
+        balances::Balances::Token(token) => token.read(&address.canonical(), node.context.timing.balance_wait).await,
+        balances => balances.of(address),
+    }
+}
+
+/// The answer where a balance is not known, which is not zero.
+pub(super) fn unknown(node: &Node, address: &Address) -> ApiError {
+    let why = node.context.balances.why_unknown();
+    ApiError::busy(format!("the balance of {address} is not known: {why}; try again in a few seconds"))
 }
 
 fn number(amount: Decimal) -> f64 {
@@ -55,10 +75,10 @@ struct Balances {
     pagination_item: &'static str,
 }
 
-/// `GET /balances`: the ledger by page, ordered by address. Empty on a network where nothing is paid for.
+/// `GET /balances`: the balances that are known by page, ordered by address. Empty on a network where nothing is paid for.
 pub(super) async fn balances(State(node): State<Node>, params: Params) -> Answer<Response> {
     let paging = params.paging(&node.context.limits)?;
-    let ledger = node.context.balances.current().unwrap_or_default();
+    let ledger = node.context.balances.known().unwrap_or_default();
     let mut entries: Vec<(&String, &Decimal)> = ledger.iter().collect();
     entries.sort_unstable();
     let skip = match &paging.window {

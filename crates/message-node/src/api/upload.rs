@@ -15,10 +15,12 @@ use serde_json::json;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout};
 
-use super::MAX_JSON_BYTES;
 use super::error::{Answer, ApiError};
 use super::submit::{http_status, parse_json};
+use super::{MAX_JSON_BYTES, accounts};
 use crate::clock::{micros, now_us};
+use crate::core::Refusal;
+use crate::core::chain::Holding;
 use crate::core::content::Content;
 use crate::core::payment::{Funds, check_funds};
 use crate::files::{StagedFile, Upload};
@@ -225,8 +227,16 @@ async fn check_file(node: &Node, file: &StagedFile, metadata: &Metadata) -> Answ
     let cost = store_price(&content.address, file.bytes, &table).cost;
     let cost = costs::read(&cost, &file.hash)?;
     let locked = costs::locked(&mut db, &content.address.canonical()).await?;
-    let funds = Funds { balance: node.context.balances.of(&content.address), locked };
-    check_funds(funds, cost).map_err(|rejection| ApiError::payment_required(&rejection))
+    let balance = match cost.is_zero() {
+        true => Holding::Unlimited,
+        false => accounts::holding(node, &content.address).await,
+    };
+    let funds = Funds { balance, locked };
+    check_funds(&content.address, funds, cost).map_err(|refusal| match refusal {
+        Refusal::Final(rejection) => ApiError::payment_required(&rejection),
+        // Large files are for those of whom is known that they can pay.
+        Refusal::Until(..) => accounts::unknown(node, &content.address),
+    })
 }
 
 fn check_anonymous(node: &Node, file: &StagedFile) -> Answer<()> {

@@ -1,25 +1,24 @@
-//! What accounts hold: a ledger in a local JSON file, `{"0x…": "10000", "0x…": 12.5}`.
+//! What accounts hold: a ledger in a file, or a token on a chain.
 //!
-//! The file is looked at whenever a balance is asked for and read again when it changed. A file that cannot be read keeps
-//! the last good content in force, because taking it for an empty one would take everybody's programs away.
+//! Exactly one of them: two would have to be added up, and then nobody could tell which of them a balance is from. Without
+//! one nothing has to be paid for.
+
+mod ledger;
+mod token;
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::Address;
 use rust_decimal::Decimal;
-use serde_json::Value;
 
+use crate::config::Config;
+use crate::core::chain::{Health, Holding, Interest};
 use crate::error::RunError;
-
-/// The largest ledger that is read, in bytes.
-const MAX_LEDGER_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Balances in tokens by canonical address.
-pub(crate) type Ledger = HashMap<String, Decimal>;
+pub(crate) use ledger::Ledger;
+use ledger::LedgerFile;
+pub(crate) use token::TokenBalances;
 
 /// The balances of a network.
 #[derive(Debug)]
@@ -28,166 +27,115 @@ pub(crate) enum Balances {
     Unlimited,
     /// What the file says.
     Ledger(LedgerFile),
-}
-
-/// A ledger in a file.
-#[derive(Debug)]
-pub(crate) struct LedgerFile {
-    path: PathBuf,
-    last: Mutex<Reading>,
-}
-
-/// The last good content, and which state of the file was looked at last, good or not.
-#[derive(Debug)]
-struct Reading {
-    ledger: Arc<Ledger>,
-    looked_at: Option<Stamp>,
-}
-
-/// What changes when a file is written or replaced.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    /// What the chain says.
+    Token(Arc<TokenBalances>),
 }
 
 impl Balances {
-    /// Reads the ledger, if there is one.
+    /// Reads the ledger, or gets ready to read the chain; it need not answer for that.
     ///
     /// # Errors
-    /// [`RunError::Ledger`] when the file cannot be read: at the start there is no last good content.
-    pub(crate) fn open(path: Option<&Path>) -> Result<Self, RunError> {
-        let Some(path) = path else { return Ok(Self::Unlimited) };
-        let stamp = Stamp::of(path);
-        let ledger = read(path).map_err(|cause| RunError::Ledger { path: path.into(), cause })?;
-        let reading = Reading { ledger: Arc::new(ledger), looked_at: stamp };
-        Ok(Self::Ledger(LedgerFile { path: path.into(), last: Mutex::new(reading) }))
+    /// [`RunError::Ledger`] when the file cannot be read, [`RunError::TwoBalances`].
+    pub(crate) fn open(config: &Config) -> Result<Self, RunError> {
+        match (&config.ledger, &config.token) {
+            (None, None) => Ok(Self::Unlimited),
+            (Some(path), None) => Ok(Self::Ledger(LedgerFile::open(path)?)),
+            (None, Some(token)) => Ok(Self::Token(Arc::new(TokenBalances::new(token.clone())))),
+            (Some(_), Some(_)) => Err(RunError::TwoBalances),
+        }
     }
 
-    /// All balances as they are now; `None` on a network where nothing is paid for.
-    pub(crate) fn current(&self) -> Option<Arc<Ledger>> {
+    /// All balances that are known now; `None` on a network where nothing is paid for.
+    pub(crate) fn known(&self) -> Option<Arc<Ledger>> {
         match self {
             Self::Unlimited => None,
             Self::Ledger(file) => Some(file.current()),
+            Self::Token(token) => Some(Arc::new(token.known())),
         }
     }
 
-    /// What an account holds: 0 when the ledger does not list it, `None` where nothing is paid for.
-    pub(crate) fn of(&self, address: &Address) -> Option<Decimal> {
-        Some(self.current()?.get(&address.canonical()).copied().unwrap_or_default())
+    /// What an account holds: nothing when the ledger does not list it.
+    pub(crate) fn of(&self, address: &Address) -> Holding {
+        self.holding(&address.canonical(), Interest::Passing)
     }
-}
 
-impl LedgerFile {
-    fn current(&self) -> Arc<Ledger> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = Stamp::of(&self.path);
-        if stamp != last.looked_at {
-            match read(&self.path) {
-                Ok(ledger) => {
-                    tracing::info!(path = %self.path.display(), accounts = ledger.len(), "the ledger changed");
-                    last.ledger = Arc::new(ledger);
-                }
-                Err(cause) => {
-                    let path = self.path.display();
-                    tracing::error!(%path, %cause, "the ledger cannot be read; the last balances stay in force");
-                }
-            }
-            last.looked_at = stamp;
+    /// The same for an account, canonical, that has something in force: it is told from now on when its balance changes.
+    pub(crate) fn watch(&self, account: &str) -> Holding {
+        self.holding(account, Interest::Lasting)
+    }
+
+    fn holding(&self, account: &str, interest: Interest) -> Holding {
+        match self {
+            Self::Unlimited => Holding::Unlimited,
+            Self::Ledger(file) => Holding::Tokens(file.current().get(account).copied().unwrap_or_default()),
+            Self::Token(token) => token.holding(account, interest),
         }
-        Arc::clone(&last.ledger)
+    }
+
+    /// An account, canonical, has nothing in force any more.
+    pub(crate) fn release(&self, account: &str) {
+        if let Self::Token(token) = self {
+            token.release(account);
+        }
+    }
+
+    /// Accounts, canonical, whose balance has changed since this was asked before, some perhaps twice.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        match self {
+            Self::Unlimited => Vec::new(),
+            Self::Ledger(file) => file.changes(),
+            Self::Token(token) => token.changes(),
+        }
+    }
+
+    /// Why a balance is not known, for people.
+    pub(crate) fn why_unknown(&self) -> String {
+        let trouble = self.chain().and_then(|chain| chain.health.trouble);
+        trouble.unwrap_or_else(|| "it is being read from the chain".to_owned())
+    }
+
+    /// How it stands with the chain, if balances are read from one.
+    pub(crate) fn chain(&self) -> Option<ChainNumbers> {
+        match self {
+            Self::Token(token) => Some(ChainNumbers { health: token.health(), silence: token.silence() }),
+            Self::Unlimited | Self::Ledger(_) => None,
+        }
     }
 }
 
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata: Metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
+/// How it stands with a chain that balances are read from.
+#[derive(Debug)]
+pub(crate) struct ChainNumbers {
+    /// What is known of it.
+    pub health: Health,
+    /// How long ago everything was answered; `None` before the first time.
+    pub silence: Option<Duration>,
 }
 
-fn read(path: &Path) -> Result<Ledger, String> {
-    let bytes = fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if bytes > MAX_LEDGER_BYTES {
-        return Err(format!("it has {bytes} bytes, at most {MAX_LEDGER_BYTES}"));
-    }
-    parse(&fs::read_to_string(path).map_err(|e| e.to_string())?)
-}
-
-fn parse(text: &str) -> Result<Ledger, String> {
-    let entries: HashMap<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    entries
-        .into_iter()
-        .map(|(address, amount)| {
-            let amount = match &amount {
-                Value::String(text) => text.parse().ok(),
-                Value::Number(number) => parse_number(&number.to_string()),
-                _ => None,
-            };
-            let amount = amount.filter(|amount: &Decimal| *amount >= Decimal::ZERO);
-            let amount = amount.ok_or_else(|| format!("the balance of {address} is no amount of tokens"))?;
-            Ok((Address::new(address).canonical(), amount))
-        })
-        .collect()
-}
-
-fn parse_number(text: &str) -> Option<Decimal> {
-    text.parse().or_else(|_| Decimal::from_scientific(text)).ok()
-}
+/// Balances by canonical address.
+type ByAccount = HashMap<String, Decimal>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{TokenAddress, TokenConfig};
 
-    fn address() -> Address {
-        Address::new("0xABcd")
+    fn config() -> Config {
+        Config::new(([127, 0, 0, 1], 0).into(), "data")
     }
 
     #[test]
-    fn amounts_are_numbers_or_text() {
-        let ledger = parse(r#"{"0xABcd": "10000.5", "So1": 12, "0x1": 1e3, "0x2": 0.1}"#).unwrap();
-        assert_eq!(ledger["0xabcd"].to_string(), "10000.5");
-        assert_eq!(ledger["So1"], Decimal::from(12));
-        assert_eq!(ledger["0x1"], Decimal::from(1000));
-        assert_eq!(ledger["0x2"].to_string(), "0.1");
-        for bad in ["", "[]", r#"{"0x1": null}"#, r#"{"0x1": "much"}"#, r#"{"0x1": -1}"#] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
+    fn without_a_source_nothing_is_paid_for() {
+        assert_eq!(Balances::open(&config()).unwrap().of(&Address::new("0xABcd")), Holding::Unlimited);
     }
 
     #[test]
-    fn changes_count_at_once_and_broken_files_change_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger.json");
-        assert!(matches!(Balances::open(Some(&path)), Err(RunError::Ledger { .. })), "it must be there at the start");
-        let replace = |text: &str| {
-            let new = folder.path().join("new");
-            fs::write(&new, text).unwrap();
-            fs::rename(new, &path).unwrap();
-        };
-        replace(r#"{"0xabcd": 1}"#);
-        let balances = Balances::open(Some(&path)).unwrap();
-        assert_eq!(balances.of(&address()), Some(Decimal::ONE));
-        assert_eq!(balances.of(&Address::new("0xother")), Some(Decimal::ZERO));
-        replace(r#"{"0xabcd": 2}"#);
-        assert_eq!(balances.of(&address()), Some(Decimal::TWO));
-        replace(r#"{"0xabcd": "#);
-        assert_eq!(balances.of(&address()), Some(Decimal::TWO));
-        fs::remove_file(&path).unwrap();
-        assert_eq!(balances.of(&address()), Some(Decimal::TWO));
-        replace(r#"{"0xABCD": 3}"#);
-        assert_eq!(balances.of(&address()), Some(Decimal::from(3)));
-    }
-
-    #[test]
-    fn without_a_ledger_nothing_is_paid_for() {
-        assert_eq!(Balances::open(None).unwrap().of(&address()), None);
+    fn there_is_one_source() {
+        let token = TokenConfig::new("http://127.0.0.1:1".parse().unwrap(), TokenAddress([1; 20]));
+        let both = Config { ledger: Some("ledger.json".into()), token: Some(token.clone()), ..config() };
+        assert!(matches!(Balances::open(&both), Err(RunError::TwoBalances)));
+        let balances = Balances::open(&Config { token: Some(token), ..config() }).unwrap();
+        assert_eq!(balances.of(&Address::new("0x00000000000000000000000000000000000000AA")), Holding::Unknown);
+        assert_eq!(balances.of(&Address::new("an account of another chain")), Holding::Tokens(Decimal::ZERO));
     }
 }

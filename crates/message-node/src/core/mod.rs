@@ -5,8 +5,10 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod archive;
+pub(crate) mod chain;
 pub(crate) mod content;
 pub(crate) mod forget;
+pub(crate) mod hold;
 pub(crate) mod network;
 pub(crate) mod payment;
 pub(crate) mod permission;
@@ -51,6 +53,8 @@ pub(crate) enum Awaited {
     Message(String),
     /// The file with this hash.
     File(String),
+    /// What this account holds, canonical. However long that takes: unknown is not zero.
+    Balance(String),
 }
 
 /// Why a message is not accepted now.

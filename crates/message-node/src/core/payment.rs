@@ -1,18 +1,20 @@
 //! Which ways to pay are accepted, and whether the owner can.
 
+use protocol::Address;
 use protocol::api::message_node::BalanceError;
 use protocol::message::{ErrorCode, Payment, PaymentKind};
 use rust_decimal::Decimal;
 use serde_json::json;
 
-use super::Rejection;
+use super::chain::Holding;
+use super::{Awaited, Refusal, Rejection};
 use crate::prices::check_hold;
 
 /// What an owner has, and what its messages in force need it to hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Funds {
-    /// Tokens; `None` on a network where nothing is paid for.
-    pub balance: Option<Decimal>,
+    /// What it has.
+    pub balance: Holding,
     /// Tokens that its messages in force need together.
     pub locked: Decimal,
 }
@@ -34,12 +36,23 @@ pub(crate) fn check_method(payment: Option<&Payment>) -> Result<(), Rejection> {
 /// Checks that the owner holds enough for everything that is in force and this.
 ///
 /// # Errors
-/// [`ErrorCode::BalanceInsufficient`] with both amounts, as clients read them.
-pub(crate) fn check_funds(funds: Funds, cost: Decimal) -> Result<(), Rejection> {
-    let Some(balance) = funds.balance else { return Ok(()) };
-    check_hold(balance, funds.locked, cost).map_err(|BalanceError { account_balance, required_balance }| Rejection {
-        code: ErrorCode::BalanceInsufficient,
-        errors: vec![json!({ "account_balance": account_balance, "required_balance": required_balance })],
+/// [`ErrorCode::BalanceInsufficient`] with both amounts, as clients read them. What has to be paid for waits while the
+/// balance is unknown.
+pub(crate) fn check_funds(owner: &Address, funds: Funds, cost: Decimal) -> Result<(), Refusal> {
+    let balance = match funds.balance {
+        Holding::Unlimited => return Ok(()),
+        Holding::Tokens(balance) => balance,
+        Holding::Unknown if cost.is_zero() => return Ok(()),
+        Holding::Unknown => {
+            let sentence = format!("the balance of {owner} is not known yet");
+            let rejection = Rejection::new(ErrorCode::BalanceInsufficient, sentence);
+            return Err(Refusal::Until(Awaited::Balance(owner.canonical()), rejection));
+        }
+    };
+    let checked = check_hold(balance, funds.locked, cost);
+    checked.map_err(|BalanceError { account_balance, required_balance }| {
+        let amounts = json!({ "account_balance": account_balance, "required_balance": required_balance });
+        Rejection { code: ErrorCode::BalanceInsufficient, errors: vec![amounts] }.into()
     })
 }
 
@@ -61,11 +74,20 @@ mod tests {
 
     #[test]
     fn nothing_is_checked_where_nothing_is_paid_for() {
-        assert_eq!(check_funds(Funds { balance: None, locked: Decimal::ZERO }, Decimal::from(1_000_000)), Ok(()));
-        let funds = Funds { balance: Some(Decimal::ZERO), locked: Decimal::ZERO };
-        assert_eq!(
-            check_funds(funds, Decimal::from(200)).unwrap_err().details(),
-            json!({"errors": [{"account_balance": "0", "required_balance": "200"}]})
-        );
+        let owner = Address::new("0xAB");
+        let check = |balance, cost| check_funds(&owner, Funds { balance, locked: Decimal::ZERO }, Decimal::from(cost));
+        assert_eq!(check(Holding::Unlimited, 1_000_000), Ok(()));
+        let Err(Refusal::Final(rejection)) = check(Holding::Tokens(Decimal::ZERO), 200) else { panic!() };
+        assert_eq!(rejection.details(), json!({"errors": [{"account_balance": "0", "required_balance": "200"}]}));
+    }
+
+    #[test]
+    fn an_unknown_balance_is_waited_for_where_something_costs() {
+        let owner = Address::new("0xAB");
+        let funds = Funds { balance: Holding::Unknown, locked: Decimal::TEN };
+        assert_eq!(check_funds(&owner, funds, Decimal::ZERO), Ok(()));
+        let Err(Refusal::Until(awaited, rejection)) = check_funds(&owner, funds, Decimal::ONE) else { panic!() };
+        assert_eq!(awaited, Awaited::Balance("0xab".into()));
+        assert!(rejection.errors[0].as_str().unwrap().contains("not known"));
     }
 }

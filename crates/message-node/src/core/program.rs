@@ -86,8 +86,9 @@ pub(crate) fn check(content: &ProgramContent, facts: &Facts, table: &PriceTable)
     let price = program_price(content, &facts.references, table);
     let cost = amount(&price);
     let released = replaced.map_or(Decimal::ZERO, |replaced| replaced.cost);
-    check_funds(Funds { locked: facts.funds.locked - released, ..facts.funds }, cost)?;
-    Ok(Accepted { price, cost, on_condition: check_funds(facts.funds, cost).is_err() })
+    let owner = &content.address;
+    check_funds(owner, Funds { locked: facts.funds.locked - released, ..facts.funds }, cost)?;
+    Ok(Accepted { price, cost, on_condition: check_funds(owner, facts.funds, cost).is_err() })
 }
 
 fn check_replaced(content: &ProgramContent, facts: &Facts) -> Result<Option<Replaced>, Refusal> {
@@ -125,6 +126,7 @@ fn check_parents(content: &ProgramContent, references: &References) -> Result<()
 mod tests {
     use super::*;
     use crate::core::Awaited;
+    use crate::core::chain::Holding;
     use crate::prices::default_pricing;
     use serde_json::Value;
 
@@ -147,7 +149,7 @@ mod tests {
     fn facts(balance: u32, locked: u32) -> Facts {
         let references =
             [("code", file(1)), ("runtime", file(1))].map(|(name, file)| ((name.to_owned(), true), file)).into();
-        let funds = Funds { balance: Some(balance.into()), locked: locked.into() };
+        let funds = Funds { balance: Holding::Tokens(balance.into()), locked: locked.into() };
         Facts { replaced: None, references, funds }
     }
 

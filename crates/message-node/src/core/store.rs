@@ -89,12 +89,17 @@ pub(crate) fn check(
     let price = store_price(&content.address, bytes, table);
     // Files that are free are accepted with every payment type: some clients always write `credit` for files.
     let mut cost = Decimal::ZERO;
-    if bytes > FREE_STORE_BYTES {
+    if !is_free(bytes) {
         check_method(content.payment.as_ref())?;
         cost = amount(&price);
-        check_funds(facts.funds, cost)?;
+        check_funds(&content.address, facts.funds, cost)?;
     }
     Ok(Accepted { tag: tag(content, item_hash), price, cost })
+}
+
+/// Whether nothing has to be held for a file with this many bytes.
+pub(crate) const fn is_free(bytes: u64) -> bool {
+    bytes <= FREE_STORE_BYTES
 }
 
 fn check_file_name(content: &StoreContent) -> Result<(), Rejection> {
@@ -122,6 +127,7 @@ pub(super) fn amount(price: &Price) -> Decimal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::chain::Holding;
     use crate::prices::default_pricing;
     use serde_json::{Value, json};
 
@@ -139,7 +145,7 @@ mod tests {
         file: Option<u64>,
         original: Option<Known<Original>>,
     ) -> Result<Accepted, Refusal> {
-        let funds = Funds { balance: Some(Decimal::TEN), locked: Decimal::ZERO };
+        let funds = Funds { balance: Holding::Tokens(Decimal::TEN), locked: Decimal::ZERO };
         let facts = Facts { file, original, funds };
         check(content, "own-hash", &facts, &PriceTable::from_aggregate(default_pricing()))
     }

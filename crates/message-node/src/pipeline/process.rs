@@ -11,6 +11,7 @@ use super::verify::Checked;
 use super::{Context, Outcome};
 use crate::clock::{micros, now_us};
 use crate::core::aggregate::Moment;
+use crate::core::chain::Holding;
 use crate::core::content::{Content, post_reference};
 use crate::core::payment::Funds;
 use crate::core::permission::{self, Authorizations, SECURITY_KEY, Subject};
@@ -159,6 +160,11 @@ impl Processing<'_> {
 
     async fn accept_store(&mut self, content: &StoreContent, traits: &Traits) -> Result<(), Stop> {
         self.check_permission(&self.subject(&content.address, traits)).await?;
+        self.put_store(content).await
+    }
+
+    /// Puts a file in force, whoever sent it.
+    pub(super) async fn put_store(&mut self, content: &StoreContent) -> Result<(), Stop> {
         let item_hash = &self.submission.envelope.item_hash;
         let original = match store_rules::original(content) {
             Some(hash) => {
@@ -171,7 +177,12 @@ impl Processing<'_> {
             None => None,
         };
         let file = files::size(self.db, &content.item_hash).await?;
-        let facts = store_rules::Facts { file, original, funds: self.funds(&content.address).await? };
+        let funds = match file.is_some_and(store_rules::is_free) {
+            // Nobody is asked for the balances of those who need none.
+            true => Funds { balance: Holding::Unlimited, locked: Decimal::ZERO },
+            false => self.funds(&content.address).await?,
+        };
+        let facts = store_rules::Facts { file, original, funds };
         let table = self.context.network.price_table(self.db).await?;
         let accepted = store_rules::check(content, item_hash, &facts, &table)?;
         let owner = content.address.canonical();
@@ -190,6 +201,11 @@ impl Processing<'_> {
 
     async fn accept_program(&mut self, content: &ProgramContent, traits: &Traits) -> Result<(), Stop> {
         self.check_permission(&self.subject(&content.address, traits)).await?;
+        self.put_program(content).await
+    }
+
+    /// Puts a program in force, whoever sent it.
+    pub(super) async fn put_program(&mut self, content: &ProgramContent) -> Result<(), Stop> {
         let item_hash = &self.submission.envelope.item_hash;
         let replaced = match &content.replaces {
             Some(hash) => Some(self.replaced(hash).await?),
@@ -342,6 +358,9 @@ impl Processing<'_> {
     async fn charge(&mut self, owner: &str, cost: Decimal, price: &Price) -> Result<(), Stop> {
         let price = serde_json::to_string(price).expect("a price is JSON");
         costs::insert(self.db, &self.submission.envelope.item_hash, owner, cost, &price).await?;
+        if !cost.is_zero() {
+            self.context.balances.watch(owner);
+        }
         Ok(())
     }
 }

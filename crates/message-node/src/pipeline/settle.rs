@@ -4,19 +4,17 @@
 //! FORGET of the old one. An account that can pay for one of them can do that. If the old one is not forgotten in time and
 //! the balance does not cover both, the new one is removed.
 
-use protocol::Address;
-use rust_decimal::Decimal;
-
 use super::Context;
 use super::forget::put_out_of_force;
+use crate::core::chain::Holding;
 use crate::store::programs::Unsettled;
 use crate::store::{Connection, Stored, costs, messages, programs};
 
 /// The reason of a removal as clients read it.
-const BALANCE_INSUFFICIENT: &str = "balance_insufficient";
+pub(super) const BALANCE_INSUFFICIENT: &str = "balance_insufficient";
 
 /// Programs that are looked at in one transaction.
-const BATCH: u32 = 64;
+pub(super) const BATCH: u32 = 64;
 
 impl Context {
     /// Looks at every program whose predecessor should be forgotten by now; gives how many were looked at.
@@ -33,16 +31,18 @@ impl Context {
             Some(replaced) => programs::facts(db, replaced).await?.is_some(),
             None => false,
         };
-        let balance = self.balances.of(&Address::new(&*program.owner));
-        if !replaced_is_in_force || covers(balance, costs::locked(db, &program.owner).await?) {
+        let covered = match self.balances.watch(&program.owner) {
+            Holding::Unlimited => true,
+            Holding::Tokens(balance) => balance >= costs::locked(db, &program.owner).await?,
+            // It is looked at again.
+            Holding::Unknown if replaced_is_in_force => return Ok(()),
+            Holding::Unknown => true,
+        };
+        if !replaced_is_in_force || covered {
             return programs::settled(db, &program.item_hash).await;
         }
         tracing::info!(program = program.item_hash, "removed: the balance does not cover it and the one it replaces");
         put_out_of_force(db, &program.item_hash, 0).await?;
         messages::remove(db, &program.item_hash, BALANCE_INSUFFICIENT).await
     }
-}
-
-fn covers(balance: Option<Decimal>, locked: Decimal) -> bool {
-    balance.is_none_or(|balance| balance >= locked)
 }

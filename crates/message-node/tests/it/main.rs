@@ -1,8 +1,10 @@
 //! The message node as its clients see it: a real server on a real port with a real directory.
 
+mod chain;
 mod codes;
 mod delegation;
 mod files;
+mod hold;
 mod lists;
 mod messages;
 mod network;

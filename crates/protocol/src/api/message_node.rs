@@ -32,7 +32,7 @@ pub struct StoredMessage {
 ///  pending ──▶ processed ──▶ forgotten
 ///     │            │ ▲
 ///     │            ▼ │ (balance)
-///     ▼         removing ──▶ removed
+///     ▼         removing ──▶ removed ──▶ processed (balance, for a while)
 ///  rejected
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl MessageStatus {
         matches!(self, Self::Processed | Self::Removing)
     }
 
-    /// Whether it certainly has no effect and never will again. `Pending` is not: it is undecided.
+    /// Whether it certainly has no effect. `Pending` is not: it is undecided. A removed message may come back.
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Rejected | Self::Forgotten | Self::Removed)
     }
@@ -100,9 +100,13 @@ pub struct MessageWithStatus {
     /// Who took it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgotten_by: Option<Vec<String>>,
-    /// Why it was removed.
+    /// Why it is being removed or was, `balance_insufficient`; or why it has been pending for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// When it goes out of force (`removing`), or until when it comes back once it is paid for (`removed`), ISO 8601. Not in
+    /// pyaleph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// The details of a rejection for want of balance (error code 5), in tokens.

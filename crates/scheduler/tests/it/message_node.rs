@@ -226,6 +226,7 @@ async fn message(State(shared): State<Shared>, Path(hash): Path<String>) -> Resp
         details: None,
         forgotten_by: None,
         reason: None,
+        until: None,
     };
     Json(answer).into_response()
 }
