@@ -6,6 +6,7 @@
 
 use protocol::api::message_node::MessageStatus;
 use protocol::message::ProgramContent;
+use rust_decimal::Decimal;
 use sqlx::Connection as _;
 
 use super::Context;
@@ -30,7 +31,12 @@ impl Context {
             self.balances.release(owner);
             return Ok(Vec::new());
         }
-        let Holding::Tokens(balance) = self.balances.watch(owner) else { return Ok(Vec::new()) };
+        let balance = match self.balances.watch(owner) {
+            Holding::Tokens(balance) => balance,
+            // The operator does not ask anybody to pay any more.
+            Holding::Unlimited => Decimal::MAX,
+            Holding::Unknown => return Ok(Vec::new()),
+        };
         let terms = Terms { grace_us: micros(self.timing.grace), retention_us: micros(self.timing.retention) };
         let mut events = Vec::new();
         for (item_hash, change) in hold::review(balance, &held, now_us, terms) {

@@ -17,13 +17,13 @@ pub(super) const BALANCE_INSUFFICIENT: &str = "balance_insufficient";
 pub(super) const BATCH: u32 = 64;
 
 impl Context {
-    /// Looks at every program whose predecessor should be forgotten by now; gives how many were looked at.
-    pub(super) async fn settle(&self, db: &mut Connection, now_us: i64) -> Stored<usize> {
+    /// Looks at every program whose predecessor should be forgotten by now; gives their owners.
+    pub(super) async fn settle(&self, db: &mut Connection, now_us: i64) -> Stored<Vec<String>> {
         let due = programs::to_settle(db, now_us, BATCH).await?;
         for program in &due {
             self.settle_one(db, program).await?;
         }
-        Ok(due.len())
+        Ok(due.into_iter().map(|program| program.owner).collect())
     }
 
     async fn settle_one(&self, db: &mut Connection, program: &Unsettled) -> Stored<()> {

@@ -129,9 +129,12 @@ impl Worker {
             decisions.tried += 1;
             self.try_one(&mut tx, seq, &mut decisions).await?;
         }
-        let settled = if settle_is_due { self.context.settle(&mut tx, now_us()).await? } else { 0 };
+        let settled = if settle_is_due { self.context.settle(&mut tx, now_us()).await? } else { Vec::new() };
+        let more_to_settle = settled.len() >= settle::BATCH as usize;
+        // They were left out of reviews until now.
+        self.owners.extend(settled);
         self.review(&mut tx, settle_is_due, &mut decisions).await?;
-        self.settle_at_us = self.next_look(&mut tx, settled >= settle::BATCH as usize).await?;
+        self.settle_at_us = self.next_look(&mut tx, more_to_settle).await?;
         tx.commit().await?;
         self.tell(decisions);
         Ok(true)

@@ -182,4 +182,26 @@ async fn deadlines_and_what_can_come_back_outlive_a_restart() {
     let node = TestNode::launch(config, folder).await.unwrap();
     node.until(&old, MessageStatus::Processed).await;
     assert_eq!(node.get(&new).await.until, deadline);
+    // An operator who does not ask anybody to pay any more takes nothing away.
+    let (mut config, folder) = node.stop().await;
+    config.ledger = None;
+    let node = TestNode::launch(config, folder).await.unwrap();
+    node.until(&new, MessageStatus::Processed).await;
+}
+
+#[tokio::test]
+async fn a_replacement_is_counted_once_it_is_settled() {
+    let account = Account::generate();
+    let node = TestNode::with_ledger(json!({account.address().as_str(): 2000}), |config| {
+        terms(LONG, LONG)(config);
+        config.timing.replacement_window = Duration::from_millis(500);
+    })
+    .await;
+    let file = node.publish(&account, b"code").await;
+    let old = node.accept(&program(&account, &file, &file, persistent())).await;
+    let next = program(&account, &file, &file, with(persistent(), json!({"replaces": old})));
+    let next = node.accept(&next).await;
+    node.accept(&forget(&account, &[&old])).await;
+    set(&node, &account, 1999);
+    node.until(&next, MessageStatus::Removing).await;
 }
