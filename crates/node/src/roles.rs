@@ -59,16 +59,9 @@ pub(crate) fn end_on_signals() -> anyhow::Result<CancellationToken> {
 }
 
 fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
-    let token = options.token;
-    let source = token.token_rpc.zip(token.token_contract);
     message_node::Config {
         ledger: options.ledger,
-        token: source.map(|(rpc, contract)| message_node::TokenConfig {
-            decimals: token.token_decimals,
-            confirmations: token.token_confirmations,
-            interval: token.token_interval,
-            ..message_node::TokenConfig::new(rpc, contract)
-        }),
+        token: options.token.config(),
         timing: message_node::Timing {
             grace: options.grace,
             retention: options.unpaid_retention,
