@@ -96,10 +96,11 @@ async fn after_the_retention_time_nothing_comes_back() {
     let hash = node.accept(&program(&account, &file, &file, persistent())).await;
     set(&node, &account, 0);
     let ended = eventually(async || {
-        Some(node.get(&hash).await).filter(|known| known.status == MessageStatus::Removed && known.until.is_none())
+        let known = node.get(&hash).await;
+        known.message.as_ref().is_some_and(|message| message.content.is_none()).then_some(known)
     })
     .await;
-    assert_eq!(ended.message.unwrap().content, None);
+    assert_eq!((ended.status, ended.until), (MessageStatus::Removed, None));
     set(&node, &account, 2000);
     // What comes after it is accepted with its tokens, so that the balance was looked at.
     node.accept(&program(&account, &file, &file, persistent())).await;
