@@ -39,12 +39,15 @@ demo: build examples
 	examples/demo.sh
 
 # Lint, unit tests and tests of each crate, then everything together on real processes.
-test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/anvil lint
+test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/anvil lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
 
-$(TOOLS)/oracles: tests/oracles/requirements.txt | packages
+# Other implementations, which judge ours: packages of the network, and its client as it is.
+$(TOOLS)/oracles: tests/oracles/requirements.txt
+$(TOOLS)/aleph-client: tests/oracles/aleph-client.txt
+$(TOOLS)/oracles $(TOOLS)/aleph-client: | packages
 	mkdir -p $(TOOLS)
 	rm -rf $@ $@.new
 	/usr/bin/python3 -m venv $@

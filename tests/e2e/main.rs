@@ -8,6 +8,7 @@ mod ephemeral;
 mod failover;
 mod full_disk;
 mod guest_api;
+mod ipfs;
 mod isolation;
 mod node_volumes;
 mod on_demand;

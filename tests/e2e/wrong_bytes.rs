@@ -20,6 +20,8 @@ async fn files_with_wrong_bytes_never_run_and_right_ones_do() {
     let network = Network::up(UpOptions::new(1, &[])).await;
     let (aleph, publisher, runtime) = (Aleph::of(&network), Publisher::of(&network), network.runtime("python3").await);
     let code = publisher.file(WELL).await;
+    // The same bytes by their CID are the same file, and checked as well.
+    let code_by_cid = publisher.ipfs_file(WELL).await;
     let stored = network.stored_file(WELL);
     assert_eq!(std::fs::read(&stored).unwrap(), WELL);
     std::fs::write(&stored, damaged()).unwrap();
@@ -43,6 +45,18 @@ async fn files_with_wrong_bytes_never_run_and_right_ones_do() {
     assert_eq!(answer.status(), 503);
     assert!(answer.text().await.unwrap().contains("cannot be fetched"));
 
+    let by_cid = publisher.program(&code_by_cid, &runtime, json!({})).await;
+    let answer = reqwest_client().get(network.program_url(&by_cid)).send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().await.unwrap().contains("cannot be fetched"));
+    let [right_cid, wrong_cid] = [WELL, &damaged()].map(|bytes| protocol::FileNames::of(bytes).v0.to_string());
+    let words = ["other bytes", &right_cid, &wrong_cid];
+    eventually("its owner can read why", async || {
+        let logs = aleph.logs(&by_cid).await;
+        words.iter().all(|word| logs.contains(word)).then_some(())
+    })
+    .await;
+
     // It is tried again, and again nothing starts.
     eventually("it was tried again", async || {
         (aleph.find(&persistent).await["restarts"].as_u64().unwrap() >= 2).then_some(())
@@ -53,12 +67,13 @@ async fn files_with_wrong_bytes_never_run_and_right_ones_do() {
     assert!(!aleph.logs(&persistent).await.contains("starting"), "no sandbox was ever made");
     let kept = std::fs::read_dir(node.data_dir.join("cache/files")).unwrap();
     let kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    assert!(!kept.contains(&right) && !kept.contains(&wrong), "nothing of it is kept: {kept:?}");
+    let none_of = [&right, &wrong, &right_cid, &wrong_cid];
+    assert!(!none_of.into_iter().any(|name| kept.contains(name)), "nothing of it is kept: {kept:?}");
 
     // The right bytes are back.
     std::fs::write(&stored, WELL).unwrap();
     eventually("it runs", async || (aleph.find(&persistent).await["state"] == "ready").then_some(())).await;
-    for program in [&persistent, &on_demand] {
+    for program in [&persistent, &on_demand, &by_cid] {
         let text = eventually("it answers", async || {
             let answer = reqwest_client().get(network.program_url(program)).send().await.unwrap();
             if answer.status() == 200 { answer.text().await.ok() } else { None }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use protocol::FileNames;
 use protocol::message::{Envelope, ItemType, MessageTime, MessageType, StoreContent};
 use protocol::network::{SETTINGS_ADDRESS, VM_IMAGES_KEY, VmImages};
 use serde_json::{Value, json};
@@ -31,21 +32,45 @@ impl Publisher {
     /// When they are refused.
     pub async fn file(&self, bytes: impl Into<Bytes>) -> String {
         let bytes = bytes.into();
+        let envelope = self.store(ItemType::Storage, protocol::FileHash::of(&bytes).to_string());
+        let length = bytes.len() as u64;
+        let stream = futures_util::stream::iter([Ok(bytes)]);
+        self.node.add_file(&envelope, true, length, stream).await.expect("the file is accepted");
+        envelope.item_hash
+    }
+
+    /// Publishes bytes as a file that is called by its CID, as clients do with large files: first the file without a word, then
+    /// the message. Says the STORE message.
+    ///
+    /// # Panics
+    /// When they are refused.
+    pub async fn ipfs_file(&self, bytes: impl Into<Bytes>) -> String {
+        let bytes = bytes.into();
+        let cid = FileNames::of(&bytes).v0.to_string();
+        let url = format!("{}/api/v0/ipfs/add_file", self.node.url());
+        let form =
+            reqwest::multipart::Form::new().part("file", reqwest::multipart::Part::stream(bytes).file_name("file"));
+        let answer = crate::reqwest_client().post(url).multipart(form).send().await.expect("the message node answers");
+        let answer: Value = answer.json().await.expect("it answers in JSON");
+        assert_eq!(answer["hash"], json!(cid), "{answer}");
+        let envelope = self.store(ItemType::Ipfs, cid);
+        let status = self.node.submit(&envelope, true).await.expect("the message node answers");
+        assert_eq!(status.as_str(), "processed");
+        envelope.item_hash
+    }
+
+    fn store(&self, item_type: ItemType, item_hash: String) -> Envelope {
         let content = StoreContent {
             address: self.account.address().clone(),
             time: MessageTime::now(),
-            item_type: ItemType::Storage,
-            item_hash: protocol::FileHash::of(&bytes).to_string(),
+            item_type,
+            item_hash,
             reference: None,
             payment: None,
             metadata: None,
         };
         let content = serde_json::to_string(&content).expect("a content is JSON");
-        let envelope = Envelope::sign_inline(&self.account, MessageType::Store, content, MessageTime::now(), None);
-        let length = bytes.len() as u64;
-        let stream = futures_util::stream::iter([Ok(bytes)]);
-        self.node.add_file(&envelope, true, length, stream).await.expect("the file is accepted");
-        envelope.item_hash
+        Envelope::sign_inline(&self.account, MessageType::Store, content, MessageTime::now(), None)
     }
 
     /// Publishes a program. `changes` are merged into a program on demand that runs this code in this runtime: objects
@@ -56,9 +81,11 @@ impl Publisher {
     pub async fn program(&self, code: &str, runtime: &str, changes: Value) -> String {
         let mut content = json!({
             "address": self.account.address(), "time": MessageTime::now(), "allow_amend": true,
-            "type": "vm-function", "environment": {}, "volumes": [],
+            // All fields, because others compare what they read with what was sent (`aleph-message`).
+            "type": "vm-function", "volumes": [],
+            "environment": { "reproducible": false, "internet": false, "aleph_api": false, "shared_cache": false },
             "resources": { "memory": 128, "vcpus": 1, "seconds": 30 },
-            "code": { "encoding": "plain", "entrypoint": "main:app", "ref": code },
+            "code": { "encoding": "plain", "entrypoint": "main:app", "ref": code, "use_latest": false },
             "runtime": { "ref": runtime, "use_latest": true, "comment": "" }, "on": { "http": true },
         });
         merge(&mut content, changes);

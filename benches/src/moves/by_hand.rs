@@ -138,9 +138,12 @@ async fn copy(way: Way, source: &Path, target: &Path) -> anyhow::Result<PathBuf>
 }
 
 async fn remove(way: Way, copy: &Path, source: &Path) -> anyhow::Result<()> {
-    run("btrfs", &["subvolume".as_ref(), "delete".as_ref(), copy.as_ref()]).await?;
-    if way == Way::Send {
-        run("btrfs", &["subvolume".as_ref(), "delete".as_ref(), source.join("copy").as_ref()]).await?;
+    let snapshot = (way == Way::Send).then(|| source.join("copy"));
+    for subvolume in [Some(copy), snapshot.as_deref()].into_iter().flatten() {
+        run("btrfs", &["subvolume".as_ref(), "delete".as_ref(), subvolume.as_ref()]).await?;
+        // Its room is free a while later, and the next run needs it.
+        let disk = subvolume.parent().context("it is on a disk")?;
+        run("btrfs", &["subvolume".as_ref(), "sync".as_ref(), disk.as_ref()]).await?;
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use bytes::Bytes;
 use futures_util::{Stream, TryFutureExt, TryStreamExt};
-use protocol::api::message_node::{BalanceError, MessageStatus, MessageWithStatus};
+use protocol::FileName;
+use protocol::api::message_node::{BalanceError, MessageStatus, MessageWithStatus, UploadLimits};
 use protocol::client::ClientError;
 use protocol::message::{Envelope, ErrorCode};
 use rust_decimal::Decimal;
@@ -43,7 +44,7 @@ pub async fn publish(context: &Context, step: &Step, message: &Envelope, what: &
     settle(context, step, &message.item_hash, what, limit).await
 }
 
-/// Uploads a packed file with its STORE message and waits until that is in force.
+/// Uploads a packed file, by the name that its STORE message has for it, and waits until that is in force.
 ///
 /// # Errors
 /// [`Failure`] when the file or the message is refused, or the message node cannot be asked.
@@ -52,16 +53,21 @@ pub async fn upload(
     step: &Step,
     message: &Envelope,
     packed: &Packed,
+    name: FileName,
     limit: Duration,
 ) -> Result<()> {
     let deadline = Instant::now() + limit;
     let send = async || {
         step.restart();
-        context.node.add_file(message, true, packed.bytes, chunks(packed, step)).await
+        let bytes = chunks(packed, step);
+        match name {
+            FileName::Sha256(_) => context.node.add_file(message, true, packed.bytes, bytes).await.map(FileName::from),
+            FileName::DagPb(_) => context.node.add_ipfs_file(message, true, packed.bytes, bytes).await,
+        }
     };
     match send_until_taken(context, step, message, send, deadline).await {
-        Ok(Some(hash)) if hash != packed.hash => {
-            let text = format!("the message node stored {hash}, but {} was sent", packed.hash);
+        Ok(Some(stored)) if stored != name => {
+            let text = format!("the message node stored {stored}, but {name} was sent");
             return Err(Failure::new(Code::Malformed, text)
                 .hint("the upload was damaged on its way; try again")
                 .into());
@@ -114,16 +120,25 @@ fn chunks(packed: &Packed, step: &Step) -> impl Stream<Item = io::Result<Bytes>>
     )
 }
 
-/// Checks a file's length before it is sent, where the message node says what it takes.
+/// Decides by which name a file is published: by its SHA-256, or by its CID where the message node takes larger files so.
+/// Nodes that do not say what they take decide when the file is sent.
 ///
 /// # Errors
 /// [`Failure`] with [`Code::TooLarge`], or when the message node cannot be asked.
-pub async fn check_length(context: &Context, packed: &Packed) -> Result<()> {
-    match context.node.largest_upload().await {
-        Ok(Some(most)) if packed.bytes > most => Err(more_than_taken(packed.bytes, Some(most)).into()),
-        // Nodes that do not say decide when the file is sent.
-        Ok(_) | Err(ClientError::Status { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+pub async fn name(context: &Context, packed: &Packed) -> Result<FileName> {
+    let limits = match context.node.upload_limits().await {
+        Ok(limits) => limits,
+        Err(ClientError::Status { .. }) => UploadLimits::default(),
+        Err(error) => return Err(error.into()),
+    };
+    let fits = |limit: Option<u64>| limit.is_none_or(|most| packed.bytes <= most);
+    match limits {
+        limits if fits(limits.storage) => Ok(packed.hash.into()),
+        UploadLimits { ipfs: Some(most), .. } if packed.bytes <= most => {
+            context.out.note("It is more than the message node takes into its storage; it is sent as a file of IPFS.");
+            Ok(packed.cid()?)
+        }
+        limits => Err(more_than_taken(packed.bytes, limits.storage.max(limits.ipfs)).into()),
     }
 }
 

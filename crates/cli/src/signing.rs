@@ -3,7 +3,7 @@
 use protocol::message::{
     Envelope, ForgetContent, ItemType, MAX_ITEM_CONTENT_CHARS, MessageTime, MessageType, ProgramContent, StoreContent,
 };
-use protocol::{Account, FileHash};
+use protocol::{Account, FileName};
 use serde::Serialize;
 
 use crate::failure::{Code, Failure};
@@ -12,11 +12,14 @@ use crate::failure::{Code, Failure};
 const CHANNEL: &str = "ALEPH-CLOUDSOLUTIONS";
 
 /// A message that publishes a file; a later version of what `revision_of` published, when that is given.
-pub fn store(account: &Account, file: FileHash, revision_of: Option<String>) -> Envelope {
+pub fn store(account: &Account, file: FileName, revision_of: Option<String>) -> Envelope {
     let content = StoreContent {
         address: account.address().clone(),
         time: MessageTime::now(),
-        item_type: ItemType::Storage,
+        item_type: match file {
+            FileName::Sha256(_) => ItemType::Storage,
+            FileName::DagPb(_) => ItemType::Ipfs,
+        },
         item_hash: file.to_string(),
         reference: revision_of,
         payment: None,

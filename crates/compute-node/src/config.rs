@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use lease::LeaseConfig;
-use protocol::{Address, NodeId};
+use protocol::{Address, Aliases, NodeId};
 use volumes::PoolConfig;
 
 /// The settings of a compute node. See `aleph-node compute-node --help` for what each means to an operator.
@@ -30,6 +30,8 @@ pub struct Config {
     pub gateway_urls: Vec<String>,
     /// The only scheduler account that it obeys; any when absent.
     pub scheduler_addresses: Vec<Address>,
+    /// Other names of files that programs refer to.
+    pub aliases: Aliases,
     /// Its id, when it is registered already; it registers itself otherwise.
     pub node_id: Option<NodeId>,
     /// How its sandboxes are made.

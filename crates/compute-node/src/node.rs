@@ -300,7 +300,8 @@ async fn build_agent(
     let sandboxes = Sandboxes::new(config.clone(), code.clone(), of_data, metrics.clone(), events_in)
         .map_err(in_directory(&config.run_dir))?;
     let (epochs, seen) = EpochStore::open(data.join("epochs")).map_err(in_directory(&data.join("epochs")))?;
-    let fetcher = Fetcher::new(catalog.clone(), message_node.clone(), files, images, code, program_data.is_some());
+    let (aliases, has_pool) = (config.aliases.clone(), program_data.is_some());
+    let fetcher = Fetcher::new(catalog.clone(), message_node.clone(), files, images, code, aliases, has_pool);
     let capacity = persistent_capacity(&config.offer);
     let mut agent = Agent::new(Parts {
         persistent: Persistent::new(clock::now(), capacity, seen, config.lease.lease),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use protocol::Address;
+use protocol::{Address, Aliases};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -27,6 +27,8 @@ pub struct Config {
     pub token: Option<TokenConfig>,
     /// The account whose aggregates speak for the network: `pricing`, `settings`, `vm-images`, `corechannel`.
     pub authority: Option<Address>,
+    /// Other names of files that programs refer to.
+    pub aliases: Aliases,
     /// Products of the `pricing` aggregate that replace the built-in ones; what the authority publishes replaces both.
     pub pricing: Map<String, Value>,
     /// The archive of snapshot sets.
@@ -110,11 +112,15 @@ pub struct ArchiveConfig {
 pub struct Limits {
     /// Bytes of a file uploaded together with the STORE message that publishes it.
     pub upload_bytes: u64,
+    /// Bytes of a file uploaded by `ipfs/add_file` together with its message, or held by a CAR file.
+    pub ipfs_upload_bytes: u64,
+    /// Bytes of a CAR file.
+    pub car_upload_bytes: u64,
     /// Bytes of a file uploaded without a message.
     pub anonymous_upload_bytes: u64,
     /// Uploads at the same time.
     pub uploads: usize,
-    /// Bytes of the content of a message whose item type is `storage`.
+    /// Bytes of the content of a message whose item type is `storage` or `ipfs`.
     pub content_bytes: u64,
     /// Bytes of one aggregate, all its messages merged.
     pub aggregate_bytes: usize,
@@ -172,6 +178,7 @@ impl Config {
             ledger: None,
             token: None,
             authority: None,
+            aliases: Aliases::default(),
             pricing: Map::new(),
             archive: ArchiveConfig::default(),
             limits: Limits::default(),
@@ -199,6 +206,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             upload_bytes: 1024 * MIB,
+            ipfs_upload_bytes: 1024 * MIB,
+            // The tree of a file adds less than a thousandth.
+            car_upload_bytes: 1040 * MIB,
             anonymous_upload_bytes: 25 * MIB,
             uploads: 16,
             content_bytes: MIB,

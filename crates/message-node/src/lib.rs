@@ -4,7 +4,7 @@
 //! ```text
 //!  HTTP, WebSocket      api ──────────────┐ reads
 //!                        │ submits         ▼
-//!                     pipeline ─────▶ store (SQLite)   files (by SHA-256)
+//!                     pipeline ─────▶ store (SQLite)   files (by SHA-256; CIDs lead to it)
 //!                        │ asks
 //!                 core (the rules, pure)   prices   balances
 //! ```

@@ -1,7 +1,7 @@
 //! What the node answers under the well-known addresses of the network; the rules are in [`crate::core::network`].
 
-use protocol::Address;
 use protocol::network::{CORECHANNEL_KEY, PRICING_KEY, SETTINGS_ADDRESS};
+use protocol::{Address, Aliases};
 use serde_json::{Map, Value};
 
 use crate::core::aggregate::Document;
@@ -16,6 +16,8 @@ pub(crate) struct Network {
     pub authority: Option<Address>,
     /// Products that replace built-in ones.
     pub pricing: Map<String, Value>,
+    /// Other names of files.
+    pub aliases: Aliases,
 }
 
 impl Network {

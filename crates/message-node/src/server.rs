@@ -61,7 +61,11 @@ pub async fn run(
         store: store.clone(),
         files: files.clone(),
         balances,
-        network: Network { authority: config.authority.clone(), pricing: config.pricing.clone() },
+        network: Network {
+            authority: config.authority.clone(),
+            pricing: config.pricing.clone(),
+            aliases: config.aliases.clone(),
+        },
         events: Events::new(config.limits.stream_queue),
         metrics: Metrics::new(),
         limits: config.limits.clone(),

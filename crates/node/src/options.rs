@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use lease::LeaseConfig;
 use message_node::SnapshotsPlace;
 use protocol::data::SnapshotId;
-use protocol::{Address, NodeId};
+use protocol::{Address, Alias, NodeId};
 use url::Url;
 
 use token::TokenOptions;
@@ -143,6 +143,10 @@ pub(crate) struct MessageNodeOptions {
     #[arg(long, env = "ALEPH_NODE_AUTHORITY")]
     pub(crate) authority: Option<Address>,
 
+    /// Another name of a file, NAME=OF: programs that name the first mean the STORE message OF
+    #[arg(long = "alias", value_delimiter = ',', env = "ALEPH_NODE_ALIASES")]
+    pub(crate) aliases: Vec<Alias>,
+
     /// Base URLs that it is reached at: requests to the archive of snapshots are signed for their host; where it listens
     /// if not given
     #[arg(long = "url", value_delimiter = ',', value_parser = base_url, env = "ALEPH_NODE_URL")]
@@ -263,6 +267,10 @@ pub(crate) struct ComputeNodeOptions {
     /// The scheduler accounts that this node obeys; any if not given
     #[arg(long = "scheduler-address", value_delimiter = ',', env = "ALEPH_NODE_SCHEDULER_ADDRESS")]
     pub(crate) scheduler_addresses: Vec<Address>,
+
+    /// Another name of a file, NAME=OF: programs that name the first get what the STORE message OF stores
+    #[arg(long = "alias", value_delimiter = ',', env = "ALEPH_NODE_ALIASES")]
+    pub(crate) aliases: Vec<Alias>,
 
     /// Base URLs of gateways that pass owners' requests on to this node
     #[arg(long = "gateway", value_delimiter = ',', env = "ALEPH_NODE_GATEWAYS")]

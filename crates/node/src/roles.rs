@@ -68,6 +68,7 @@ fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
             ..message_node::Timing::default()
         },
         authority: options.authority,
+        aliases: options.aliases.into_iter().collect(),
         archive: message_node::ArchiveConfig {
             place: options.snapshots,
             schedulers: options.schedulers,
@@ -139,6 +140,7 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
         schedulers: options.schedulers,
         gateway_urls: options.gateways,
         scheduler_addresses: options.scheduler_addresses,
+        aliases: options.aliases.into_iter().collect(),
         node_id: options.node_id,
         sandboxes: SandboxConfig {
             oci_runtime: options.oci_runtime,

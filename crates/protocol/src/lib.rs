@@ -6,11 +6,13 @@
 
 pub mod account;
 pub mod address;
+pub mod alias;
 pub mod api;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod control;
 pub mod data;
+pub mod file;
 pub mod history;
 pub mod id;
 pub mod message;
@@ -20,4 +22,6 @@ pub mod signed_request;
 
 pub use account::Account;
 pub use address::Address;
+pub use alias::{Alias, Aliases};
+pub use file::{FileCheck, FileHasher, FileName, FileNameError, FileNames, NameHasher};
 pub use id::{BootId, Epoch, FileHash, NodeId, ProgramId};

@@ -126,6 +126,9 @@ impl Broken {
 pub struct Judgement {
     /// How many records were written.
     pub written: u64,
+    /// How many were written without a word in the log: a full disk took it. The next start shows whether they are there,
+    /// as the program checks all of them.
+    pub unsaid: u64,
     /// How many flushes were acknowledged.
     pub flushed: u64,
     /// How often a program started with what was there.
@@ -140,6 +143,7 @@ impl Judgement {
     /// Adds what became of another program's data.
     pub fn add(&mut self, other: Self) {
         self.written += other.written;
+        self.unsaid += other.unsaid;
         self.flushed += other.flushed;
         self.found += other.found;
         self.lost.extend(other.lost);
@@ -171,9 +175,12 @@ pub fn judge(program: usize, lines: &[Line], claims: &[Claim]) -> Judgement {
                 ledger.epoch = *epoch;
             }
             Said::Wrote { record, at } => {
-                if *record != ledger.last + 1 {
-                    let why = format!("record {record} was written after record {}", ledger.last);
-                    judgement.broken.push(Broken::Prefix { program, epoch: *epoch, why });
+                match record.checked_sub(ledger.last + 1) {
+                    Some(unsaid) => judgement.unsaid += unsaid,
+                    None => {
+                        let why = format!("record {record} was written after record {}", ledger.last);
+                        judgement.broken.push(Broken::Prefix { program, epoch: *epoch, why });
+                    }
                 }
                 judgement.written += 1;
                 ledger.last = *record;
@@ -276,8 +283,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_log_lacks_is_counted() {
+        let lines = [starts(1, 0), writes(1, 1, 10), writes(1, 4, 20), starts(2, 4)];
+        let judgement = judge(0, &lines, &[claim(2, 100, None)]);
+        assert_eq!((judgement.written, judgement.unsaid, judgement.broken.len()), (2, 2, 0));
+    }
+
+    #[test]
     fn what_is_no_beginning_is_found() {
-        let lines = [starts(1, 0), writes(1, 1, 10), writes(1, 3, 20)];
+        let lines = [starts(1, 0), writes(1, 1, 10), writes(1, 2, 20), writes(1, 2, 30)];
         assert!(matches!(judge(0, &lines, &[]).broken[..], [Broken::Prefix { .. }]));
         let lines = [line(1, Said::Found { records: 0, broken: Some("row_2".to_owned()) })];
         assert!(matches!(judge(0, &lines, &[]).broken[..], [Broken::Prefix { .. }]));

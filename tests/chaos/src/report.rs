@@ -188,9 +188,13 @@ impl fmt::Display for Report {
 }
 
 fn write_data(f: &mut fmt::Formatter<'_>, data: &Judgement) -> fmt::Result {
-    let Judgement { written, flushed, found, lost, broken } = data;
+    let Judgement { written, unsaid, flushed, found, lost, broken } = data;
     let counts = Broken::WORDS.map(|words| format!("{} {words}", broken.iter().filter(|b| b.words() == words).count()));
-    writeln!(f, "{} in {written} records, {flushed} flushes, {found} starts.", counts.join(", "))?;
+    writeln!(
+        f,
+        "{} in {written} records and {unsaid} that a full disk kept out of the log, {flushed} flushes, {found} starts.",
+        counts.join(", ")
+    )?;
     let spans: Vec<_> = lost.iter().map(|lost| lost.span).collect();
     let claims: Vec<_> = lost.iter().filter_map(|lost| lost.at_most).collect();
     let worst = |values: &[u64]| seconds(values.iter().copied().max().unwrap_or_default());

@@ -11,8 +11,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use protocol::FileHash;
 use protocol::message::program::Encoding;
+use protocol::{FileCheck, FileHash, FileHasher, FileName};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
@@ -56,6 +56,32 @@ impl Packed {
         match &self.file {
             PackedFile::Made(file) => file.path(),
             PackedFile::Given(path) => path,
+        }
+    }
+
+    /// What IPFS calls it. Reads it to the end.
+    ///
+    /// # Errors
+    /// [`Failure`] when it cannot be read.
+    pub fn cid(&self) -> Result<FileName, Failure> {
+        let mut hasher = FileHasher::new();
+        read(self.path(), |bytes| hasher.update(bytes)).map_err(|e| cannot_read(self.path(), &e))?;
+        Ok(hasher.finish().v0)
+    }
+
+    /// Whether this is a name of it, a SHA-256 or a CID.
+    ///
+    /// # Errors
+    /// [`Failure`] when it cannot be read.
+    pub fn is_called(&self, name: &str) -> Result<bool, Failure> {
+        match name.parse() {
+            Ok(FileName::Sha256(hash)) => Ok(hash == self.hash),
+            Ok(name) => {
+                let mut check = FileCheck::new(name);
+                read(self.path(), |bytes| check.update(bytes)).map_err(|e| cannot_read(self.path(), &e))?;
+                Ok(check.finish().is_ok())
+            }
+            Err(_) => Ok(false),
         }
     }
 }
@@ -140,13 +166,19 @@ impl Source {
 }
 
 fn digest(path: &Path) -> io::Result<(FileHash, u64)> {
-    let mut file = File::open(path)?;
-    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 64 * 1024]);
+    let mut hash = Sha256::new();
+    let bytes = read(path, |bytes| hash.update(bytes))?;
+    Ok((FileHash::from_bytes(hash.finalize().into()), bytes))
+}
+
+/// Reads a file part by part and says how long it is.
+fn read(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    let (mut file, mut bytes, mut buffer) = (File::open(path)?, 0, vec![0; 64 * 1024]);
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok((FileHash::from_bytes(hash.finalize().into()), bytes)),
+            0 => return Ok(bytes),
             read => {
-                hash.update(&buffer[..read]);
+                take(&buffer[..read]);
                 bytes += read as u64;
             }
         }

@@ -56,6 +56,7 @@ pub(crate) struct World {
     pub(crate) cost: f64,
     pub(crate) largest_file: usize,
     pub(crate) announced_limit: Option<usize>,
+    pub(crate) ipfs_limit: Option<usize>,
     /// How many more messages and files are answered with "busy".
     pub(crate) busy: u32,
     /// How many more answers about messages that were taken get lost.
@@ -158,6 +159,7 @@ impl World {
             cost: 2000.0,
             largest_file: 1 << 20,
             announced_limit: None,
+            ipfs_limit: None,
             busy: 0,
             lost: 0,
             file_price: None,

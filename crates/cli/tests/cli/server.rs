@@ -14,7 +14,7 @@ use protocol::message::{Envelope, MessageType, ProgramContent};
 use protocol::network::{SETTINGS_ADDRESS, SETTINGS_KEY, VM_IMAGES_KEY};
 use protocol::operation::SignedOrder;
 use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER, ReceivedRequest, verify};
-use protocol::{FileHash, ProgramId};
+use protocol::{FileNames, ProgramId};
 use serde_json::{Value, json};
 
 use crate::network::{MINIMAL, RUNTIME, Stored, Verdict, World};
@@ -28,6 +28,7 @@ pub(crate) fn router(world: Arc<Mutex<World>>) -> Router {
         .route("/api/v0/messages.json", get(messages))
         .route("/api/v0/messages", post(submit))
         .route("/api/v0/storage/add_file", post(add_file))
+        .route("/api/v0/ipfs/add_file", post(add_file))
         .route("/api/v0/storage/limits.json", get(limits))
         .route("/api/v0/price/estimate", post(estimate))
         .route("/api/v0/price/{hash}", get(price))
@@ -131,7 +132,7 @@ async fn submit(State(world): Shared, Json(body): Json<Value>) -> Response {
     (status, Json(json!({"publication_status": publication, "message_status": word}))).into_response()
 }
 
-async fn add_file(State(world): Shared, mut form: Multipart) -> Response {
+async fn add_file(State(world): Shared, uri: Uri, mut form: Multipart) -> Response {
     let (mut metadata, mut file) = (None, None);
     while let Some(field) = form.next_field().await.unwrap() {
         match field.name().unwrap() {
@@ -142,7 +143,8 @@ async fn add_file(State(world): Shared, mut form: Multipart) -> Response {
     }
     let (metadata, file): (Value, Bytes) = (metadata.unwrap(), file.unwrap());
     let mut world = world.lock().unwrap();
-    world.events.push("POST file".to_owned());
+    let by_cid = uri.path().contains("ipfs");
+    world.events.push(if by_cid { "POST ipfs file" } else { "POST file" }.to_owned());
     if let Some(busy) = world.busy() {
         return busy;
     }
@@ -154,10 +156,13 @@ async fn add_file(State(world): Shared, mut form: Multipart) -> Response {
         let error = json!({"code": "payment_required", "message": "too expensive", "details": {"errors": errors}});
         return (StatusCode::PAYMENT_REQUIRED, Json(error)).into_response();
     }
-    let hash = FileHash::of(&file).to_string();
+    let names = FileNames::of(&file);
+    let (item_type, hash) = if by_cid { ("ipfs", names.v0) } else { ("storage", names.sha256.into()) };
+    let hash = hash.to_string();
     let envelope: Envelope = serde_json::from_value(metadata["message"].clone()).unwrap();
     let content: Value = serde_json::from_str(envelope.item_content.as_deref().unwrap()).unwrap();
     assert_eq!(content["item_hash"], hash.as_str(), "the message names the file's own hash");
+    assert_eq!(content["item_type"], item_type);
     world.files.insert(hash.clone(), file.to_vec());
     let message = envelope.item_hash.clone();
     match world.submit(envelope) {
@@ -172,7 +177,9 @@ async fn add_file(State(world): Shared, mut form: Multipart) -> Response {
 }
 
 async fn limits(State(world): Shared) -> Response {
-    or_404(world.lock().unwrap().announced_limit.map(|most| json!({"storage": {"max_file_size": most}})))
+    let world = world.lock().unwrap();
+    let limits = |most| json!({"storage": {"max_file_size": most}, "ipfs": {"max_upload_file_size": world.ipfs_limit}});
+    or_404(world.announced_limit.map(limits))
 }
 
 fn price_of(cost: f64) -> Value {

@@ -349,6 +349,35 @@ fn code_that_is_too_large_is_named() {
     assert_eq!(error["code"], "too_large");
     assert!(error["message"].as_str().unwrap().contains("(10 B)"), "{error}");
     assert!(!user.network.world().events.contains(&"POST file".to_owned()), "not even sent");
+
+    user.network.world().ipfs_limit = Some(20);
+    let error = user.json_error(&TUTORIAL);
+    assert_eq!(error["code"], "too_large");
+    assert!(error["message"].as_str().unwrap().contains("(20 B)"), "{error}");
+    assert!(!user.network.world().events.contains(&"POST ipfs file".to_owned()), "not even sent");
+}
+
+#[test]
+fn code_that_is_too_large_for_the_storage_is_sent_as_a_file_of_ipfs() {
+    let user = User::new();
+    user.write_tutorial();
+    user.network.world().announced_limit = Some(10);
+    user.network.world().ipfs_limit = Some(1 << 20);
+    let uploaded = user.json(&TUTORIAL);
+    let file = uploaded["code"]["file_hash"].as_str().unwrap().to_owned();
+    assert!(file.starts_with("Qm"), "{uploaded}");
+    {
+        let world = user.network.world();
+        assert!(world.events.contains(&"POST ipfs file".to_owned()), "{:?}", world.events);
+        let bytes = &world.files[&file];
+        assert_eq!(file, protocol::FileNames::of(bytes).v0.to_string());
+    }
+    // The same code is the same, whatever it is called.
+    user.network.world().events.clear();
+    let program = uploaded["item_hash"].as_str().unwrap();
+    let updated = user.json(&["program", "update", program, "src"]);
+    assert_eq!(updated["changed"], false, "{updated}");
+    assert!(user.network.world().events.iter().all(|event| !event.contains("file")));
 }
 
 #[test]

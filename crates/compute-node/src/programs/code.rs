@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
-use protocol::FileHash;
 use protocol::message::program::{Code, Encoding, Interface};
+use protocol::{FileHash, FileName};
 use sandbox::spec::CodeSource;
 use tempfile::TempDir;
 use zip::ZipArchive;
@@ -66,7 +66,7 @@ impl CodeCache {
     ///
     /// # Errors
     /// [`CodeError`].
-    pub(crate) fn unpack(&self, code: &Code, hash: FileHash, file: &Path) -> Result<OpenedCode, CodeError> {
+    pub(crate) fn unpack(&self, code: &Code, hash: FileName, file: &Path) -> Result<OpenedCode, CodeError> {
         if code.encoding == Encoding::Squashfs {
             return Ok(OpenedCode { source: CodeSource::Squashfs(file.to_owned()), _pin: None });
         }
@@ -256,7 +256,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, bytes).unwrap();
         let cache = CodeCache::open(folder.path().join("unpacked"), 1 << 20).unwrap();
-        let source = cache.unpack(code, FileHash::of(bytes), &file).map(|code| code.source);
+        let source = cache.unpack(code, FileHash::of(bytes).into(), &file).map(|code| code.source);
         (folder, source)
     }
 
@@ -267,7 +267,7 @@ mod tests {
         let unpack = |text: &str| {
             let file = folder.path().join("file");
             fs::write(&file, zip(&[("main.py", text, 0o644)])).unwrap();
-            cache.unpack(&code(Encoding::Zip, "main:app"), FileHash::of(text.as_bytes()), &file).unwrap()
+            cache.unpack(&code(Encoding::Zip, "main:app"), FileHash::of(text.as_bytes()).into(), &file).unwrap()
         };
         let exists = |code: &OpenedCode| match &code.source {
             CodeSource::Directory(directory) => directory.exists(),

@@ -7,7 +7,7 @@ use protocol::control::{Failure, FailureKind};
 use protocol::message::{
     ItemType, MessageType, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content, place_volumes,
 };
-use protocol::{Address, FileHash, ProgramId};
+use protocol::{Address, Aliases, FileName, FileNameError, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
 
 use super::catalog::{Catalog, Lookup, Program};
@@ -45,6 +45,7 @@ pub(crate) struct Fetcher {
     files: Arc<Files>,
     images: Images,
     code: Arc<CodeCache>,
+    aliases: Aliases,
     has_pool: bool,
 }
 
@@ -59,9 +60,10 @@ impl Fetcher {
         files: Arc<Files>,
         images: Images,
         code: Arc<CodeCache>,
+        aliases: Aliases,
         has_pool: bool,
     ) -> Self {
-        Self { catalog, message_node, files, images, code, has_pool }
+        Self { catalog, message_node, files, images, code, aliases, has_pool }
     }
 
     pub(crate) fn images(&self) -> &Images {
@@ -117,7 +119,7 @@ impl Fetcher {
     async fn open_code(
         &self,
         program: &Arc<Program>,
-        hash: FileHash,
+        hash: FileName,
         file: &CachedFile,
     ) -> Result<OpenedCode, Failure> {
         let (program, file, cache) = (program.clone(), file.clone(), self.code.clone());
@@ -136,21 +138,23 @@ impl Fetcher {
         use_latest: bool,
         owner: &Address,
         what: &str,
-    ) -> Result<(FileHash, CachedFile), Failure> {
-        let hash = self.resolve(reference, use_latest, owner, what).await?;
-        let file = self.files.get(hash).await.map_err(|e| file_failure(&e, what))?;
-        Ok((hash, file))
+    ) -> Result<(FileName, CachedFile), Failure> {
+        let store = self.resolve(reference, use_latest, owner, what).await?;
+        let name = file_name(&store, what)?;
+        let file = self.files.get(name, &store.item_hash).await.map_err(|e| file_failure(&e, what))?;
+        Ok((name, file))
     }
 
+    /// The STORE message's content that counts: its own, or that of its newest revision.
     async fn resolve(
         &self,
         reference: &str,
         use_latest: bool,
         owner: &Address,
         what: &str,
-    ) -> Result<FileHash, Failure> {
-        let unavailable =
-            |why: String| failure(FailureKind::Unavailable, format!("the {what} cannot be fetched: {why}"));
+    ) -> Result<StoreContent, Failure> {
+        let unavailable = |why: String| cannot_fetch(what, why);
+        let reference = self.aliases.resolve(reference);
         let store = self.message_node.message(reference).await.map_err(|e| unavailable(e.to_string()))?;
         let store = store
             .filter(|found| found.status.is_in_force())
@@ -164,15 +168,20 @@ impl Fetcher {
             let revision = self.message_node.latest_revision(reference, by).await;
             newest = revision.map_err(|e| unavailable(e.to_string()))?.unwrap_or(newest);
         }
-        let content = parse_store(&self.message_node, &newest.envelope).await.map_err(&unavailable)?;
-        if content.item_type != ItemType::Storage {
-            return Err(failure(
-                FailureKind::Unsupported,
-                format!("the {what} is on IPFS, which this node cannot fetch: upload it to the message node's storage"),
-            ));
-        }
-        content.item_hash.parse().map_err(|e| unavailable(format!("{e}")))
+        parse_store(&self.message_node, &newest.envelope).await.map_err(&unavailable)
     }
+}
+
+fn cannot_fetch(what: &str, why: impl std::fmt::Display) -> Failure {
+    failure(FailureKind::Unavailable, format!("the {what} cannot be fetched: {why}"))
+}
+
+/// What a STORE message calls its file.
+fn file_name(store: &StoreContent, what: &str) -> Result<FileName, Failure> {
+    if store.item_type == ItemType::Inline {
+        return Err(cannot_fetch(what, "its message says that it is inline, which files cannot be"));
+    }
+    store.item_hash.parse().map_err(|error: FileNameError| cannot_fetch(what, error))
 }
 
 /// The content of a STORE message, after its hash and signature were checked.
@@ -190,7 +199,7 @@ async fn parse_store(
 
 fn file_failure(error: &FileError, what: &str) -> Failure {
     let kind = if error.is_fault_of_node() { FailureKind::NodeFault } else { FailureKind::Unavailable };
-    failure(kind, format!("the {what} cannot be fetched: {error}"))
+    Failure { kind, ..cannot_fetch(what, error) }
 }
 
 /// The room that a program's ephemeral volumes take on the disk.
@@ -227,5 +236,30 @@ fn refuse_unsupported(program: &Program, has_pool: bool) -> Result<(), Failure> 
             Err(failure(FailureKind::Unsupported, message))
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::{FileHash, FileNames};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn files_are_called_by_a_sha256_or_a_cid_and_nothing_else() {
+        let name = |item_type: &str, hash: &str| {
+            let content = json!({"address": "0x1", "time": 1, "item_type": item_type, "item_hash": hash});
+            file_name(&serde_json::from_value(content).unwrap(), "code")
+        };
+        let cid = FileNames::of(b"x").v0;
+        assert_eq!(name("storage", &FileHash::of(b"x").to_string()), Ok(FileHash::of(b"x").into()));
+        assert_eq!(name("ipfs", &cid.to_string()), Ok(cid));
+        assert_eq!(name("ipfs", &cid.to_cid_v1()), Ok(cid));
+        for (item_type, hash) in [("inline", cid.to_string()), ("ipfs", "../../x".into()), ("storage", "ab".into())] {
+            let failure = name(item_type, &hash).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Unavailable);
+            assert!(failure.message.starts_with("the code cannot be fetched: "), "{}", failure.message);
+        }
     }
 }

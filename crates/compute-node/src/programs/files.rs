@@ -1,4 +1,5 @@
-//! Downloaded files, kept under their hash. Nothing is used that was not checked against it, here, byte for byte.
+//! Downloaded files, kept under the name that they were asked for by, a SHA-256 or a CID. Nothing is used that was not
+//! checked against it, here, byte for byte.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,9 +9,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::{StreamExt, TryStreamExt};
-use protocol::FileHash;
 use protocol::client::{ClientError, MessageNode};
-use sha2::{Digest, Sha256};
+use protocol::{FileCheck, FileName};
 use tempfile::NamedTempFile;
 
 use super::images;
@@ -30,19 +30,27 @@ const STEP: u64 = 4 << 20;
 pub(crate) enum FileError {
     /// The message node does not have it.
     #[error("the message node does not have the file {0}")]
-    Missing(FileHash),
+    Missing(FileName),
     /// It could not be downloaded.
     #[error("cannot download the file {0}: {1}")]
-    Download(FileHash, Arc<ClientError>),
+    Download(FileName, Arc<ClientError>),
     /// The bytes are others.
-    #[error("the message node sent other bytes for the file {0}: they hash to {1}")]
-    WrongHash(FileHash, FileHash),
+    #[error("the message node sent other bytes for the file {0}: they hash to {1}{about}", about = about_trees(*.0))]
+    WrongHash(FileName, FileName),
     /// It does not fit.
     #[error("the file {0} does not fit into this node's cache of {1} MiB")]
-    TooLarge(FileHash, u64),
+    TooLarge(FileName, u64),
     /// The disk refused.
     #[error("this node cannot keep the file {0}: {1}")]
-    Disk(FileHash, Arc<io::Error>),
+    Disk(FileName, Arc<io::Error>),
+}
+
+/// What else may be the reason that bytes are not those of a CID.
+fn about_trees(name: FileName) -> &'static str {
+    match name {
+        FileName::Sha256(_) => "",
+        FileName::DagPb(_) => " (a file that was not cut into chunks as `ipfs add` does it cannot be checked)",
+    }
 }
 
 impl FileError {
@@ -56,7 +64,7 @@ impl FileError {
 #[derive(Debug, Clone)]
 pub(crate) struct CachedFile {
     path: PathBuf,
-    _pin: Pin<FileHash>,
+    _pin: Pin<FileName>,
 }
 
 impl CachedFile {
@@ -73,8 +81,8 @@ pub(crate) struct Files {
     max_bytes: u64,
     message_node: MessageNode,
     metrics: Arc<Metrics>,
-    downloads: SingleFlight<FileHash, Result<(), FileError>>,
-    pins: Pins<FileHash>,
+    downloads: SingleFlight<FileName, Result<(), FileError>>,
+    pins: Pins<FileName>,
 }
 
 impl Files {
@@ -92,7 +100,7 @@ impl Files {
         fs::create_dir_all(&directory)?;
         for entry in fs::read_dir(&directory)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().parse::<FileHash>().is_err() {
+            if entry.file_name().to_string_lossy().parse::<FileName>().is_err() {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -107,23 +115,23 @@ impl Files {
         }))
     }
 
-    /// The file with this hash, downloaded if it is not there.
-    pub(crate) async fn get(self: &Arc<Self>, hash: FileHash) -> Result<CachedFile, FileError> {
+    /// The file with this name, downloaded if it is not there. `called` is the text that the message node knows it by.
+    pub(crate) async fn get(self: &Arc<Self>, hash: FileName, called: &str) -> Result<CachedFile, FileError> {
         let path = self.directory.join(hash.to_string());
         // Pinned before it is looked for, so that it is not evicted in between.
         let pin = self.pins.pin(hash);
         if !path.exists() {
-            let files = self.clone();
-            self.downloads.run(hash, || async move { files.download(hash).await }).await?;
+            let (files, called) = (self.clone(), called.to_owned());
+            self.downloads.run(hash, || async move { files.download(hash, &called).await }).await?;
         }
         touch(&path);
         Ok(CachedFile { path, _pin: pin })
     }
 
-    async fn download(&self, hash: FileHash) -> Result<(), FileError> {
+    async fn download(&self, hash: FileName, called: &str) -> Result<(), FileError> {
         let failed = |e| FileError::Download(hash, Arc::new(e));
         let disk = |e| FileError::Disk(hash, Arc::new(e));
-        let download = self.message_node.file(&hash.to_string()).await.map_err(failed)?;
+        let download = self.message_node.file(called).await.map_err(failed)?;
         let download = download.ok_or(FileError::Missing(hash))?;
         let announced = download.announced_length();
         if announced.is_some_and(|announced| announced > self.max_bytes) {
@@ -132,7 +140,7 @@ impl Files {
         self.make_room(hash, announced.unwrap_or(STEP)).map_err(disk)?;
 
         let mut file = NamedTempFile::new_in(&self.directory).map_err(disk)?;
-        let (mut digest, mut length, mut look_at) = (Sha256::new(), 0_u64, STEP);
+        let (mut check, mut length, mut look_at) = (FileCheck::new(hash), 0_u64, STEP);
         let mut bytes = std::pin::pin!(download.bytes().map_err(failed));
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
@@ -147,14 +155,11 @@ impl Files {
                 self.make_room(hash, rest).map_err(disk)?;
                 look_at = length + STEP;
             }
-            digest.update(&chunk);
+            check.update(&chunk);
             // A write to the page cache; the disk is waited for once, below.
             file.write_all(&chunk).map_err(disk)?;
         }
-        let actual = FileHash::from_bytes(digest.finalize().into());
-        if actual != hash {
-            return Err(FileError::WrongHash(hash, actual));
-        }
+        check.finish().map_err(|actual| FileError::WrongHash(hash, actual))?;
         let path = self.directory.join(hash.to_string());
         let persist = move || -> io::Result<()> {
             file.as_file().sync_all()?;
@@ -168,9 +173,9 @@ impl Files {
     ///
     /// # Errors
     /// When they do not fit onto the disk in spite of that.
-    fn make_room(&self, for_file: FileHash, more: u64) -> io::Result<()> {
+    fn make_room(&self, for_file: FileName, more: u64) -> io::Result<()> {
         let pinned: HashSet<_> = self.pins.held().into_iter().chain([for_file]).collect();
-        let mut files: Vec<(SystemTime, u64, PathBuf, Option<FileHash>)> = Vec::new();
+        let mut files: Vec<(SystemTime, u64, PathBuf, Option<FileName>)> = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             let Ok(metadata) = entry.metadata() else { continue };
@@ -217,6 +222,8 @@ fn touch(path: &Path) {
 mod tests {
     use std::time::Duration;
 
+    use protocol::FileHash;
+
     use super::*;
 
     /// A cache of 100 bytes with these files of 40 bytes, the first the longest unused.
@@ -241,16 +248,16 @@ mod tests {
     #[test]
     fn the_longest_unused_makes_room_and_what_is_used_stays() {
         let (_folder, files) = cache(&["used", "old", "new"]);
-        let _pin = files.pins.pin(FileHash::of(b"used"));
-        files.make_room(FileHash::of(b"next"), 20).unwrap();
+        let _pin = files.pins.pin(FileHash::of(b"used").into());
+        files.make_room(FileHash::of(b"next").into(), 20).unwrap();
         assert!(has(&files, "used") && !has(&files, "old") && has(&files, "new"));
     }
 
     #[test]
     fn what_does_not_fit_onto_the_disk_is_not_begun() {
         let (_folder, files) = cache(&["used", "old"]);
-        let _pin = files.pins.pin(FileHash::of(b"used"));
-        let error = files.make_room(FileHash::of(b"next"), u64::MAX / 2).unwrap_err();
+        let _pin = files.pins.pin(FileHash::of(b"used").into());
+        let error = files.make_room(FileHash::of(b"next").into(), u64::MAX / 2).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert!(has(&files, "used") && !has(&files, "old"));
     }

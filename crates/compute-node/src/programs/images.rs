@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use protocol::FileHash;
+use protocol::FileName;
 use tracing::{info, warn};
 
 use super::files::CachedFile;
@@ -27,7 +27,7 @@ impl MountedImage {
 /// The mounted images.
 pub(crate) struct Images {
     directory: PathBuf,
-    mounts: SingleFlight<FileHash, Result<PathBuf, String>>,
+    mounts: SingleFlight<FileName, Result<PathBuf, String>>,
 }
 
 impl Images {
@@ -41,7 +41,7 @@ impl Images {
     }
 
     /// The image in this file, mounted. The error is for the program's owner.
-    pub(crate) async fn mount(&self, hash: FileHash, file: CachedFile) -> Result<MountedImage, String> {
+    pub(crate) async fn mount(&self, hash: FileName, file: CachedFile) -> Result<MountedImage, String> {
         let (path, image) = (self.directory.join(hash.to_string()), file.clone());
         let mount = || async move {
             tokio::task::spawn_blocking(move || mount(image.path(), &path).map(|()| path))

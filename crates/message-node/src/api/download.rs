@@ -8,26 +8,31 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
+use protocol::message::ItemType;
+use protocol::{FileName, FileNameError};
 use serde_json::{Value, json};
 
 use super::error::{Answer, ApiError};
+use crate::core::is_item_hash;
 use crate::core::store::named_tag;
-use crate::core::{is_item_hash, is_native_hash};
 use crate::node::Node;
+use crate::store::files::{self, Found};
+use crate::store::from_db;
 use crate::store::stores::{self, StoreRow};
-use crate::store::{files, from_db};
 
 /// The largest file that is sent inside JSON.
 const MAX_JSON_FILE_BYTES: u64 = 25 * 1024 * 1024;
 
-/// The size of a file that is there.
-async fn size(node: &Node, hash: &str) -> Answer<u64> {
-    if !is_item_hash(hash) {
-        return Err(ApiError::bad_request(format!("'{hash}' is no hash of a file")));
-    }
-    // Only these have a place in the file store, whatever the database says.
-    let size = if is_native_hash(hash) { files::size(&mut *node.db().await?, hash).await? } else { None };
-    size.ok_or_else(|| ApiError::not_found(format!("no file {hash} is here")))
+/// The name of a file, a SHA-256 or a CID.
+fn name(hash: &str) -> Answer<FileName> {
+    hash.parse()
+        .map_err(|error: FileNameError| ApiError::bad_request(format!("'{hash}' is no hash of a file: {error}")))
+}
+
+/// A file that is there.
+async fn find(node: &Node, hash: &str) -> Answer<Found> {
+    let found = files::find(&mut *node.db().await?, name(hash)?).await?;
+    found.ok_or_else(|| ApiError::not_found(format!("no file {hash} is here")))
 }
 
 /// `GET /storage/raw/{hash}`: the bytes, or a range of them.
@@ -37,7 +42,7 @@ pub(super) async fn raw(
     Path(hash): Path<String>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let bytes = size(&node, &hash).await?;
+    let Found { hash, bytes } = find(&node, &hash).await?;
     let range = match headers.get(header::RANGE).and_then(|value| value.to_str().ok()) {
         Some(text) => match parse_range(text, bytes) {
             Asked::Part(range) => Some(range),
@@ -100,24 +105,30 @@ fn outside(bytes: u64) -> Response {
 
 /// `GET /storage/{hash}`: a small file as base64 inside JSON.
 pub(super) async fn as_json(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<Value>> {
-    let bytes = size(&node, &hash).await?;
+    let found = find(&node, &hash).await?;
+    let bytes = found.bytes;
     if bytes > MAX_JSON_FILE_BYTES {
         let message = format!("the file has {bytes} bytes, too many for JSON: use /api/v0/storage/raw/{hash}");
         return Err(ApiError::too_large(message));
     }
-    let content = BASE64.encode(&node.files().bytes(&hash).await?);
-    Ok(Json(json!({ "status": "success", "hash": hash, "engine": "storage", "content": content })))
+    let content = BASE64.encode(&node.files().bytes(&found.hash).await?);
+    let engine = if hash == found.hash { ItemType::Storage } else { ItemType::Ipfs };
+    Ok(Json(json!({ "status": "success", "hash": hash, "engine": engine, "content": content })))
 }
 
 /// `GET /storage/metadata/{hash}`.
 pub(super) async fn metadata(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<Value>> {
-    let size = size(&node, &hash).await?;
+    let size = find(&node, &hash).await?.bytes;
     Ok(Json(json!({ "file_hash": hash, "type": "file", "size": size, "download_url": download_url(&hash) })))
 }
 
-/// `GET /storage/count/{hash}`: how many messages in force refer to a file.
+/// `GET /storage/count/{hash}`: how many messages in force refer to a file, by whichever name.
 pub(super) async fn count(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<i64>> {
-    Ok(Json(files::references(&mut *node.db().await?, &hash).await?))
+    let mut db = node.db().await?;
+    Ok(Json(match files::find(&mut db, name(&hash)?).await? {
+        Some(found) => files::references(&mut db, &found.hash).await?,
+        None => 0,
+    }))
 }
 
 /// `GET /storage/by-message-hash/{hash}`: the file of a STORE message.
@@ -165,7 +176,7 @@ fn download_url(hash: &str) -> String {
     format!("/api/v0/storage/raw/{hash}")
 }
 
-/// `GET /storage/limits.json`. IPFS is not supported: its limits are zero.
+/// `GET /storage/limits.json`, in bytes.
 pub(super) async fn limits(State(node): State<Node>) -> Json<Value> {
     let limits = &node.context.limits;
     Json(json!({
@@ -173,7 +184,11 @@ pub(super) async fn limits(State(node): State<Node>) -> Json<Value> {
             "max_file_size": limits.upload_bytes,
             "max_unauthenticated_upload_file_size": limits.anonymous_upload_bytes,
         },
-        "ipfs": { "max_upload_file_size": 0, "max_upload_car_size": 0, "max_unauthenticated_upload_file_size": 0 },
+        "ipfs": {
+            "max_upload_file_size": limits.ipfs_upload_bytes,
+            "max_upload_car_size": limits.car_upload_bytes,
+            "max_unauthenticated_upload_file_size": limits.anonymous_upload_bytes,
+        },
     }))
 }
 

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use crate::archive::Failure;
 use crate::core::Rejection;
 use crate::core::archive::Refusal;
+use crate::core::car::CarError;
 use crate::files::UploadError;
+use crate::files::car::ImportError;
 use crate::pipeline::SubmitError;
 use crate::store::StoreError;
 
@@ -172,6 +174,23 @@ impl From<UploadError> for ApiError {
         match error {
             UploadError::TooLarge { .. } => Self::too_large(error.to_string()),
             UploadError::Write(_) => Self::internal(&error),
+            UploadError::Stopping => Self::busy(error.to_string()),
+        }
+    }
+}
+
+impl From<CarError> for ApiError {
+    fn from(error: CarError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<ImportError> for ApiError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Tree(_) | ImportError::Missing(_) => Self::invalid(error.to_string()),
+            ImportError::Upload(error) => error.into(),
+            ImportError::Store(error) => error.into(),
         }
     }
 }

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
-use protocol::Address;
 use protocol::api::message_node::Price;
 use protocol::message::ProgramContent;
+use protocol::{Address, Aliases};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::{FromPrimitive, ToPrimitive};
 use serde::Deserialize;
@@ -65,20 +65,26 @@ pub(super) async fn estimate(State(node): State<Node>, SmallBody(body): SmallBod
         return Err(ApiError::invalid("the content is no JSON object"));
     };
     let mut db = node.db().await?;
-    let table = node.context.network.price_table(&mut db).await?;
+    let network = &node.context.network;
+    let table = network.price_table(&mut db).await?;
     let price = match message.message_type.as_str() {
-        "PROGRAM" => of_program(&mut db, &mut content, &table).await?,
+        "PROGRAM" => of_program(&mut db, &mut content, &table, &network.aliases).await?,
         "STORE" => of_store(&mut db, &content, &table).await?,
         other => return Err(ApiError::invalid(format!("{other} messages have no price here; PROGRAM and STORE have"))),
     };
     Ok(Json(price))
 }
 
-async fn of_program(db: &mut Connection, content: &mut Map<String, Value>, table: &PriceTable) -> Answer<Price> {
+async fn of_program(
+    db: &mut Connection,
+    content: &mut Map<String, Value>,
+    table: &PriceTable,
+    aliases: &Aliases,
+) -> Answer<Price> {
     let mut sizes = Sizes { announced: announced(content), known: HashMap::new() };
     let content: ProgramContent = ProgramContent::parse(&Value::Object(content.clone()).to_string())?;
     for (reference, use_latest) in content.references() {
-        if let Some(row) = stores::resolve(db, reference, use_latest).await? {
+        if let Some(row) = stores::resolve(db, aliases.resolve(reference), use_latest).await? {
             sizes.known.insert((reference.to_owned(), use_latest), mib(from_db(row.size)));
         }
     }
@@ -89,7 +95,10 @@ async fn of_store(db: &mut Connection, content: &Map<String, Value>, table: &Pri
     let text = |field: &str| content.get(field).and_then(Value::as_str);
     let bytes = match (content.get(ESTIMATED_SIZE).and_then(Value::as_f64), text("item_hash")) {
         (Some(mib), _) => (mib.clamp(0.0, MAX_ANNOUNCED_MIB) * 1024.0 * 1024.0).to_u64().unwrap_or(u64::MAX),
-        (None, Some(hash)) => files::size(db, hash).await?.unwrap_or(0),
+        (None, Some(hash)) => match hash.parse() {
+            Ok(name) => files::find(db, name).await?.map_or(0, |file| file.bytes),
+            Err(_) => 0,
+        },
         (None, None) => 0,
     };
     Ok(store_price(&Address::new(text("address").unwrap_or_default()), bytes, table))

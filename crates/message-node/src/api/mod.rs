@@ -6,12 +6,14 @@ mod archive;
 mod download;
 mod error;
 mod estimate;
+mod ipfs;
 mod list;
 mod messages;
 mod meta;
 mod posts;
 mod prices;
 mod query;
+mod receive;
 mod stream;
 mod submit;
 mod upload;
@@ -72,6 +74,9 @@ fn storage() -> Router<Node> {
     let uploads = Router::new()
         .route("/api/v0/storage/add_file", post(upload::add_file))
         .route("/api/v0/storage/add_json", post(upload::add_json))
+        .route("/api/v0/ipfs/add_file", post(ipfs::add_file))
+        .route("/api/v0/ipfs/add_json", post(ipfs::add_json))
+        .route("/api/v0/ipfs/add_car", post(ipfs::add_car))
         .layer(DefaultBodyLimit::disable());
     Router::new()
         .route("/api/v0/storage/limits.json", get(download::limits))

@@ -1,10 +1,10 @@
 //! The content of a message by its type, and what lists and streams filter by.
 
-use protocol::Address;
 use protocol::message::{
-    AggregateContent, ContentError, ErrorCode, ForgetContent, MessageType, PostContent, ProgramContent, StoreContent,
-    parse_content,
+    AggregateContent, ContentError, Envelope, ErrorCode, ForgetContent, ItemType, MessageType, PostContent,
+    ProgramContent, StoreContent, parse_content,
 };
+use protocol::{Address, FileName};
 use serde_json::{Value, json};
 
 use super::Rejection;
@@ -92,6 +92,45 @@ impl Content {
     }
 }
 
+/// The file that holds the content of a message which is not inline.
+///
+/// # Errors
+/// [`ErrorCode::InvalidFormat`] for programs on IPFS: the network knows a program by 32 bytes, which make its host name.
+pub(crate) fn file_name(envelope: &Envelope) -> Result<FileName, Rejection> {
+    if envelope.message_type == MessageType::Program && envelope.item_type == ItemType::Ipfs {
+        let sentence = "a program is known by the SHA-256 of its content, not by a CID: send the content inline, or store it \
+                        with storage/add_json and item_type 'storage'";
+        return Err(Rejection::new(ErrorCode::InvalidFormat, sentence));
+    }
+    envelope
+        .item_hash
+        .parse()
+        .map_err(|error: protocol::FileNameError| Rejection::new(ErrorCode::InvalidFormat, error.to_string()))
+}
+
+/// Checks the length of a content in a file.
+///
+/// # Errors
+/// [`ErrorCode::InvalidFormat`].
+pub(crate) fn check_length(bytes: u64, most: u64) -> Result<(), Rejection> {
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(Rejection::new(ErrorCode::InvalidFormat, format!("the content has {bytes} bytes, at most {most}")))
+}
+
+/// The content of a message from its file. It is checked against the item hash once more: others who read the message have
+/// nothing but these bytes to check, while a CID may stand for a tree that nobody can make from them.
+///
+/// # Errors
+/// [`ErrorCode::InvalidFormat`].
+pub(crate) fn read_file(envelope: &Envelope, bytes: Vec<u8>) -> Result<String, Rejection> {
+    let wrong = |sentence: String| Rejection::new(ErrorCode::InvalidFormat, sentence);
+    let text = String::from_utf8(bytes).map_err(|_| wrong("the content is no UTF-8 text".to_owned()))?;
+    envelope.verify_content(&text).map_err(|error| wrong(error.to_string()))?;
+    Ok(text)
+}
+
 /// The message that a post refers to.
 pub(crate) fn post_reference(content: &PostContent) -> Option<&str> {
     match content.reference.as_ref()? {
@@ -128,6 +167,29 @@ mod tests {
         assert_eq!((store.reference(), store.file_hash()), (Some("name"), Some("f")));
         let aggregate = r#"{"address":"0x1","time":1,"key":"k","content":{}}"#;
         assert_eq!(Content::parse(MessageType::Aggregate, aggregate).unwrap().key(), Some("k"));
+    }
+
+    #[test]
+    fn content_in_files_is_the_one_of_the_item_hash() {
+        let text = r#"{"address":"0x1","time":1,"type":"note","content":{}}"#;
+        let account = protocol::Account::generate();
+        let time = protocol::message::MessageTime::now();
+        let inline = Envelope::sign_inline(&account, MessageType::Post, text.to_owned(), time, None);
+        let names = protocol::FileNames::of(text.as_bytes());
+        for (item_type, item_hash, name) in [
+            (ItemType::Storage, names.sha256.to_string(), names.sha256.into()),
+            (ItemType::Ipfs, names.v0.to_string(), names.v0),
+        ] {
+            let envelope = Envelope { item_type, item_hash, item_content: None, ..inline.clone() };
+            assert_eq!(file_name(&envelope), Ok(name));
+            assert_eq!(read_file(&envelope, text.into()).unwrap(), text);
+            for other in [b"{}".to_vec(), vec![0xff]] {
+                assert_eq!(read_file(&envelope, other).unwrap_err().code, ErrorCode::InvalidFormat);
+            }
+            let program = Envelope { message_type: MessageType::Program, ..envelope };
+            assert_eq!(file_name(&program).is_ok(), item_type == ItemType::Storage);
+        }
+        assert!(check_length(7, 7).is_ok() && check_length(8, 7).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod archive;
+pub(crate) mod car;
 pub(crate) mod chain;
 pub(crate) mod content;
 pub(crate) mod forget;
@@ -16,7 +17,9 @@ pub(crate) mod post;
 pub(crate) mod program;
 pub(crate) mod retention;
 pub(crate) mod store;
+pub(crate) mod unixfs;
 
+use protocol::FileName;
 use protocol::message::{ErrorCode, MessageType};
 use serde_json::{Value, json};
 
@@ -51,8 +54,8 @@ impl Rejection {
 pub(crate) enum Awaited {
     /// The outcome of the message with this hash.
     Message(String),
-    /// The file with this hash.
-    File(String),
+    /// The file that this is a name of.
+    File(FileName),
     /// What this account holds, canonical. However long that takes: unknown is not zero.
     Balance(String),
 }

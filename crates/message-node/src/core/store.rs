@@ -1,13 +1,13 @@
 //! STORE: publishes a file, or a new version of one.
 
-use protocol::Address;
 use protocol::api::message_node::Price;
 use protocol::message::{ErrorCode, ItemType, StoreContent};
+use protocol::{Address, FileName};
 use rust_decimal::Decimal;
 use serde_json::json;
 
 use super::payment::{Funds, check_funds, check_method};
-use super::{Awaited, Known, Refusal, Rejection, is_item_hash, is_native_hash};
+use super::{Awaited, Known, Refusal, Rejection, is_item_hash};
 use crate::prices::{FREE_STORE_BYTES, PriceTable, store_price};
 
 /// A STORE message in force that another one is a revision of.
@@ -70,7 +70,7 @@ pub(crate) fn check(
     facts: &Facts,
     table: &PriceTable,
 ) -> Result<Accepted, Refusal> {
-    check_file_name(content)?;
+    let name = file_name(content)?;
     if let (Some(hash), Some(known)) = (original(content), &facts.original) {
         let original = known.clone().or_refuse(hash, ErrorCode::StoreRefNotFound)?;
         if original.owner != content.address {
@@ -82,9 +82,8 @@ pub(crate) fn check(
         }
     }
     let Some(bytes) = facts.file else {
-        let sentence = format!("File not found: {}. Upload it with storage/add_file first", content.item_hash);
-        let rejection = Rejection::new(ErrorCode::FileUnavailable, sentence);
-        return Err(Refusal::Until(Awaited::File(content.item_hash.clone()), rejection));
+        let rejection = Rejection::new(ErrorCode::FileUnavailable, not_found(content));
+        return Err(Refusal::Until(Awaited::File(name), rejection));
     };
     let price = store_price(&content.address, bytes, table);
     // Files that are free are accepted with every payment type: some clients always write `credit` for files.
@@ -102,19 +101,33 @@ pub(crate) const fn is_free(bytes: u64) -> bool {
     bytes <= FREE_STORE_BYTES
 }
 
-fn check_file_name(content: &StoreContent) -> Result<(), Rejection> {
+/// What the content calls its file: a SHA-256 in the store, a CID that all clients know on IPFS.
+///
+/// # Errors
+/// [`ErrorCode::InvalidFormat`].
+pub(crate) fn file_name(content: &StoreContent) -> Result<FileName, Rejection> {
     let wrong = |message: String| Rejection {
         code: ErrorCode::InvalidFormat,
         errors: vec![json!({ "loc": ["content", "item_hash"], "msg": message, "type": "value_error" })],
     };
+    let text = &content.item_hash;
+    match (content.item_type, text.parse()) {
+        (ItemType::Storage, Ok(name @ FileName::Sha256(_))) if text.len() == 64 => Ok(name),
+        (ItemType::Storage, _) => Err(wrong(format!("'{text}' is no SHA-256 in lower-case hexadecimal"))),
+        (ItemType::Ipfs, Ok(name @ FileName::DagPb(_))) => Ok(name),
+        (ItemType::Ipfs, _) => Err(wrong(format!("'{text}' is no CID of a file, 'Qm…' or 'bafy…'"))),
+        (ItemType::Inline, _) => Err(wrong("a file cannot be inline; use item_type 'storage'".to_owned())),
+    }
+}
+
+fn not_found(content: &StoreContent) -> String {
+    let hash = &content.item_hash;
     match content.item_type {
-        ItemType::Storage if is_native_hash(&content.item_hash) => Ok(()),
-        ItemType::Storage => Err(wrong(format!("'{}' is no SHA-256 in lower-case hexadecimal", content.item_hash))),
-        ItemType::Inline => Err(wrong("a file cannot be inline; use item_type 'storage'".to_owned())),
-        ItemType::Ipfs => {
-            let sentence =
-                "IPFS is not supported on this node: upload the file with storage/add_file and item_type 'storage'";
-            Err(Rejection::new(ErrorCode::FileUnavailable, sentence))
+        ItemType::Ipfs => format!(
+            "File not found: {hash}. This node does not fetch files from IPFS: upload it with ipfs/add_file or ipfs/add_car first"
+        ),
+        ItemType::Storage | ItemType::Inline => {
+            format!("File not found: {hash}. Upload it with storage/add_file first")
         }
     }
 }
@@ -173,8 +186,21 @@ mod tests {
         let Err(Refusal::Until(awaited, rejection)) = decide(&content(|_| ()), None, None) else {
             panic!("it must wait")
         };
-        assert_eq!(awaited, Awaited::File("ab".repeat(32)));
+        assert_eq!(awaited, Awaited::File("ab".repeat(32).parse().unwrap()));
         assert_eq!(rejection.code, ErrorCode::FileUnavailable);
+    }
+
+    #[test]
+    fn files_on_ipfs_are_files_by_another_name() {
+        let names = protocol::FileNames::of(b"x");
+        for cid in [names.v0.to_string(), names.v0.to_cid_v1()] {
+            let ipfs = content(|c| (c["item_type"], c["item_hash"]) = (json!("ipfs"), json!(cid)));
+            assert_eq!(decide(&ipfs, Some(30 * MIB), None).unwrap().cost.to_string(), "9.999999990000000000");
+            let Err(Refusal::Until(awaited, rejection)) = decide(&ipfs, None, None) else { panic!("it must wait") };
+            assert_eq!(awaited, Awaited::File(names.v0), "both texts wait for the same");
+            assert_eq!(rejection.code, ErrorCode::FileUnavailable);
+            assert!(rejection.errors[0].as_str().unwrap().contains("ipfs/add_file"));
+        }
     }
 
     #[test]
@@ -198,8 +224,17 @@ mod tests {
             code(decide(&content(|c| c["item_type"] = json!("inline")), Some(1), None)),
             ErrorCode::InvalidFormat
         );
-        let ipfs = content(|c| c["item_type"] = json!("ipfs"));
-        assert!(matches!(decide(&ipfs, Some(1), None), Err(Refusal::Final(r)) if r.code == ErrorCode::FileUnavailable));
+        let names = protocol::FileNames::of(b"x");
+        for (item_type, hash) in [
+            ("ipfs", "ab".repeat(32)),
+            ("ipfs", names.v1.to_cid_v1()),
+            ("ipfs", "Q".repeat(46)),
+            ("storage", names.v0.to_string()),
+            ("storage", names.v1.to_cid_v1()),
+        ] {
+            let mixed = content(|c| (c["item_type"], c["item_hash"]) = (json!(item_type), json!(hash)));
+            assert_eq!(code(decide(&mixed, Some(1), None)), ErrorCode::InvalidFormat, "{item_type} {hash}");
+        }
     }
 
     #[test]

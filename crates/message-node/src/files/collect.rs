@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use tokio_util::sync::CancellationToken;
 
+use super::naming::name_old_files;
 use super::{Files, UPLOADS};
 use crate::clock::{micros, now_us};
 use crate::config::{Limits, Timing};
@@ -24,9 +25,19 @@ pub(crate) struct Collected {
     pub rejected: u64,
 }
 
-/// Collects now and then until the shutdown.
+/// Collects now and then until the shutdown, and first gives old files the names that they lack.
 pub(crate) async fn run(files: Files, store: Store, limits: Limits, timing: Timing, shutdown: CancellationToken) {
-    if let Err(error) = delete_strays(&files, &store).await {
+    let naming = async {
+        let named = shutdown.run_until_cancelled(name_old_files(&files, &store)).await;
+        if let Some(Err(error)) = named {
+            tracing::warn!(%error, "could not find the CIDs of all old files; trying again at the next start");
+        }
+    };
+    tokio::join!(naming, collect_until(&files, &store, &limits, &timing, &shutdown));
+}
+
+async fn collect_until(files: &Files, store: &Store, limits: &Limits, timing: &Timing, shutdown: &CancellationToken) {
+    if let Err(error) = delete_strays(files, store).await {
         tracing::warn!(%error, "could not look for stray files; trying again at the next start");
     }
     // The first look comes soon after the start, so that nodes which restart often collect, too.
@@ -36,7 +47,7 @@ pub(crate) async fn run(files: Files, store: Store, limits: Limits, timing: Timi
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
-        match collect(&files, &store, &limits, &timing, now_us()).await {
+        match collect(files, store, limits, timing, now_us()).await {
             Ok(Collected { files: 0, rejected: 0 }) => {}
             Ok(done) => tracing::info!(files = done.files, rejected = done.rejected, "collected what nothing needs"),
             Err(error) => tracing::warn!(%error, "could not collect; trying again later"),
@@ -133,6 +144,7 @@ mod tests {
             owner: "o",
             address: "O",
             file_hash: &kept,
+            named_as: &kept,
             tag: "m",
             reference: None,
             time_us: 1,
@@ -151,10 +163,10 @@ mod tests {
         let (_folder, files, store) = open().await;
         files.publish(upload(&files, b"known").await, &store, 0).await.unwrap();
         let mut stray = upload(&files, b"stray").await;
-        files.objects.rename(&stray.location, &super::super::location(&stray.hash)).await.unwrap();
-        stray.objects = None;
+        files.objects.rename(&stray.spooled.location, &super::super::location(&stray.hash())).await.unwrap();
+        stray.spooled.objects = None;
         delete_strays(&files, &store).await.unwrap();
         assert!(files.bytes(&FileHash::of(b"known").to_string()).await.is_ok());
-        assert!(files.bytes(&stray.hash).await.is_err());
+        assert!(files.bytes(&stray.hash()).await.is_err());
     }
 }

@@ -1,13 +1,16 @@
-//! The file store: files under their SHA-256.
+//! The file store: files under their SHA-256. Their CIDs are names of the same files: they are in the database only.
 //!
 //! A file is written under a temporary name while it is hashed, made durable, renamed to its hash, and only then entered in
 //! the database. So a row in `files` means that the bytes are there, and a crash in between leaves at most bytes without a
 //! row, which the collector removes.
 
+pub(crate) mod car;
 pub(crate) mod collect;
+mod hashing;
+mod naming;
 mod upload;
 
-pub(crate) use upload::{StagedFile, Upload, UploadError};
+pub(crate) use upload::{Spool, Spooled, StagedFile, Upload, UploadError};
 
 use std::fs;
 use std::io;
@@ -53,12 +56,17 @@ impl Files {
 
     /// Starts an upload of at most `most` bytes.
     pub(crate) async fn upload(&self, most: u64) -> Stored<Upload> {
-        let location = Location::from_iter([UPLOADS, &uuid::Uuid::new_v4().simple().to_string()]);
-        let writer = self.objects.put_multipart(&location).await?;
-        Ok(Upload::new(Arc::clone(&self.objects), writer, location, most))
+        Ok(Upload::new(self.spool(most).await?))
     }
 
-    /// Gives an uploaded file its name. It is durable and known when this returns, and kept at least until
+    /// Starts to write at most `most` bytes that do not become a file as they are.
+    pub(crate) async fn spool(&self, most: u64) -> Stored<Spool> {
+        let location = Location::from_iter([UPLOADS, &uuid::Uuid::new_v4().simple().to_string()]);
+        let writer = self.objects.put_multipart(&location).await?;
+        Ok(Spool::new(Arc::clone(&self.objects), writer, location, most))
+    }
+
+    /// Gives an uploaded file its names. It is durable and known when this returns, and kept at least until
     /// `keep_until_us`. Once begun this is finished, also when nobody waits for it any more.
     ///
     /// # Errors
@@ -71,10 +79,12 @@ impl Files {
 
     async fn name(&self, mut file: StagedFile, store: &Store, keep_until_us: i64) -> Stored<()> {
         let _naming = self.naming.read().await;
-        self.objects.rename(&file.location, &location(&file.hash)).await?;
-        file.objects = None;
+        let hash = file.hash();
+        self.objects.rename(&file.spooled.location, &location(&hash)).await?;
+        file.spooled.objects = None;
         let mut tx = store.write().await?;
-        files::insert(&mut tx, &file.hash, file.bytes, keep_until_us).await?;
+        files::insert(&mut tx, &hash, file.bytes(), keep_until_us).await?;
+        files::add_names(&mut tx, &hash, &file.all_names()).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -111,7 +121,7 @@ fn location(hash: &str) -> Location {
 mod tests {
     use super::*;
     use futures_util::TryStreamExt;
-    use protocol::FileHash;
+    use protocol::{FileHash, FileName};
 
     pub(super) async fn open() -> (tempfile::TempDir, Files, Store) {
         let folder = tempfile::tempdir().unwrap();
@@ -132,7 +142,7 @@ mod tests {
         let hash = FileHash::of(b"hello world").to_string();
         for _ in 0..2 {
             let file = upload(&files, b"hello world").await;
-            assert_eq!(file.hash, hash);
+            assert_eq!(file.hash(), hash);
             files.publish(file, &store, 0).await.unwrap();
             assert_eq!(files.bytes(&hash).await.unwrap(), "hello world", "the same file twice is one file");
         }
@@ -164,8 +174,33 @@ mod tests {
     async fn an_empty_file_is_a_file() {
         let (_folder, files, store) = open().await;
         let file = files.upload(0).await.unwrap().finish().await.unwrap();
-        let hash = file.hash.clone();
+        let hash = file.hash();
         files.publish(file, &store, 0).await.unwrap();
         assert_eq!(files.bytes(&hash).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_found_by_all_its_names_and_stored_once() {
+        let (folder, files, store) = open().await;
+        let mut file = upload(&files, b"hello world").await;
+        let names = file.names;
+        let own_tree = FileName::DagPb([7; 32]);
+        file.root = Some(own_tree);
+        files.publish(file, &store, 0).await.unwrap();
+        files.publish(upload(&files, b"another").await, &store, 0).await.unwrap();
+        let expected = files::Found { hash: names.sha256.to_string(), bytes: 11 };
+        for name in names.all().into_iter().chain([own_tree]) {
+            let found = files::find(&mut store.read().await.unwrap(), name).await.unwrap();
+            assert_eq!(found.as_ref(), Some(&expected), "{name}");
+        }
+        let unknown = FileName::DagPb([8; 32]);
+        assert_eq!(files::find(&mut store.read().await.unwrap(), unknown).await.unwrap(), None);
+        let kept = walk(&folder.path().join("files"));
+        assert_eq!(kept.len(), 2, "{kept:?}");
+    }
+
+    fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
     }
 }

@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use protocol::FileName;
 use protocol::api::message_node::MessageStatus;
 use protocol::message::Envelope;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -185,10 +186,10 @@ impl Pipeline {
         waits.then(|| format!("the balance of its owner is not known: {}", self.context.balances.why_unknown()))
     }
 
-    /// A file was uploaded and is durable: messages that waited for it are tried again.
-    pub(crate) fn file_arrived(&self, hash: &str) {
+    /// A file with these names was uploaded and is durable: messages that waited for it are tried again.
+    pub(crate) fn file_arrived(&self, names: &[FileName]) {
         let mut uploaded = self.signals.uploaded.lock().unwrap_or_else(PoisonError::into_inner);
-        uploaded.push(Awaited::File(hash.to_owned()));
+        uploaded.extend(names.iter().map(|name| Awaited::File(*name)));
         drop(uploaded);
         self.signals.wake.notify_one();
     }

@@ -172,10 +172,11 @@ mod tests {
         parked.park(2, "s", waits_for("a"), now);
         parked.park(1, "t", waits_for("a"), now);
         parked.park(3, "s", waits_for("b"), now);
-        parked.park(4, "s", Reason::Reference(Awaited::File("a".into())), now);
+        let file = || Awaited::File(protocol::FileHash::of(b"a").into());
+        parked.park(4, "s", Reason::Reference(file()), now);
         assert_eq!(parked.arrived(&message("a")), [1, 2]);
         assert!(parked.arrived(&message("a")).is_empty());
-        assert_eq!(parked.arrived(&Awaited::File("a".into())), [4]);
+        assert_eq!(parked.arrived(&file()), [4]);
     }
 
     #[test]

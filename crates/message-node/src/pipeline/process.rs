@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use protocol::Address;
 use protocol::api::message_node::{MessageStatus, Price};
-use protocol::message::{AggregateContent, Envelope, ErrorCode, ItemType, PostContent, ProgramContent, StoreContent};
+use protocol::message::{AggregateContent, ErrorCode, ItemType, PostContent, ProgramContent, StoreContent};
 use rust_decimal::Decimal;
 
 use super::verify::Checked;
@@ -12,7 +12,7 @@ use super::{Context, Outcome};
 use crate::clock::{micros, now_us};
 use crate::core::aggregate::Moment;
 use crate::core::chain::Holding;
-use crate::core::content::{Content, post_reference};
+use crate::core::content::{self, Content, post_reference};
 use crate::core::payment::Funds;
 use crate::core::permission::{self, Authorizations, SECURITY_KEY, Subject};
 use crate::core::{Awaited, Known, Refusal, Rejection, aggregate, network, post, program, store as store_rules};
@@ -113,7 +113,7 @@ impl Processing<'_> {
     async fn accept(&mut self) -> Result<Event, Stop> {
         let submission = self.submission;
         let envelope = &submission.envelope;
-        let text = self.content_text().await?;
+        let (text, file) = self.content_text().await?;
         let content = Content::parse(envelope.message_type, &text)?;
         let traits = Traits::new(envelope, Some(&content));
         match &content {
@@ -125,37 +125,27 @@ impl Processing<'_> {
         }
         let message = Decided { envelope, traits: &traits, content: Some(&text), received_us: submission.received_us };
         messages::put_processed(self.db, &message).await?;
-        if envelope.item_type == ItemType::Storage {
-            files::add_content(self.db, &envelope.item_hash, &envelope.item_hash).await?;
+        if let Some(file) = file {
+            files::add_content(self.db, &file, &envelope.item_hash).await?;
         }
         let json = view::to_json(envelope, Some(&text));
         Ok(Event::new(traits, json))
     }
 
-    /// The item content: inline, or the file of the item hash.
-    async fn content_text(&mut self) -> Result<String, Stop> {
-        let Envelope { item_type, item_content, item_hash, .. } = &self.submission.envelope;
-        match item_type {
-            ItemType::Inline => Ok(item_content.clone().unwrap_or_default()),
-            ItemType::Ipfs => {
-                let sentence = "IPFS is not supported on this node: store the content with storage/add_json";
-                Err(Rejection::new(ErrorCode::ContentUnavailable, sentence).into())
-            }
-            ItemType::Storage => {
-                let Some(bytes) = files::size(self.db, item_hash).await? else {
-                    let rejection = Rejection::of(ErrorCode::ContentUnavailable);
-                    return Err(Refusal::Until(Awaited::File(item_hash.clone()), rejection).into());
-                };
-                let most = self.context.limits.content_bytes;
-                if bytes > most {
-                    let sentence = format!("the content has {bytes} bytes, at most {most}");
-                    return Err(Rejection::new(ErrorCode::InvalidFormat, sentence).into());
-                }
-                let bytes = self.context.files.bytes(item_hash).await?;
-                let text = String::from_utf8(bytes.into());
-                text.map_err(|_| Rejection::new(ErrorCode::InvalidFormat, "the content is no UTF-8 text").into())
-            }
+    /// The item content, inline or from the file that the item hash names, and that file's SHA-256.
+    async fn content_text(&mut self) -> Result<(String, Option<String>), Stop> {
+        let envelope = &self.submission.envelope;
+        if envelope.item_type == ItemType::Inline {
+            return Ok((envelope.item_content.clone().unwrap_or_default(), None));
         }
+        let name = content::file_name(envelope)?;
+        let Some(file) = files::find(self.db, name).await? else {
+            let rejection = Rejection::of(ErrorCode::ContentUnavailable);
+            return Err(Refusal::Until(Awaited::File(name), rejection).into());
+        };
+        content::check_length(file.bytes, self.context.limits.content_bytes)?;
+        let bytes = self.context.files.bytes(&file.hash).await?;
+        Ok((content::read_file(envelope, bytes.into())?, Some(file.hash)))
     }
 
     async fn accept_store(&mut self, content: &StoreContent, traits: &Traits) -> Result<(), Stop> {
@@ -176,21 +166,24 @@ impl Processing<'_> {
             }
             None => None,
         };
-        let file = files::size(self.db, &content.item_hash).await?;
-        let funds = match file.is_some_and(store_rules::is_free) {
+        let file = files::find(self.db, store_rules::file_name(content)?).await?;
+        let bytes = file.as_ref().map(|file| file.bytes);
+        let funds = match bytes.is_some_and(store_rules::is_free) {
             // Nobody is asked for the balances of those who need none.
             true => Funds { balance: Holding::Unlimited, locked: Decimal::ZERO },
             false => self.funds(&content.address).await?,
         };
-        let facts = store_rules::Facts { file, original, funds };
+        let facts = store_rules::Facts { file: bytes, original, funds };
         let table = self.context.network.price_table(self.db).await?;
         let accepted = store_rules::check(content, item_hash, &facts, &table)?;
+        let file = file.expect("what is accepted has a file");
         let owner = content.address.canonical();
         let row = NewStore {
             item_hash,
             owner: &owner,
             address: content.address.as_str(),
-            file_hash: &content.item_hash,
+            file_hash: &file.hash,
+            named_as: &content.item_hash,
             tag: &accepted.tag,
             reference: content.reference.as_deref(),
             time_us: content.time.as_micros(),
@@ -227,7 +220,9 @@ impl Processing<'_> {
             time_us: content.time.as_micros(),
             settle_by_us: accepted.on_condition.then(|| now_us() + window_us),
         };
-        let needed: Vec<&str> = content.references().into_iter().map(|(reference, _)| reference).collect();
+        let aliases = &self.context.network.aliases;
+        let needed: Vec<&str> =
+            content.references().into_iter().map(|(reference, _)| aliases.resolve(reference)).collect();
         programs::insert(self.db, &row, &needed).await?;
         self.charge(&owner, accepted.cost, &accepted.price).await
     }
@@ -247,10 +242,11 @@ impl Processing<'_> {
     async fn references(&mut self, content: &ProgramContent) -> Stored<program::References> {
         let mut references = HashMap::new();
         for (reference, use_latest) in content.references() {
-            let found = stores::resolve(self.db, reference, use_latest)
+            let meant = self.context.network.aliases.resolve(reference);
+            let found = stores::resolve(self.db, meant, use_latest)
                 .await?
                 .map(|row| program::Needed { file_hash: row.file_hash, bytes: crate::store::from_db(row.size) });
-            references.insert((reference.to_owned(), use_latest), self.known(reference, found).await?);
+            references.insert((reference.to_owned(), use_latest), self.known(meant, found).await?);
         }
         Ok(references)
     }

@@ -1,8 +1,58 @@
 //! Which files are there, and what refers to them. The bytes are in the file store.
 
-use sqlx::AssertSqlSafe;
+use protocol::FileName;
+use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{Connection, Stored, from_db, to_db};
+
+/// A file that is there.
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub(crate) struct Found {
+    /// Its SHA-256, under which everything else knows it.
+    pub hash: String,
+    /// Its size in bytes.
+    #[sqlx(try_from = "i64")]
+    pub bytes: u64,
+}
+
+/// The file that this is a name of; `None` when it is not there.
+pub(crate) async fn find(db: &mut Connection, name: FileName) -> Stored<Option<Found>> {
+    let sql = match name {
+        FileName::Sha256(_) => "SELECT hash, size AS bytes FROM files WHERE hash = $1",
+        FileName::DagPb(_) => {
+            "SELECT f.hash, f.size AS bytes FROM file_cids c JOIN files f ON f.hash = c.file_hash WHERE c.cid = $1"
+        }
+    };
+    Ok(sqlx::query_as(sql).bind(name.to_string()).fetch_optional(db).await?)
+}
+
+/// A file that is there has these names, too. Those by SHA-256 are its own and need no mention.
+pub(crate) async fn add_names(db: &mut Connection, hash: &str, names: &[FileName]) -> Stored<()> {
+    for name in names.iter().filter(|name| matches!(name, FileName::DagPb(_))) {
+        sqlx::query(
+            "INSERT INTO file_cids (cid, file_hash) SELECT $1, $2 WHERE EXISTS (SELECT 1 FROM files WHERE hash = $2)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(name.to_string())
+        .bind(hash)
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Files whose CIDs are not known, in the order of their hashes, after this one, at most `limit`: they came before CIDs were
+/// kept.
+pub(crate) async fn without_cid(db: &mut Connection, after: &str, limit: u32) -> Stored<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT hash FROM files WHERE hash > $1 AND NOT EXISTS (SELECT 1 FROM file_cids WHERE file_hash = files.hash)
+         ORDER BY hash LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await?)
+}
 
 /// A file is there. Nothing refers to it yet; it is kept at least until `keep_until_us`.
 pub(crate) async fn insert(db: &mut Connection, hash: &str, size: u64, keep_until_us: i64) -> Stored<()> {
@@ -19,7 +69,7 @@ pub(crate) async fn insert(db: &mut Connection, hash: &str, size: u64, keep_unti
     Ok(())
 }
 
-/// The size of a file in bytes; `None` when it is not there.
+/// The size in bytes of the file with this SHA-256; `None` when it is not there.
 pub(crate) async fn size(db: &mut Connection, hash: &str) -> Stored<Option<u64>> {
     let size: Option<i64> =
         sqlx::query_scalar("SELECT size FROM files WHERE hash = $1").bind(hash).fetch_optional(db).await?;
@@ -76,10 +126,14 @@ pub(crate) async fn unneeded(db: &mut Connection, now_us: i64, limit: u32) -> St
     Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(now_us).bind(limit).fetch_all(db).await?)
 }
 
-/// Takes a file's row away, unless the file came to be needed; tells whether it did so.
+/// Takes a file's row and names away, unless the file came to be needed; tells whether it did so.
 pub(crate) async fn delete_if_unneeded(db: &mut Connection, hash: &str, now_us: i64) -> Stored<bool> {
     let sql = format!("DELETE FROM files WHERE {UNNEEDED} AND hash = $2");
-    Ok(sqlx::query(AssertSqlSafe(sql)).bind(now_us).bind(hash).execute(db).await?.rows_affected() > 0)
+    let deleted = sqlx::query(AssertSqlSafe(sql)).bind(now_us).bind(hash).execute(&mut *db).await?.rows_affected() > 0;
+    if deleted {
+        sqlx::query("DELETE FROM file_cids WHERE file_hash = $1").bind(hash).execute(db).await?;
+    }
+    Ok(deleted)
 }
 
 /// How many files there are, and their bytes together.

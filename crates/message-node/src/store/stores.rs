@@ -12,7 +12,7 @@ pub(crate) struct StoreRow {
     pub item_hash: String,
     /// Its owner, as written.
     pub address: String,
-    /// The file.
+    /// The file, by the name that the message has for it.
     pub file_hash: String,
     /// `content.ref`.
     #[sqlx(rename = "ref")]
@@ -31,8 +31,10 @@ pub(crate) struct NewStore<'a> {
     pub owner: &'a str,
     /// Its owner, as written.
     pub address: &'a str,
-    /// The file.
+    /// The file, by its SHA-256.
     pub file_hash: &'a str,
+    /// The file, by the name that the message has for it.
+    pub named_as: &'a str,
     /// What all versions of the file share.
     pub tag: &'a str,
     /// `content.ref`.
@@ -44,7 +46,8 @@ pub(crate) struct NewStore<'a> {
 /// Puts a message in force.
 pub(crate) async fn insert(db: &mut Connection, store: &NewStore<'_>) -> Stored<()> {
     sqlx::query(
-        "INSERT INTO stores (item_hash, owner, address, file_hash, tag, ref, time_us) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO stores (item_hash, owner, address, file_hash, tag, ref, time_us, named_as)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(store.item_hash)
     .bind(store.owner)
@@ -53,12 +56,13 @@ pub(crate) async fn insert(db: &mut Connection, store: &NewStore<'_>) -> Stored<
     .bind(store.tag)
     .bind(store.reference)
     .bind(store.time_us)
+    .bind((store.named_as != store.file_hash).then_some(store.named_as))
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// Puts a message out of force and gives its file.
+/// Puts a message out of force and gives the SHA-256 of its file.
 pub(crate) async fn delete(db: &mut Connection, item_hash: &str) -> Stored<Option<String>> {
     Ok(sqlx::query_scalar("DELETE FROM stores WHERE item_hash = $1 RETURNING file_hash")
         .bind(item_hash)
@@ -67,7 +71,8 @@ pub(crate) async fn delete(db: &mut Connection, item_hash: &str) -> Stored<Optio
 }
 
 /// Rows with the size of their file; what is left is to say which.
-const SELECT: &str = "SELECT s.item_hash, s.address, s.file_hash, s.ref, s.time_us, f.size
+const SELECT: &str =
+    "SELECT s.item_hash, s.address, COALESCE(s.named_as, s.file_hash) AS file_hash, s.ref, s.time_us, f.size
      FROM stores s JOIN files f ON f.hash = s.file_hash WHERE ";
 
 /// A message in force.

@@ -58,7 +58,8 @@ async fn codes_3_and_4_for_what_is_nowhere_to_be_had() {
     node.reject(&store(&account, &unknown(), json!({})), ErrorCode::FileUnavailable).await;
     let cid = "QmYULJoNGPDmoRq4WNWTDTUvJGJv1hosox8H6vVd1kCsY8";
     let details = node.reject(&store(&account, cid, json!({"item_type": "ipfs"})), ErrorCode::FileUnavailable).await;
-    assert!(details["errors"][0].as_str().unwrap().contains("IPFS"), "{details}");
+    assert!(details["errors"][0].as_str().unwrap().contains("does not fetch files from IPFS"), "{details}");
+    node.reject(&store(&account, "QmNone", json!({"item_type": "ipfs"})), ErrorCode::InvalidFormat).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod codes;
 mod delegation;
 mod files;
 mod hold;
+mod ipfs;
 mod lists;
 mod messages;
 mod network;

@@ -74,10 +74,12 @@ async fn start(options: &UpOptions, layout: &Layout, children: &mut Children) ->
     let deadline = Instant::now() + READY_WITHIN;
 
     progress.set_message("message node");
-    children.start(Child::MessageNode, layout.message_node_arguments()).await?;
+    let images = publish::images(layout, &roles::installation()?.runtimes)?;
+    let alias = publish::public_runtime(&images);
+    children.start(Child::MessageNode, layout.message_node_arguments(alias.as_ref())).await?;
     let message_node = MessageNode::new(layout.message_node_url());
     progress.set_message("runtime images");
-    publish::publish_images(layout, &message_node, &roles::installation()?.runtimes).await?;
+    publish::publish_images(layout, &message_node, images).await?;
 
     progress.set_message("scheduler");
     children.start(Child::Scheduler, layout.scheduler_arguments(options)).await?;
@@ -90,7 +92,9 @@ async fn start(options: &UpOptions, layout: &Layout, children: &mut Children) ->
     children.start(Child::Gateway, layout.gateway_arguments()).await?;
     for number in 1..=options.nodes {
         progress.set_message(format!("compute node {number}"));
-        children.start(Child::ComputeNode(number), layout.compute_node_arguments(options, number, &address)).await?;
+        children
+            .start(Child::ComputeNode(number), layout.compute_node_arguments(options, number, &address, alias.as_ref()))
+            .await?;
     }
     progress.set_message("waiting for the compute nodes to connect");
     loop {

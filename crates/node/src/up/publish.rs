@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
+use protocol::alias::PUBLIC_RUNTIME;
 use protocol::api::message_node::MessageStatus;
 use protocol::client::MessageNode;
 use protocol::message::{AggregateContent, Envelope, ItemType, MessageTime, MessageType, StoreContent};
 use protocol::network::{NetworkSettings, SETTINGS_KEY, VM_IMAGES_KEY, VmImage, VmImageDefaults, VmImages};
-use protocol::{Account, Address, FileHash};
+use protocol::{Account, Address, Alias, FileHash};
 use serde_json::{Map, Value};
 
 use super::layout::Layout;
@@ -24,23 +25,45 @@ const DEFAULT_RUNTIME: &str = "python3";
 /// How much of a file is read at a time, in bytes.
 const CHUNK: usize = 256 << 10;
 
-/// Publishes the runtime images that are not published yet.
-pub(super) async fn publish_images(layout: &Layout, message_node: &MessageNode, runtimes: &Path) -> anyhow::Result<()> {
-    let authority = layout.authority();
-    let mut images =
-        VmImages { runtimes: BTreeMap::new(), defaults: VmImageDefaults { runtime: Some(DEFAULT_RUNTIME.to_owned()) } };
-    for file in image_files(runtimes)? {
-        let name = file.file_stem().context("a file has a name")?.to_string_lossy().into_owned();
-        let hash = publish_image(layout, message_node, &name, &file).await?;
-        images.runtimes.insert(name, VmImage { hash, display_name: None, description: None });
-    }
-    if !images.runtimes.contains_key(DEFAULT_RUNTIME) {
+/// A runtime image, and the STORE message that names it on this network.
+pub(super) struct Image {
+    name: String,
+    bytes: Vec<u8>,
+    envelope: Envelope,
+}
+
+/// Reads the runtime images, and signs the messages of those that have none yet.
+pub(super) fn images(layout: &Layout, runtimes: &Path) -> anyhow::Result<Vec<Image>> {
+    let images: Vec<_> = image_files(runtimes)?.iter().map(|file| image(layout, file)).collect::<Result<_, _>>()?;
+    if images.iter().all(|image| image.name != DEFAULT_RUNTIME) {
         bail!(
             "the runtime image {DEFAULT_RUNTIME}.squashfs is missing in {}: `make runtimes` builds it",
             runtimes.display()
         );
     }
-    publish_aggregate(authority, message_node, VM_IMAGES_KEY, &images).await
+    Ok(images)
+}
+
+/// What clients of the public network name when their users name no runtime is the image for that here.
+pub(super) fn public_runtime(images: &[Image]) -> Option<Alias> {
+    let image = images.iter().find(|image| image.name == DEFAULT_RUNTIME)?;
+    Some(Alias { name: PUBLIC_RUNTIME.to_owned(), of: image.envelope.item_hash.clone() })
+}
+
+/// Publishes the runtime images that are not published yet.
+pub(super) async fn publish_images(
+    layout: &Layout,
+    message_node: &MessageNode,
+    images: Vec<Image>,
+) -> anyhow::Result<()> {
+    let defaults = VmImageDefaults { runtime: Some(DEFAULT_RUNTIME.to_owned()) };
+    let mut published = VmImages { runtimes: BTreeMap::new(), defaults };
+    for image in images {
+        let (name, hash) = (image.name.clone(), image.envelope.item_hash.clone());
+        publish_image(message_node, image).await?;
+        published.runtimes.insert(name, VmImage { hash, display_name: None, description: None });
+    }
+    publish_aggregate(layout.authority(), message_node, VM_IMAGES_KEY, &published).await
 }
 
 /// Publishes where the scheduler and the gateway are, and whose signature the scheduler's is.
@@ -67,19 +90,25 @@ fn image_files(runtimes: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Publishes an image as a STORE message, unless this very file was published before. Says the message's hash.
-async fn publish_image(layout: &Layout, message_node: &MessageNode, name: &str, file: &Path) -> anyhow::Result<String> {
+/// An image whose file stays the same keeps its message.
+fn image(layout: &Layout, file: &Path) -> anyhow::Result<Image> {
+    let name = file.file_stem().context("a file has a name")?.to_string_lossy().into_owned();
     let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let hash = FileHash::of(&bytes);
     let remembered = layout.root().join(format!("runtime-{name}-{hash}.json"));
     let envelope = match fs::read(&remembered).ok().and_then(|json| serde_json::from_slice::<Envelope>(&json).ok()) {
         Some(envelope) => envelope,
         None => {
-            let envelope = store_message(layout.authority(), hash, name);
+            let envelope = store_message(layout.authority(), hash, &name);
             fs::write(&remembered, serde_json::to_vec(&envelope)?)?;
             envelope
         }
     };
+    Ok(Image { name, bytes, envelope })
+}
+
+/// Publishes an image, unless it is published already.
+async fn publish_image(message_node: &MessageNode, Image { name, bytes, envelope }: Image) -> anyhow::Result<()> {
     let known = message_node.message(&envelope.item_hash).await?;
     if known.is_none_or(|known| known.status != MessageStatus::Processed) {
         let length = bytes.len() as u64;
@@ -89,7 +118,7 @@ async fn publish_image(layout: &Layout, message_node: &MessageNode, name: &str, 
             .await
             .with_context(|| format!("cannot publish the runtime image {name}"))?;
     }
-    Ok(envelope.item_hash)
+    Ok(())
 }
 
 fn store_message(authority: &Account, hash: FileHash, name: &str) -> Envelope {

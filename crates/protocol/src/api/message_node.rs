@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Address;
 use crate::message::{Envelope, MessageType};
-use crate::{Address, FileHash};
 
 /// A stored message: the envelope, the parsed content and what the node adds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -174,7 +174,7 @@ impl PublicationStatus {
     }
 }
 
-/// The `metadata` part of `POST /api/v0/storage/add_file`.
+/// The `metadata` part of `POST /api/v0/storage/add_file` and `/api/v0/ipfs/add_file`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AddFileMetadata {
     /// A signed STORE message for the file.
@@ -184,13 +184,22 @@ pub struct AddFileMetadata {
     pub sync: bool,
 }
 
-/// The answer to `POST /api/v0/storage/add_file`.
+/// The answer to `POST /api/v0/storage/add_file` and `/api/v0/ipfs/add_file`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AddFileResponse {
     /// `success`.
     pub status: String,
-    /// The file's hash.
-    pub hash: FileHash,
+    /// The file's SHA-256 or CID.
+    pub hash: String,
+}
+
+/// `GET /api/v0/storage/limits.json`: the most bytes that a signed upload may have, where the node says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UploadLimits {
+    /// By `storage/add_file`.
+    pub storage: Option<u64>,
+    /// By `ipfs/add_file`.
+    pub ipfs: Option<u64>,
 }
 
 /// `GET /api/v0/addresses/{address}/balance`, in tokens.

@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::{ClientError, EventStream, http_client, json, open_events};
 use crate::api::message_node::{
     AddFileMetadata, AddFileResponse, Aggregates, Balance, MessageFilter, MessageList, MessageStatus,
-    MessageWithStatus, Price, StoredMessage, SubmitRequest, SubmitResponse,
+    MessageWithStatus, Price, StoredMessage, SubmitRequest, SubmitResponse, UploadLimits,
 };
 use crate::message::{Envelope, ItemType, MessageType};
-use crate::{Address, FileHash};
+use crate::{Address, FileHash, FileName};
 
 /// A message node, by its public API.
 #[derive(Debug, Clone)]
@@ -132,24 +132,52 @@ impl MessageNode {
         length: u64,
         bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<FileHash, ClientError> {
+        let answer = self.send_file("/api/v0/storage/add_file", message, sync, length, bytes).await?;
+        answer.hash.parse().map_err(|e| ClientError::malformed(&self.base, e))
+    }
+
+    /// Uploads a file that the STORE message which publishes it calls by a CID. Says what the node calls it.
+    ///
+    /// # Errors
+    /// As [`MessageNode::add_file`].
+    pub async fn add_ipfs_file(
+        &self,
+        message: &Envelope,
+        sync: bool,
+        length: u64,
+        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<FileName, ClientError> {
+        let answer = self.send_file("/api/v0/ipfs/add_file", message, sync, length, bytes).await?;
+        answer.hash.parse().map_err(|e| ClientError::malformed(&self.base, e))
+    }
+
+    async fn send_file(
+        &self,
+        path: &str,
+        message: &Envelope,
+        sync: bool,
+        length: u64,
+        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<AddFileResponse, ClientError> {
         let metadata = AddFileMetadata { message: message.clone(), sync };
         let metadata = serde_json::to_string(&metadata).expect("a message is JSON");
         let file = Part::stream_with_length(reqwest::Body::wrap_stream(bytes), length).file_name("file");
         let form = Form::new().text("metadata", metadata).part("file", file);
-        let response = self.send(self.request(Method::POST, "/api/v0/storage/add_file").multipart(form)).await?;
+        let response = self.send(self.request(Method::POST, path).multipart(form)).await?;
         if !response.status().is_success() {
             return Err(ClientError::from_response(response).await);
         }
-        Ok(json::read::<AddFileResponse>(response).await?.hash)
+        json::read(response).await
     }
 
-    /// The most bytes that a signed upload may have; `None` when the node does not say.
+    /// The most bytes that a signed upload may have.
     ///
     /// # Errors
     /// [`ClientError`] when the node cannot be asked.
-    pub async fn largest_upload(&self) -> Result<Option<u64>, ClientError> {
-        let limits: Option<Value> = self.get("/api/v0/storage/limits.json", &[]).await?;
-        Ok(limits.and_then(|limits| limits.pointer("/storage/max_file_size")?.as_u64()))
+    pub async fn upload_limits(&self) -> Result<UploadLimits, ClientError> {
+        let limits: Value = self.get("/api/v0/storage/limits.json", &[]).await?.unwrap_or_default();
+        let limit = |pointer| limits.pointer(pointer).and_then(Value::as_u64);
+        Ok(UploadLimits { storage: limit("/storage/max_file_size"), ipfs: limit("/ipfs/max_upload_file_size") })
     }
 
     /// Starts to download a file; `None` when the node does not have it.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ItemType, MessageTime};
 use crate::account::Account;
-use crate::{Address, FileHash};
+use crate::{Address, FileHash, FileName, FileNames};
 
 /// Clients send content up to this many bytes inside the envelope, and longer content as a stored file (`MAX_INLINE_SIZE`
 /// of the Python SDK).
@@ -135,7 +135,8 @@ impl Envelope {
             ItemHash::Native(_) => {
                 self.item_type != ItemType::Ipfs && self.item_hash.bytes().all(|b| !b.is_ascii_uppercase())
             }
-            ItemHash::Ipfs(_) => self.item_type == ItemType::Ipfs,
+            // Another text for the same CID would be another id for the same message.
+            ItemHash::Ipfs(_) => self.item_type == ItemType::Ipfs && FileName::is_cid_of_item(&self.item_hash),
         };
         if !form_fits {
             return Err(self.hash_form_error());
@@ -153,7 +154,7 @@ impl Envelope {
         }
     }
 
-    /// Checks a content against the item hash and the length limit, for SHA-256 hashes.
+    /// Checks a content against the item hash, a SHA-256 or a CID, and the length limit.
     ///
     /// # Errors
     /// [`EnvelopeError::TooLong`] or [`EnvelopeError::WrongHash`].
@@ -162,8 +163,18 @@ impl Envelope {
         if self.item_type == ItemType::Inline && length > MAX_ITEM_CONTENT_CHARS {
             return Err(EnvelopeError::TooLong(length));
         }
-        let actual = FileHash::of(content.as_bytes()).to_string();
-        if actual != self.item_hash {
+        let (right, actual) = match self.item_type {
+            ItemType::Ipfs => {
+                let names = FileNames::of(content.as_bytes());
+                let right = self.item_hash.parse().is_ok_and(|name| names.contain(name));
+                (right, names.v0.to_string())
+            }
+            ItemType::Inline | ItemType::Storage => {
+                let actual = FileHash::of(content.as_bytes()).to_string();
+                (actual == self.item_hash, actual)
+            }
+        };
+        if !right {
             return Err(EnvelopeError::WrongHash { expected: self.item_hash.clone(), actual });
         }
         Ok(())
@@ -231,6 +242,24 @@ mod tests {
         assert!(matches!(wrong(&|e| e.chain = Chain::Base), EnvelopeError::Signature(_)));
         assert!(matches!(wrong(&|e| e.signature = None), EnvelopeError::Signature(_)));
         assert!(matches!(wrong(&|e| e.signature = Some("0x00".into())), EnvelopeError::Signature(_)));
+    }
+
+    #[test]
+    fn content_on_ipfs_is_the_one_that_the_cid_names() {
+        let content = "{\"key\":\"k\"}";
+        let names = FileNames::of(content.as_bytes());
+        for item_hash in [names.v0.to_string(), names.v0.to_cid_v1()] {
+            let envelope = Envelope { item_type: ItemType::Ipfs, item_content: None, item_hash, ..signed() };
+            assert_eq!(envelope.verify_form(), Ok(()));
+            assert_eq!(envelope.verify_content(content), Ok(()));
+            let wrong = envelope.verify_content("{\"key\":\"K\"}").unwrap_err();
+            assert!(matches!(wrong, EnvelopeError::WrongHash { expected, .. } if expected == envelope.item_hash));
+        }
+        // What other clients cannot read, and what is none.
+        for item_hash in [names.v1.to_cid_v1(), "Q".repeat(46), names.v0.to_cid_v1().to_uppercase(), "ab".repeat(32)] {
+            let envelope = Envelope { item_type: ItemType::Ipfs, item_content: None, item_hash, ..signed() };
+            assert!(matches!(envelope.verify_form(), Err(EnvelopeError::HashForm { .. })), "{}", envelope.item_hash);
+        }
     }
 
     #[test]

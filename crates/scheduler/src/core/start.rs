@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataStart {
     /// What it starts with.
-    #[serde(flatten)]
     pub base: DataBase,
     /// Where epochs before it branched off the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -33,11 +33,11 @@ pub(super) async fn update(context: &Context, args: UpdateArgs) -> Result<()> {
     let code = newest_code(context, &account, &content).await?;
 
     let packed = pack(context, source, Some(content.code.encoding)).await?;
-    let changed = code.item_hash != packed.hash.to_string();
-    let store = signing::store(&account, packed.hash, Some(content.code.reference.clone()));
+    let changed = !packed.is_called(&code.item_hash)?;
+    let file = if changed { publish::name(context, &packed).await? } else { packed.hash.into() };
+    let store = signing::store(&account, file, Some(content.code.reference.clone()));
     if changed {
-        publish::check_length(context, &packed).await?;
-        send_code(context, &store, &packed, Duration::from_secs(args.wait_seconds)).await?;
+        send_code(context, &store, &packed, file, Duration::from_secs(args.wait_seconds)).await?;
     } else {
         context.out.note("The code is the same as before; nothing was uploaded.");
     }
@@ -50,7 +50,7 @@ pub(super) async fn update(context: &Context, args: UpdateArgs) -> Result<()> {
         "code": {
             "item_hash": changed.then_some(&store.item_hash),
             "revision_of": content.code.reference,
-            "file_hash": packed.hash,
+            "file_hash": file.to_string(),
             "encoding": packed.encoding,
             "bytes": packed.bytes,
         },

@@ -10,7 +10,7 @@ use protocol::message::program::{
     Code as ProgramCode, Environment, Interface, MachineType, Resources, Runtime, Triggers,
 };
 use protocol::message::{Envelope, MessageTime, Payment, PaymentKind, ProgramContent};
-use protocol::{Account, ProgramId};
+use protocol::{Account, FileName, ProgramId};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -48,17 +48,17 @@ pub(super) async fn upload(context: &Context, args: UploadArgs) -> Result<()> {
     let runtime = runtimes::resolve(context, args.runtime.as_deref(), entrypoint.interface()).await?;
     let packed = pack(context, source, args.encoding.map(Into::into)).await?;
 
-    let store = signing::store(&account, packed.hash, None);
+    let file = publish::name(context, &packed).await?;
+    let store = signing::store(&account, file, None);
     let content = content(&args, &account, &store, &entrypoint, &packed, runtime, variables);
     let message = signing::program(&account, &content)?;
     let program: ProgramId = message.item_hash.parse()?;
-    publish::check_length(context, &packed).await?;
     let price = price::check(context, &account, &message, Some(packed.bytes)).await?;
 
     let limit = Duration::from_secs(args.wait.wait_seconds);
-    send_code(context, &store, &packed, limit).await?;
+    send_code(context, &store, &packed, file, limit).await?;
     publish_program(context, &message, limit).await?;
-    let uploaded = Uploaded { program, content, packed, code: store.item_hash, price };
+    let uploaded = Uploaded { program, content, packed, file, code: store.item_hash, price };
     let record = match waits {
         true => Some(
             wait_until_ready(context, network, &account, &uploaded.program, uploaded.content.on.http, &args.wait)
@@ -74,6 +74,7 @@ struct Uploaded {
     program: ProgramId,
     content: ProgramContent,
     packed: Packed,
+    file: FileName,
     code: String,
     price: Option<Decimal>,
 }
@@ -129,9 +130,15 @@ pub(super) async fn pack(
 }
 
 /// Uploads packed code with the message that publishes it.
-pub(super) async fn send_code(context: &Context, store: &Envelope, packed: &Packed, limit: Duration) -> Result<()> {
+pub(super) async fn send_code(
+    context: &Context,
+    store: &Envelope,
+    packed: &Packed,
+    file: FileName,
+    limit: Duration,
+) -> Result<()> {
     let step = context.out.transfer("uploading the code", packed.bytes);
-    publish::upload(context, &step, store, packed, limit).await
+    publish::upload(context, &step, store, packed, file, limit).await
 }
 
 /// Publishes a program, and says what Ctrl-C leaves behind from then on.
@@ -242,14 +249,14 @@ fn default_name(path: &Path) -> String {
 }
 
 fn report(context: &Context, network: &Network, uploaded: &Uploaded, record: Option<&VmRecord>) -> Result<()> {
-    let Uploaded { program, content, packed, code, price } = uploaded;
+    let Uploaded { program, content, packed, file, code, price } = uploaded;
     let url = url_of(network, program, content, record);
     let value = json!({
         "item_hash": program,
         "name": content.name(),
         "kind": super::find::kind(content),
         "url": url,
-        "code": { "item_hash": code, "file_hash": packed.hash, "encoding": packed.encoding, "bytes": packed.bytes },
+        "code": { "item_hash": code, "file_hash": file.to_string(), "encoding": packed.encoding, "bytes": packed.bytes },
         "runtime": content.runtime.reference,
         "price": price.map(tokens),
         "state": record.map(|r| r.state),

@@ -23,8 +23,8 @@ fn assign_with(number: u8, to: u8, start: DataStart, loss: Option<Loss>) -> Writ
 #[tokio::test]
 async fn what_an_assignment_starts_with_is_known_after_a_restart_and_what_it_costs_is_in_the_history() {
     let snapshot = SnapshotId::new(Epoch::FIRST, 7);
-    let base = DataBase::Copy { at_least: Some(snapshot), branch: None };
     let branch = Some(Branch { until: None, since: Epoch::FIRST });
+    let base = DataBase::Copy { at_least: Some(snapshot), branch };
     let start = DataStart { base, branch };
     let at_most = Some(Duration::from_micros(1500));
     let loss = Loss { epoch: Epoch::FIRST, snapshot: Some(snapshot), from_archive: false, at_most };
