@@ -146,11 +146,27 @@ struct Entry {
 enum Stage {
     Idle,
     Head,
-    Tip { number: u64, target: u64 },
-    Base { tip: Block, target: u64 },
-    Transfers { tip: Block, target: u64 },
-    Again { tip: Block, target: u64, touched: Vec<Account> },
-    Balances,
+    Tip {
+        number: u64,
+        target: u64,
+    },
+    Base {
+        tip: Block,
+        target: u64,
+    },
+    Transfers {
+        tip: Block,
+        target: u64,
+    },
+    Again {
+        tip: Block,
+        target: u64,
+        touched: Vec<Account>,
+    },
+    /// Whose: accounts may be forgotten, and others come, while this is asked.
+    Balances {
+        of: Vec<Account>,
+    },
 }
 
 /// The balances of a token.
@@ -270,10 +286,7 @@ impl Chain {
             Stage::Base { .. } => Request::Block(self.at?.number),
             Stage::Transfers { tip, .. } => Request::Transfers { from: self.at?.number + 1, to: *tip },
             Stage::Again { tip, .. } => Request::Block(tip.number),
-            Stage::Balances => {
-                let of = self.unread.iter().take(self.width).copied().collect();
-                Request::Balances { at: self.at?.hash, of }
-            }
+            Stage::Balances { of } => Request::Balances { at: self.at?.hash, of: of.clone() },
         })
     }
 
@@ -296,8 +309,8 @@ impl Chain {
             (Stage::Again { tip, target, touched }, Ok(Reply::Block(Some(again)))) => {
                 self.again(tip, target, &touched, again);
             }
-            (Stage::Balances, Ok(Reply::Balances(balances))) => return self.balances(&balances),
-            (Stage::Balances, Err(Trouble::Refused(why))) => self.read_fewer(why),
+            (Stage::Balances { of }, Ok(Reply::Balances(balances))) => return self.balances(&of, &balances),
+            (Stage::Balances { .. }, Err(Trouble::Refused(why))) => self.read_fewer(why),
             (_, Ok(Reply::Block(None))) => self.fail("the RPC node does not know a block below its newest one"),
             (_, Ok(_)) => self.fail("the RPC node answered something else than it was asked for"),
             (_, Err(Trouble::Failed(why) | Trouble::Refused(why))) => self.fail(why),
@@ -391,20 +404,20 @@ impl Chain {
             self.trouble = None;
             self.stage = Stage::Idle;
         } else {
-            self.stage = Stage::Balances;
+            self.stage = Stage::Balances { of: self.unread.iter().take(self.width).copied().collect() };
         }
     }
 
-    fn balances(&mut self, balances: &[Decimal]) -> Vec<Account> {
+    fn balances(&mut self, of: &[Account], balances: &[Decimal]) -> Vec<Account> {
         let mut changed = Vec::new();
-        for balance in balances {
-            let Some(account) = self.unread.pop_front() else { break };
-            let Some(entry) = self.accounts.get_mut(&account) else { continue };
+        for (account, balance) in of.iter().zip(balances) {
+            let Some(entry) = self.accounts.get_mut(account) else { continue };
             entry.is_queued = false;
             if entry.balance.replace(*balance) != Some(*balance) {
-                changed.push(account);
+                changed.push(*account);
             }
         }
+        self.unread.retain(|account| self.accounts.get(account).is_some_and(|entry| entry.is_queued));
         self.width = (self.width * 2).min(MAX_WIDTH);
         self.read();
         changed
@@ -413,8 +426,7 @@ impl Chain {
     fn read_fewer(&mut self, why: String) {
         if self.width > 1 {
             self.width /= 2;
-            self.stage = Stage::Balances;
-            return;
+            return self.read();
         }
         // One that cannot be read does not keep the others from it.
         self.unread.rotate_left(1.min(self.unread.len()));

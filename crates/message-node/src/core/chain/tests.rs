@@ -272,6 +272,36 @@ fn balances_are_read_in_smaller_parts_when_many_are_refused_and_one_bad_one_keep
 }
 
 #[test]
+fn everybody_gets_its_own_balance_when_accounts_are_forgotten_while_they_are_asked_about() {
+    let (mut world, mut chain) = (World::new(1), Chain::new(0, 4));
+    let account = |n: u8| [n; 20];
+    for n in 100..107 {
+        world.pay(n, account(n), n.into());
+    }
+    for n in 100..104 {
+        passing(&mut chain, account(n));
+    }
+    chain.begin();
+    let mut others = 104..107;
+    while let Some(request) = chain.request() {
+        let answer = world.answer(&request);
+        if matches!(request, Request::Balances { .. }) {
+            // The first ones make room for these.
+            for n in others.by_ref() {
+                passing(&mut chain, account(n));
+            }
+        }
+        chain.take(answer);
+    }
+    world.round(&mut chain);
+    let known: HashMap<Account, Decimal> = chain.known().map(|(account, balance)| (*account, balance)).collect();
+    assert_eq!((known.len(), chain.health().unread), (4, 0));
+    for (account, balance) in known {
+        assert_eq!(balance, Decimal::from(account[0]), "{account:?}");
+    }
+}
+
+#[test]
 fn accounts_without_anything_in_force_are_forgotten_when_there_are_many() {
     let (mut world, mut chain) = (World::new(1), Chain::new(0, 8));
     chain.holding(A, Interest::Lasting);
