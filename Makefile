@@ -59,7 +59,7 @@ $(TOOLS)/anvil: tests/chain/package.json tests/chain/package-lock.json | package
 	rm -rf $@ $@.new
 	mkdir -p $@.new
 	cp $^ $@.new
-	npm ci --prefix $@.new --ignore-scripts --no-audit --no-fund --silent
+	cd $@.new && npm ci --ignore-scripts --no-audit --no-fund --silent
 	mv $@.new $@
 	touch $@
 
