@@ -24,6 +24,9 @@ pub struct StoredMessage {
     /// Bytes of the item content.
     #[serde(default)]
     pub size: u64,
+    /// Where the message is in its life now, when a stream tells that this has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<MessageStatus>,
 }
 
 /// Where a message is in its life.
@@ -283,7 +286,8 @@ pub struct ErrorBody {
 pub struct MessageFilter {
     /// `msgTypes`: any of these types.
     pub types: Vec<MessageType>,
-    /// `msgStatuses`: any of these; processed and removing when empty.
+    /// `msgStatuses`: any of these; processed and removing when empty. A stream that names them tells also when a message
+    /// gets one of them, if the node can do that.
     pub statuses: Vec<MessageStatus>,
     /// `addresses`: any of these senders.
     pub senders: Vec<Address>,
