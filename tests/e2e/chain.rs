@@ -1,29 +1,13 @@
 //! Programs that are paid for by holding a token on a real chain.
 
-use aleph_tests::{
-    Aleph, Anvil, Network, Role, UpOptions, arguments_of, eventually, folder_with, is_running, reqwest_client, signal,
-};
+use aleph_tests::{Aleph, Anvil, Network, UpOptions, eventually, folder_with, reqwest_client};
 use protocol::Account;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const HELLO: &str = "async def app(scope, receive, send):\n\
     \x20   assert scope['type'] == 'http'\n\
     \x20   await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n\
     \x20   await send({'type': 'http.response.body', 'body': b'hello'})\n";
-
-/// The message node of a network, which reads balances from the chain instead of the network's ledger from now on.
-async fn with_balances_of(chain: &Anvil, network: &Network) -> Role {
-    let mut arguments = arguments_of(network.message_node_pid);
-    let ledger = arguments.iter().position(|argument| argument == "--ledger").expect("it has a ledger");
-    arguments.drain(ledger..ledger + 2);
-    let more = ["--token-rpc", &chain.url, "--token-contract", &chain.token, "--token-confirmations", "1"];
-    let terms = ["--token-interval", "500ms", "--grace", "10s"];
-    arguments.extend(more.iter().chain(&terms).map(|&argument| argument.to_owned()));
-    signal(network.message_node_pid, Signal::TERM);
-    eventually("the message node ended", async || (!is_running(network.message_node_pid)).then_some(())).await;
-    Role::ready(&arguments, &network.root().join("logs/message-node-2.log")).await
-}
 
 async fn has(network: &Network, account: &str, tokens: f64) {
     let url = format!("{}/api/v0/addresses/{account}/balance", network.message_node_url);
@@ -44,14 +28,13 @@ async fn answers(network: &Network, program: &str) {
 
 #[tokio::test]
 async fn who_has_1999_tokens_is_refused_and_who_sells_one_of_2000_is_stopped_until_it_buys() {
-    let network = Network::up(UpOptions::new(1, &[])).await;
-    let (chain, aleph) = (Anvil::start().await, Aleph::of(&network));
+    let chain = Anvil::start().await;
+    let token = ["--token-rpc", &chain.url, "--token-contract", &chain.token, "--token-confirmations", "1"];
+    let terms = ["--token-interval", "500ms", "--grace", "10s"];
+    let network = Network::up(UpOptions::new(1, &[&token[..], &terms].concat())).await;
+    let aleph = Aleph::of(&network);
     let account = Account::from_file(&network.account_key).unwrap().address().canonical();
-    let authority = Account::from_file(&network.root().join("authority.key")).unwrap().address().canonical();
-    // It holds for the runtime images.
-    chain.sells(&authority, 1_000_000).await;
     chain.sells(&account, 1999).await;
-    let _message_node = with_balances_of(&chain, &network).await;
 
     has(&network, &account, 1999.0).await;
     let folder = folder_with("main.py", HELLO);

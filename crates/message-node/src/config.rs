@@ -1,16 +1,19 @@
 //! What an operator can set. Plain data: where it comes from (flags, files) is the binary's business.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use protocol::message::{MessageTime, PaymentKind};
 use protocol::{Address, Aliases};
 use serde_json::{Map, Value};
 use url::Url;
 
 use crate::archive::SnapshotsPlace;
 use crate::core::chain;
+use crate::core::quota::SenderRates;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -23,8 +26,14 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// A JSON file of balances, `{"0x…": "10000"}`, read again when it changes. Without one nothing has to be paid for.
     pub ledger: Option<PathBuf>,
-    /// A token whose holders can pay; not together with a ledger.
+    /// Accounts whose posts of the type `balances-update` say what accounts hold; not together with a ledger.
+    pub balance_senders: Vec<Address>,
+    /// A token whose holders can pay; not together with a ledger or trusted senders.
     pub token: Option<TokenConfig>,
+    /// Which ways to pay are accepted.
+    pub payment: PaymentRules,
+    /// Who may send messages.
+    pub senders: SenderRules,
     /// The account whose aggregates speak for the network: `pricing`, `settings`, `vm-images`, `corechannel`.
     pub authority: Option<Address>,
     /// Other names of files that programs refer to.
@@ -37,6 +46,30 @@ pub struct Config {
     pub limits: Limits,
     /// Waits.
     pub timing: Timing,
+}
+
+/// Which ways to pay are accepted, besides holding tokens. Times are those of the messages' contents.
+#[derive(Debug, Clone, Default)]
+pub struct PaymentRules {
+    /// Other ways that are accepted, and nothing is charged for them.
+    pub without_charge: Vec<PaymentKind>,
+    /// From this time on, only credits pay.
+    pub hold_until: Option<MessageTime>,
+    /// From this time on, only credits pay for persistent programs.
+    pub hold_persistent_until: Option<MessageTime>,
+    /// Before this time, programs on demand are free.
+    pub free_on_demand_until: Option<MessageTime>,
+}
+
+/// Who may send messages, and how much.
+#[derive(Debug, Clone, Default)]
+pub struct SenderRules {
+    /// Only these accounts, the operators and the authority; everybody if empty. Then files need a message, too.
+    pub allowed: Vec<Address>,
+    /// Accounts without limits.
+    pub operators: Vec<Address>,
+    /// How much each sender may send.
+    pub rates: SenderRates,
 }
 
 /// A token on a chain, read over JSON-RPC.
@@ -61,6 +94,12 @@ pub struct TokenConfig {
 /// The address of a contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenAddress(pub [u8; 20]);
+
+impl fmt::Display for TokenAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "0x{}", hex::encode(self.0))
+    }
+}
 
 impl FromStr for TokenAddress {
     type Err = String;
@@ -126,10 +165,14 @@ pub struct Limits {
     pub aggregate_bytes: usize,
     /// Messages that wait to be decided.
     pub pending: usize,
+    /// Those of them that may wait for a balance to be known, however long that takes.
+    pub unfunded: usize,
     /// Messages in one page of a list, also when a client asks for all (`pagination=0`).
     pub page: u32,
     /// Bytes of item contents in one page of a list.
     pub page_bytes: u64,
+    /// Bytes of large requests and answers that are in memory at the same time.
+    pub body_bytes: u64,
     /// TCP connections.
     pub connections: usize,
     /// WebSocket streams.
@@ -176,7 +219,10 @@ impl Config {
             listen,
             data_dir: data_dir.into(),
             ledger: None,
+            balance_senders: Vec::new(),
             token: None,
+            payment: PaymentRules::default(),
+            senders: SenderRules::default(),
             authority: None,
             aliases: Aliases::default(),
             pricing: Map::new(),
@@ -214,8 +260,10 @@ impl Default for Limits {
             content_bytes: MIB,
             aggregate_bytes: 8 * 1024 * 1024,
             pending: 20_000,
+            unfunded: 5_000,
             page: 1000,
             page_bytes: 64 * MIB,
+            body_bytes: 512 * MIB,
             connections: 4096,
             streams: 1024,
             stream_queue: 256,

@@ -35,7 +35,7 @@ pub enum RunError {
         cause: String,
     },
     /// Balances have two sources.
-    #[error("balances are read from a ledger or from a token, not from both; give --ledger or --token-rpc")]
+    #[error("balances have one source; give --ledger, --balances-from or --token-rpc, and not two of them")]
     TwoBalances,
     /// The archive cannot be opened.
     #[error("cannot use the archive of snapshots at {place}: {source}; set --snapshots, or what the service needs")]

@@ -3,23 +3,16 @@
 //! The file is looked at whenever a balance is asked for and read again when it changed. A file that cannot be read keeps
 //! the last good content in force, because taking it for an empty one would take everybody's programs away.
 
-use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use protocol::Address;
-use rust_decimal::Decimal;
-use serde_json::Value;
-
+use crate::core::balances::{ByAccount, by_account};
 use crate::error::RunError;
 
 /// The largest ledger that is read, in bytes.
 const MAX_LEDGER_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Balances in tokens by canonical address.
-pub(crate) type Ledger = super::ByAccount;
 
 /// A ledger in a file.
 #[derive(Debug)]
@@ -27,13 +20,13 @@ pub(crate) struct LedgerFile {
     path: PathBuf,
     last: Mutex<Reading>,
     /// What was in force when changes were asked for last.
-    reviewed: Mutex<Option<Arc<Ledger>>>,
+    reviewed: Mutex<Option<Arc<ByAccount>>>,
 }
 
 /// The last good content, and which state of the file was looked at last, good or not.
 #[derive(Debug)]
 struct Reading {
-    ledger: Arc<Ledger>,
+    ledger: Arc<ByAccount>,
     looked_at: Option<Stamp>,
 }
 
@@ -71,7 +64,7 @@ impl LedgerFile {
     }
 
     /// All balances as they are now.
-    pub(super) fn current(&self) -> Arc<Ledger> {
+    pub(super) fn current(&self) -> Arc<ByAccount> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = Stamp::of(&self.path);
         if stamp != last.looked_at {
@@ -103,7 +96,7 @@ impl Stamp {
     }
 }
 
-fn read(path: &Path) -> Result<Ledger, String> {
+fn read(path: &Path) -> Result<ByAccount, String> {
     let bytes = fs::metadata(path).map_err(|e| e.to_string())?.len();
     if bytes > MAX_LEDGER_BYTES {
         return Err(format!("it has {bytes} bytes, at most {MAX_LEDGER_BYTES}"));
@@ -111,45 +104,18 @@ fn read(path: &Path) -> Result<Ledger, String> {
     parse(&fs::read_to_string(path).map_err(|e| e.to_string())?)
 }
 
-fn parse(text: &str) -> Result<Ledger, String> {
-    let entries: HashMap<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    entries
-        .into_iter()
-        .map(|(address, amount)| {
-            let amount = match &amount {
-                Value::String(text) => text.parse().ok(),
-                Value::Number(number) => parse_number(&number.to_string()),
-                _ => None,
-            };
-            let amount = amount.filter(|amount: &Decimal| *amount >= Decimal::ZERO);
-            let amount = amount.ok_or_else(|| format!("the balance of {address} is no amount of tokens"))?;
-            Ok((Address::new(address).canonical(), amount))
-        })
-        .collect()
-}
-
-fn parse_number(text: &str) -> Option<Decimal> {
-    text.parse().or_else(|_| Decimal::from_scientific(text)).ok()
+fn parse(text: &str) -> Result<ByAccount, String> {
+    by_account(&serde_json::from_str(text).map_err(|e| e.to_string())?)
 }
 
 #[cfg(test)]
 mod tests {
+    use rust_decimal::Decimal;
+
     use super::*;
 
     fn of(ledger: &LedgerFile, account: &str) -> Option<Decimal> {
         ledger.current().get(account).copied()
-    }
-
-    #[test]
-    fn amounts_are_numbers_or_text() {
-        let ledger = parse(r#"{"0xABcd": "10000.5", "So1": 12, "0x1": 1e3, "0x2": 0.1}"#).unwrap();
-        assert_eq!(ledger["0xabcd"].to_string(), "10000.5");
-        assert_eq!(ledger["So1"], Decimal::from(12));
-        assert_eq!(ledger["0x1"], Decimal::from(1000));
-        assert_eq!(ledger["0x2"].to_string(), "0.1");
-        for bad in ["", "[]", r#"{"0x1": null}"#, r#"{"0x1": "much"}"#, r#"{"0x1": -1}"#] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::ByAccount;
 use crate::config::TokenConfig;
+use crate::core::balances::ByAccount;
 use crate::core::chain::{
     self, Account, Chain, Health, Holding, Interest, MAX_ANSWER_BYTES, Reply, Request, Token, Trouble,
 };

@@ -5,6 +5,7 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod archive;
+pub(crate) mod balances;
 pub(crate) mod car;
 pub(crate) mod chain;
 pub(crate) mod content;
@@ -15,6 +16,7 @@ pub(crate) mod payment;
 pub(crate) mod permission;
 pub(crate) mod post;
 pub(crate) mod program;
+pub(crate) mod quota;
 pub(crate) mod retention;
 pub(crate) mod store;
 pub(crate) mod unixfs;

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::payment::{Funds, check_funds, check_method};
 use super::store::amount;
 use super::{Known, Refusal, Rejection};
+use crate::config::PaymentRules;
 use crate::prices::{PriceTable, Slot, VolumeSizes, mib, program_price};
 
 /// A program in force that another one replaces.
@@ -52,7 +53,7 @@ pub(crate) struct Facts {
 pub(crate) struct Accepted {
     /// What it costs.
     pub price: Price,
-    /// The price as a number.
+    /// What has to be held of it.
     pub cost: Decimal,
     /// Whether the balance covers the program only if the one that it replaces is forgotten.
     pub on_condition: bool,
@@ -75,8 +76,13 @@ impl VolumeSizes for References {
 ///
 /// # Errors
 /// [`Refusal`] with one of the codes 2, 5, 202, 300, 301, 302, 304.
-pub(crate) fn check(content: &ProgramContent, facts: &Facts, table: &PriceTable) -> Result<Accepted, Refusal> {
-    check_method(content.payment.as_ref())?;
+pub(crate) fn check(
+    content: &ProgramContent,
+    facts: &Facts,
+    table: &PriceTable,
+    rules: &PaymentRules,
+) -> Result<Accepted, Refusal> {
+    let charge = check_method(content.into(), rules)?;
     let replaced = check_replaced(content, facts)?;
     for (reference, use_latest) in content.references() {
         let known = facts.references.get(&(reference.to_owned(), use_latest)).cloned().unwrap_or(Known::NotYet);
@@ -84,7 +90,7 @@ pub(crate) fn check(content: &ProgramContent, facts: &Facts, table: &PriceTable)
     }
     check_parents(content, &facts.references)?;
     let price = program_price(content, &facts.references, table);
-    let cost = amount(&price);
+    let cost = charge.of(amount(&price));
     let released = replaced.map_or(Decimal::ZERO, |replaced| replaced.cost);
     let owner = &content.address;
     check_funds(owner, Funds { locked: facts.funds.locked - released, ..facts.funds }, cost)?;
@@ -158,7 +164,7 @@ mod tests {
     }
 
     fn decide(content: &ProgramContent, facts: &Facts) -> Result<Accepted, Refusal> {
-        check(content, facts, &PriceTable::from_aggregate(default_pricing()))
+        check(content, facts, &PriceTable::from_aggregate(default_pricing()), &PaymentRules::default())
     }
 
     fn code(result: Result<Accepted, Refusal>) -> ErrorCode {

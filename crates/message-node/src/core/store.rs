@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::payment::{Funds, check_funds, check_method};
 use super::{Awaited, Known, Refusal, Rejection, is_item_hash};
+use crate::config::PaymentRules;
 use crate::prices::{FREE_STORE_BYTES, PriceTable, store_price};
 
 /// A STORE message in force that another one is a revision of.
@@ -37,7 +38,7 @@ pub(crate) struct Accepted {
     pub tag: String,
     /// What it costs.
     pub price: Price,
-    /// The price as a number; zero for small files.
+    /// What has to be held of it; nothing for small files.
     pub cost: Decimal,
 }
 
@@ -69,6 +70,7 @@ pub(crate) fn check(
     item_hash: &str,
     facts: &Facts,
     table: &PriceTable,
+    rules: &PaymentRules,
 ) -> Result<Accepted, Refusal> {
     let name = file_name(content)?;
     if let (Some(hash), Some(known)) = (original(content), &facts.original) {
@@ -89,8 +91,7 @@ pub(crate) fn check(
     // Files that are free are accepted with every payment type: some clients always write `credit` for files.
     let mut cost = Decimal::ZERO;
     if !is_free(bytes) {
-        check_method(content.payment.as_ref())?;
-        cost = amount(&price);
+        cost = check_method(content.into(), rules)?.of(amount(&price));
         check_funds(&content.address, facts.funds, cost)?;
     }
     Ok(Accepted { tag: tag(content, item_hash), price, cost })
@@ -160,7 +161,7 @@ mod tests {
     ) -> Result<Accepted, Refusal> {
         let funds = Funds { balance: Holding::Tokens(Decimal::TEN), locked: Decimal::ZERO };
         let facts = Facts { file, original, funds };
-        check(content, "own-hash", &facts, &PriceTable::from_aggregate(default_pricing()))
+        check(content, "own-hash", &facts, &PriceTable::from_aggregate(default_pricing()), &PaymentRules::default())
     }
 
     fn code(result: Result<Accepted, Refusal>) -> ErrorCode {

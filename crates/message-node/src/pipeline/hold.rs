@@ -17,21 +17,21 @@ use crate::clock::micros;
 use crate::core::chain::Holding;
 use crate::core::content::Content;
 use crate::core::hold::{self, Change, Held, Terms};
-use crate::events::Event;
+use crate::events::{Event, News};
 use crate::filter::Traits;
 use crate::store::pending::Submission;
 use crate::store::{Connection, StoreError, Stored, costs, files, holds, messages, programs, stores};
-use crate::view;
+use crate::view::{self, MessageView};
 
 impl Context {
-    /// Reviews what an owner, canonical, has to hold tokens for; gives the messages that came back.
+    /// Reviews what an owner, canonical, has to hold tokens for; gives what is to be told of it.
     pub(super) async fn review(&self, db: &mut Connection, owner: &str, now_us: i64) -> Stored<Vec<Event>> {
         let held = holds::of_owner(db, owner).await?;
         if held.is_empty() {
             self.balances.release(owner);
             return Ok(Vec::new());
         }
-        let balance = match self.balances.watch(owner) {
+        let balance = match self.balances.watch(db, owner).await? {
             Holding::Tokens(balance) => balance,
             // The operator does not ask anybody to pay any more.
             Holding::Unlimited => Decimal::MAX,
@@ -41,12 +41,15 @@ impl Context {
         let mut events = Vec::new();
         for (item_hash, change) in hold::review(balance, &held, now_us, terms) {
             let Some(held) = held.iter().find(|held| held.item_hash == item_hash) else { continue };
-            tracing::info!(item_hash, owner, %balance, ?change, "what the balance covers has changed");
-            events.extend(self.carry_out(db, owner, held, change, now_us).await?);
+            if let Some(event) = self.carry_out(db, owner, held, change, now_us).await? {
+                tracing::info!(item_hash, owner, %balance, ?change, "what the balance covers has changed");
+                events.push(event);
+            }
         }
         Ok(events)
     }
 
+    /// Gives what is to be told of the change; nothing when it has to wait.
     async fn carry_out(
         &self,
         db: &mut Connection,
@@ -56,39 +59,45 @@ impl Context {
         now_us: i64,
     ) -> Stored<Option<Event>> {
         let item_hash = &held.item_hash;
-        match change {
+        let status = match change {
             Change::Warn(until_us) => {
                 holds::put(db, owner, held, false, until_us).await?;
-                messages::set_status(db, item_hash, MessageStatus::Removing, Some(BALANCE_INSUFFICIENT)).await?;
+                MessageStatus::Removing
             }
             Change::Keep => {
                 holds::delete(db, item_hash).await?;
-                messages::set_status(db, item_hash, MessageStatus::Processed, None).await?;
+                MessageStatus::Processed
             }
-            Change::Remove(until_us) => self.remove(db, owner, held, until_us).await?,
+            // A program in force needs its files, whosever they are. It is looked at again.
+            Change::Remove(_) if !held.is_program && programs::user_of(db, item_hash, &[]).await?.is_some() => {
+                return Ok(None);
+            }
+            Change::Remove(until_us) => {
+                self.remove(db, owner, held, until_us).await?;
+                MessageStatus::Removed
+            }
             Change::Return => return self.bring_back(db, item_hash).await,
             Change::End => {
                 put_out_of_force(db, item_hash, now_us + micros(self.timing.file_grace)).await?;
                 messages::remove(db, item_hash, BALANCE_INSUFFICIENT).await?;
+                tracing::info!(item_hash, owner, "it was not paid for again in time, and is gone");
+                return Ok(None);
             }
-        }
-        Ok(None)
+        };
+        let reason = (status != MessageStatus::Processed).then_some(BALANCE_INSUFFICIENT);
+        messages::set_status(db, item_hash, status, reason).await?;
+        status_event(db, item_hash, status).await
     }
 
     /// Puts a message out of force, so that it can come back: its content stays, and so do its files.
     async fn remove(&self, db: &mut Connection, owner: &str, held: &Held, until_us: i64) -> Stored<()> {
         let item_hash = &held.item_hash;
-        // A program in force needs its files, whosever they are. It is looked at again.
-        if !held.is_program && programs::user_of(db, item_hash, &[]).await?.is_some() {
-            return Ok(());
-        }
         programs::delete(db, item_hash).await?;
         if let Some(file) = stores::delete(db, item_hash).await? {
             files::keep_until(db, &file, until_us.saturating_add(micros(self.timing.file_grace))).await?;
         }
         costs::delete(db, item_hash).await?;
-        holds::put(db, owner, held, true, until_us).await?;
-        messages::set_status(db, item_hash, MessageStatus::Removed, Some(BALANCE_INSUFFICIENT)).await
+        holds::put(db, owner, held, true, until_us).await
     }
 
     /// Puts a message in force again as if it had just arrived; its sender was allowed to send it when it did. It stays
@@ -122,6 +131,16 @@ impl Context {
         messages::set_status(&mut point, item_hash, MessageStatus::Processed, None).await?;
         point.commit().await?;
         let json = view::to_json(&submission.envelope, Some(&text));
-        Ok(Some(Event::new(traits, json)))
+        Ok(Some(Event::new(traits, News::Back, json)))
     }
+}
+
+/// Tells that a message, which has its content, has another status now.
+pub(super) async fn status_event(db: &mut Connection, item_hash: &str, status: MessageStatus) -> Stored<Option<Event>> {
+    let Some(row) = messages::get(db, item_hash).await? else { return Ok(None) };
+    let envelope = row.envelope()?;
+    let content = row.content.as_deref().and_then(|text| Content::parse(envelope.message_type, text).ok());
+    let traits = Traits::new(&envelope, content.as_ref());
+    let json = serde_json::to_string(&MessageView::of_row(&row).with_status(status)).expect("a message is JSON");
+    Ok(Some(Event::new(traits, News::Status(status), json)))
 }

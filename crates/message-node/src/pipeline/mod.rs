@@ -44,7 +44,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::balances::Balances;
-use crate::config::{Limits, Timing};
+use crate::config::{Limits, PaymentRules, Timing};
 use crate::core::Awaited;
 use crate::events::Events;
 use crate::files::Files;
@@ -65,6 +65,7 @@ pub(crate) struct Context {
     pub metrics: Metrics,
     pub limits: Limits,
     pub timing: Timing,
+    pub payment: PaymentRules,
 }
 
 /// The entrance to the pipeline.
@@ -199,6 +200,12 @@ impl Signals {
     fn waits_for_balance(&self, seq: i64, waits: bool) {
         let mut unfunded = self.unfunded.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = if waits { unfunded.insert(seq) } else { unfunded.remove(&seq) };
+    }
+
+    /// How many messages wait for a balance besides this one.
+    fn others_wait_for_balance(&self, seq: i64) -> usize {
+        let unfunded = self.unfunded.lock().unwrap_or_else(PoisonError::into_inner);
+        unfunded.len() - usize::from(unfunded.contains(&seq))
     }
 
     fn wait_for(&self, seq: i64, decided: oneshot::Sender<Outcome>) {

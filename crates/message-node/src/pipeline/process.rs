@@ -11,12 +11,13 @@ use super::verify::Checked;
 use super::{Context, Outcome};
 use crate::clock::{micros, now_us};
 use crate::core::aggregate::Moment;
+use crate::core::balances::{self, UPDATE_POST};
 use crate::core::chain::Holding;
 use crate::core::content::{self, Content, post_reference};
 use crate::core::payment::Funds;
 use crate::core::permission::{self, Authorizations, SECURITY_KEY, Subject};
 use crate::core::{Awaited, Known, Refusal, Rejection, aggregate, network, post, program, store as store_rules};
-use crate::events::Event;
+use crate::events::{Event, News};
 use crate::filter::Traits;
 use crate::store::messages::Decided;
 use crate::store::pending::Submission;
@@ -129,7 +130,7 @@ impl Processing<'_> {
             files::add_content(self.db, &file, &envelope.item_hash).await?;
         }
         let json = view::to_json(envelope, Some(&text));
-        Ok(Event::new(traits, json))
+        Ok(Event::new(traits, News::Arrived, json))
     }
 
     /// The item content, inline or from the file that the item hash names, and that file's SHA-256.
@@ -175,7 +176,7 @@ impl Processing<'_> {
         };
         let facts = store_rules::Facts { file: bytes, original, funds };
         let table = self.context.network.price_table(self.db).await?;
-        let accepted = store_rules::check(content, item_hash, &facts, &table)?;
+        let accepted = store_rules::check(content, item_hash, &facts, &table, &self.context.payment)?;
         let file = file.expect("what is accepted has a file");
         let owner = content.address.canonical();
         let row = NewStore {
@@ -207,7 +208,7 @@ impl Processing<'_> {
         let references = self.references(content).await?;
         let facts = program::Facts { replaced, references, funds: self.funds(&content.address).await? };
         let table = self.context.network.price_table(self.db).await?;
-        let accepted = program::check(content, &facts, &table)?;
+        let accepted = program::check(content, &facts, &table, &self.context.payment)?;
         let owner = content.address.canonical();
         let window_us = micros(self.context.timing.replacement_window);
         let subscriptions = content.on.message.as_ref();
@@ -265,6 +266,8 @@ impl Processing<'_> {
             subject.post_type = Some(post::check_amend(content, hash, known)?.post_type);
         }
         self.check_permission(&subject).await?;
+        let publishes = content.post_type == UPDATE_POST && self.context.balances.trusts(&content.address);
+        let update = publishes.then(|| balances::update(content)).transpose()?;
         let item_hash = &self.submission.envelope.item_hash;
         let row = NewPost {
             item_hash,
@@ -277,6 +280,9 @@ impl Processing<'_> {
             time_us: content.time.as_micros(),
         };
         posts::insert(self.db, &row).await?;
+        if let Some(update) = update {
+            self.context.balances.put(self.db, &content.address, &update).await?;
+        }
         if let Some(node) = network::registration(content, item_hash) {
             nodes::insert(self.db, &node).await?;
         }
@@ -347,7 +353,7 @@ impl Processing<'_> {
     }
 
     async fn funds(&mut self, owner: &Address) -> Stored<Funds> {
-        let balance = self.context.balances.of(owner);
+        let balance = self.context.balances.of(self.db, owner).await?;
         Ok(Funds { balance, locked: costs::locked(self.db, &owner.canonical()).await? })
     }
 
@@ -355,7 +361,7 @@ impl Processing<'_> {
         let price = serde_json::to_string(price).expect("a price is JSON");
         costs::insert(self.db, &self.submission.envelope.item_hash, owner, cost, &price).await?;
         if !cost.is_zero() {
-            self.context.balances.watch(owner);
+            self.context.balances.watch(self.db, owner).await?;
         }
         Ok(())
     }

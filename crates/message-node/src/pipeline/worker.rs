@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use protocol::Address;
 use protocol::api::message_node::MessageStatus;
 use protocol::message::{ErrorCode, MessageType};
 use sqlx::Connection as _;
@@ -45,6 +44,8 @@ pub(super) struct Worker {
     settle_at_us: Option<i64>,
     /// Owners, canonical, to be reviewed.
     owners: BTreeSet<String>,
+    /// Owners up to this one were looked at whether something of theirs is due; from the start again when it is empty.
+    due_after: String,
     /// At the start all owners are reviewed: those after this one still have to be.
     sweep: Option<String>,
     /// When to look for balances that changed.
@@ -73,6 +74,7 @@ impl Worker {
             last_seen: 0,
             settle_at_us: Some(0),
             owners: BTreeSet::new(),
+            due_after: String::new(),
             sweep: Some(String::new()),
             look_at: Instant::now(),
         }
@@ -129,23 +131,35 @@ impl Worker {
             decisions.tried += 1;
             self.try_one(&mut tx, seq, &mut decisions).await?;
         }
-        let settled = if settle_is_due { self.context.settle(&mut tx, now_us()).await? } else { Vec::new() };
-        let more_to_settle = settled.len() >= settle::BATCH as usize;
-        // They were left out of reviews until now.
-        self.owners.extend(settled);
-        self.review(&mut tx, settle_is_due, &mut decisions).await?;
-        self.settle_at_us = self.next_look(&mut tx, more_to_settle).await?;
+        let mut more_is_due = false;
+        if settle_is_due {
+            let (owners, events) = self.context.settle(&mut tx, now_us()).await?;
+            more_is_due = owners.len() >= settle::BATCH as usize;
+            // They were left out of reviews until now.
+            self.owners.extend(owners);
+            decisions.events.extend(events);
+            more_is_due |= self.find_due(&mut tx).await?;
+        }
+        self.review(&mut tx, &mut decisions).await?;
+        self.settle_at_us = self.next_look(&mut tx, more_is_due).await?;
         tx.commit().await?;
         self.tell(decisions);
         Ok(true)
     }
 
-    /// Reviews some of the owners who are to be, and those of what is due.
-    async fn review(&mut self, db: &mut Connection, is_due: bool, decisions: &mut Decisions) -> Stored<()> {
+    /// Finds owners of what is due, some at a time: those of whom nothing can be decided do not stand in the way of others.
+    /// Tells whether there may be more.
+    async fn find_due(&mut self, db: &mut Connection) -> Stored<bool> {
+        let owners = holds::due(db, now_us(), &self.due_after, REVIEWS).await?;
+        let is_full = owners.len() >= REVIEWS as usize;
+        self.due_after = owners.last().filter(|_| is_full).cloned().unwrap_or_default();
+        self.owners.extend(owners);
+        Ok(is_full)
+    }
+
+    /// Reviews some of the owners who are to be.
+    async fn review(&mut self, db: &mut Connection, decisions: &mut Decisions) -> Stored<()> {
         let now_us = now_us();
-        if is_due {
-            self.owners.extend(holds::due(db, now_us, REVIEWS).await?);
-        }
         for _ in 0..REVIEWS {
             let Some(owner) = self.owners.pop_first() else { break };
             for event in self.context.review(db, &owner, now_us).await? {
@@ -167,7 +181,12 @@ impl Worker {
 
     /// Finds out whose balances changed, and whom else to review.
     async fn look(&mut self) -> Stored<()> {
-        for owner in self.context.balances.changes() {
+        let mut changes = self.context.balances.changes();
+        if changes.everybody {
+            changes.accounts.extend(self.parked.balances().map(str::to_owned));
+            self.sweep = Some(String::new());
+        }
+        for owner in changes.accounts {
             self.ready.extend(self.parked.arrived(&Awaited::Balance(owner.clone())));
             self.owners.insert(owner);
         }
@@ -180,7 +199,7 @@ impl Worker {
             self.look_at = Instant::now() + self.context.timing.review_every;
             // So that they are not forgotten for others that are wanted as well.
             for account in self.parked.balances() {
-                self.context.balances.of(&Address::new(account));
+                self.context.balances.want(account);
             }
         }
         Ok(())
@@ -222,6 +241,9 @@ impl Worker {
             Verdict::Waits(Awaited::Message(_) | Awaited::File(_), rejection) if self.parked.is_last_try(seq, now) => {
                 self.context.reject(db, &checked.submission, rejection, true).await?
             }
+            Verdict::Waits(Awaited::Balance(_), rejection) if !self.may_wait_for_balance(seq) => {
+                self.context.reject(db, &checked.submission, rejection, true).await?
+            }
             verdict => verdict,
         };
         match verdict {
@@ -243,6 +265,11 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Not all messages that may wait at all: others must get through while no balances can be read.
+    fn may_wait_for_balance(&self, seq: i64) -> bool {
+        self.signals.others_wait_for_balance(seq) < self.context.limits.unfunded
     }
 
     /// Decides a message. If that fails, what it wrote is undone and it is rejected as an internal error, so that one

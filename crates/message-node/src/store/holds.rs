@@ -62,13 +62,16 @@ pub(crate) async fn owners_after(db: &mut Connection, owner: &str, limit: u32) -
     .await?)
 }
 
-/// Owners of something whose time is over.
-pub(crate) async fn due(db: &mut Connection, now_us: i64, limit: u32) -> Stored<Vec<String>> {
-    Ok(sqlx::query_scalar("SELECT DISTINCT owner FROM uncovered WHERE until_us <= $1 LIMIT $2")
-        .bind(now_us)
-        .bind(limit)
-        .fetch_all(db)
-        .await?)
+/// Owners of something whose time is over, in order after one of them.
+pub(crate) async fn due(db: &mut Connection, now_us: i64, after: &str, limit: u32) -> Stored<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT DISTINCT owner FROM uncovered WHERE until_us <= $1 AND owner > $2 ORDER BY owner LIMIT $3",
+    )
+    .bind(now_us)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await?)
 }
 
 /// When the time of the next is over, microseconds since 1970.

@@ -5,6 +5,7 @@
 
 pub(crate) mod aggregates;
 pub(crate) mod archive;
+pub(crate) mod balances;
 pub(crate) mod costs;
 pub(crate) mod files;
 pub(crate) mod holds;

@@ -310,3 +310,28 @@ async fn a_balance_counts_when_it_is_deep_enough() {
     chain.pay(&Account::generate(), 1);
     eventually(async || (balance().await == 7.0).then_some(())).await;
 }
+
+#[tokio::test]
+async fn those_who_wait_for_balances_do_not_fill_the_queue() {
+    let chain = FakeChain::start().await;
+    chain.become_(Mood::Dead);
+    let node = chain.node(|config| config.limits.unfunded = 2).await;
+    let accounts = [(); 3].map(|()| Account::generate());
+    let file = node.publish(&accounts[0], b"code").await;
+    let waiting: Vec<_> = accounts.iter().map(|account| program(account, &file, &file, json!({}))).collect();
+    for message in &waiting[..2] {
+        node.send(message).await;
+        eventually(async || node.get(&message.item_hash).await.reason).await;
+    }
+    let details = node.reject(&waiting[2], ErrorCode::BalanceInsufficient).await;
+    assert!(details.to_string().contains("send this again later"), "{details}");
+    for account in &accounts {
+        chain.pay(account, 200);
+    }
+    chain.become_(Mood::Well);
+    for message in &waiting[..2] {
+        node.until(&message.item_hash, MessageStatus::Processed).await;
+    }
+    // It was not refused for good.
+    eventually(async || (node.submit(&waiting[2]).await == MessageStatus::Processed).then_some(())).await;
+}

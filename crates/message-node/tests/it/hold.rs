@@ -90,6 +90,41 @@ async fn what_is_removed_comes_back_under_its_id_and_followers_are_told() {
 }
 
 #[tokio::test]
+async fn who_names_statuses_is_told_when_they_change_and_nobody_else() {
+    let account = Account::generate();
+    let (node, file) = node(&account, 2000, Duration::from_secs(2), LONG).await;
+    let hash = node.accept(&program(&account, &file, &file, persistent())).await;
+    let types = vec![MessageType::Program];
+    let statuses = vec![MessageStatus::Processed, MessageStatus::Removing, MessageStatus::Removed];
+    let named = MessageFilter { types: types.clone(), statuses, ..MessageFilter::default() };
+    let mut told = node.client.watch(&named, 1).await.unwrap();
+    let mut plain = node.client.watch(&MessageFilter { types, ..MessageFilter::default() }, 1).await.unwrap();
+    for (tokens, statuses) in [
+        (2000, vec![None]),
+        (1999, vec![Some(MessageStatus::Removing)]),
+        (2000, vec![Some(MessageStatus::Processed)]),
+        (0, vec![Some(MessageStatus::Removing), Some(MessageStatus::Removed)]),
+        (2000, vec![None]),
+    ] {
+        set(&node, &account, tokens);
+        for status in statuses {
+            let event = tokio::time::timeout(PATIENCE, told.next()).await.unwrap().unwrap().unwrap();
+            assert_eq!((event.envelope.item_hash.as_str(), event.status), (hash.as_str(), status));
+            assert!(event.content.is_some());
+        }
+    }
+    // Other clients get what is new for them: the history, and the program once it is back.
+    for _ in 0..2 {
+        let event = tokio::time::timeout(PATIENCE, plain.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!((event.envelope.item_hash.as_str(), event.status), (hash.as_str(), None));
+    }
+    set(&node, &account, 2200);
+    let next = node.accept(&program(&account, &file, &file, json!({}))).await;
+    let event = tokio::time::timeout(PATIENCE, plain.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(event.envelope.item_hash, next, "and nothing else");
+}
+
+#[tokio::test]
 async fn after_the_retention_time_nothing_comes_back() {
     let account = Account::generate();
     let (node, file) = node(&account, 2000, Duration::ZERO, Duration::from_millis(1)).await;

@@ -1,5 +1,7 @@
 //! The message node as its clients see it: a real server on a real port with a real directory.
 
+mod balances;
+mod bounds;
 mod chain;
 mod codes;
 mod delegation;
@@ -12,6 +14,7 @@ mod network;
 mod order;
 mod payment;
 mod restart;
+mod senders;
 mod snapshots;
 mod stream;
 mod support;

@@ -1,24 +1,22 @@
 //! Options of a token that balances are read of.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
 use message_node::{TokenAddress, TokenConfig};
 use url::Url;
 
-use super::interval;
+use super::{in_millis, interval};
+
+/// The environment variable of the URL, which may hold a key: what is an argument is seen by everybody on the machine.
+const RPC_VARIABLE: &str = "ALEPH_NODE_TOKEN_RPC";
 
 /// A token on a chain, instead of a ledger.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct TokenOptions {
     /// URL of an Ethereum JSON-RPC node: balances are those of a token. It may hold a key, and is not shown
-    #[arg(
-        long,
-        requires = "token_contract",
-        conflicts_with = "ledger",
-        env = "ALEPH_NODE_TOKEN_RPC",
-        hide_env_values = true
-    )]
+    #[arg(long, requires = "token_contract", env = RPC_VARIABLE, hide_env_values = true)]
     pub(crate) token_rpc: Option<Url>,
 
     /// The address of the token's contract (ERC-20)
@@ -49,24 +47,25 @@ impl TokenOptions {
             ..TokenConfig::new(rpc, contract)
         })
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
+    /// Whether one is named.
+    pub(crate) fn is_named(&self) -> bool {
+        self.token_rpc.is_some()
+    }
 
-    use crate::options::Options;
-
-    #[test]
-    fn balances_have_one_source_that_is_whole() {
-        let parse = |arguments: &[&str]| Options::try_parse_from([&["aleph-node", "message-node"], arguments].concat());
-        let contract = format!("0x{}", "c0".repeat(20));
-        let (rpc, contract) = (["--token-rpc", "http://127.0.0.1:8545"], ["--token-contract", contract.as_str()]);
-        assert!(parse(&[rpc, contract].concat()).is_ok());
-        for wrong in [&rpc[..], &contract[..], &[&rpc[..], &contract, &["--ledger", "ledger.json"]].concat()] {
-            assert!(parse(wrong).is_err(), "{wrong:?}");
-        }
-        let error = parse(&[&rpc[..], &["--token-contract", "0x12"]].concat()).unwrap_err().to_string();
-        assert!(error.contains("40 hexadecimal digits"), "{error}");
+    /// The same for another process, if one is named: its arguments, and a variable of its environment.
+    pub(crate) fn pass_on(&self) -> Option<(Vec<OsString>, (&'static str, OsString))> {
+        let (rpc, contract) = self.token_rpc.as_ref().zip(self.token_contract)?;
+        let arguments = vec![
+            "--token-contract".into(),
+            contract.to_string().into(),
+            "--token-decimals".into(),
+            self.token_decimals.to_string().into(),
+            "--token-confirmations".into(),
+            self.token_confirmations.to_string().into(),
+            "--token-interval".into(),
+            in_millis(self.token_interval),
+        ];
+        Some((arguments, (RPC_VARIABLE, rpc.as_str().into())))
     }
 }
