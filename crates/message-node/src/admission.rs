@@ -85,13 +85,21 @@ impl Admission {
         if self.operators.contains(&sender) {
             return Ok(());
         }
-        if !self.allowed.is_empty() && !self.allowed.contains(&sender) {
-            return Err(NotAdmitted::Stranger(message.sender.clone()));
-        }
+        self.check_sender(&message.sender)?;
         let content = message.item_content.as_ref().map_or(0, String::len) as u64;
         let mut quotas = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = quotas.take(&sender, content.saturating_add(file_bytes), Instant::now());
         taken.map_err(|exceeded| NotAdmitted::TooMuch(message.sender.clone(), exceeded))
+    }
+
+    /// Whether anything is taken of an account.
+    ///
+    /// # Errors
+    /// [`NotAdmitted::Stranger`].
+    pub(crate) fn check_sender(&self, sender: &Address) -> Result<(), NotAdmitted> {
+        let canonical = sender.canonical();
+        let known = self.allowed.is_empty() || self.allowed.contains(&canonical) || self.operators.contains(&canonical);
+        if known { Ok(()) } else { Err(NotAdmitted::Stranger(sender.clone())) }
     }
 
     /// Whether a file is taken that comes without a message.

@@ -112,7 +112,10 @@ pub(super) async fn read_form<S: Sink>(node: &Node, request: Request, sink: S) -
                 if parts.metadata.is_some() {
                     return Err(twice(name));
                 }
-                parts.metadata = Some(read_metadata(&read_small(&mut field).await?)?);
+                let metadata = read_metadata(&read_small(&mut field).await?)?;
+                // Before the file is read, if the message comes first.
+                node.admission.check_sender(&metadata.message.sender)?;
+                parts.metadata = Some(metadata);
             }
             _ => {
                 others += 1;

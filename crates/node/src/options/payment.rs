@@ -121,7 +121,8 @@ mod tests {
     fn balances_have_one_source_that_is_whole() {
         let contract = ["--token-contract", CONTRACT];
         let token = [RPC, contract].concat();
-        let (ledger, senders) = (["--ledger", "ledger.json"], ["--balances-from", "0xAB,0xCD"]);
+        let two = format!("{CONTRACT},{CONTRACT}");
+        let (ledger, senders) = (["--ledger", "ledger.json"], ["--balances-from", two.as_str()]);
         assert_eq!(parse(&senders).unwrap().balance_senders.len(), 2);
         assert_eq!(parse(&token).unwrap().token.unwrap().decimals, 18);
         for wrong in [
