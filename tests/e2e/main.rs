@@ -3,6 +3,7 @@
 mod adoption;
 mod archive;
 mod bad_programs;
+mod chain;
 mod ephemeral;
 mod failover;
 mod full_disk;

@@ -3,6 +3,7 @@
 //! The tests need root and what `make test` builds first: the binaries in `target/debug`, the guest files and the runtime
 //! images.
 
+mod anvil;
 mod client;
 mod namespace;
 mod network;
@@ -11,6 +12,7 @@ mod publisher;
 mod role;
 mod wait;
 
+pub use anvil::Anvil;
 pub use client::{Aleph, Finished};
 pub use namespace::Namespace;
 pub use network::{ComputeNode, Network, UpOptions, free_ports, is_running, reqwest_client, signal};

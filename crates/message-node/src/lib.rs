@@ -16,6 +16,7 @@
 //! * Everything is in one directory: `messages.sqlite`, `files/`, `snapshots/` (or a bucket) and `snapshots.key`. What was
 //!   answered with success is in there, durably.
 
+mod admission;
 mod api;
 mod archive;
 mod balances;
@@ -36,7 +37,10 @@ mod server;
 mod store;
 mod view;
 
+pub use crate::core::quota::{Rate, SenderRates};
 pub use archive::{Bucket, SnapshotsPlace};
-pub use config::{ArchiveConfig, Config, FollowConfig, Limits, Timing};
+pub use config::{
+    ArchiveConfig, Config, FollowConfig, Limits, PaymentRules, SenderRules, Timing, TokenAddress, TokenConfig,
+};
 pub use error::RunError;
 pub use server::run;

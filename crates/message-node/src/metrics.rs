@@ -9,6 +9,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::api::message_node::MessageStatus;
 use protocol::message::MessageType;
 
+use crate::balances::ChainNumbers;
+
 /// The node's counters.
 pub(crate) struct Metrics {
     handle: PrometheusHandle,
@@ -88,6 +90,23 @@ impl Metrics {
         gauge("aleph_messages_pending", "Messages that wait to be decided.", &[(String::new(), stored.pending)]);
         gauge("aleph_files", "Files.", &[(String::new(), stored.files.0)]);
         gauge("aleph_files_bytes", "Bytes of all files.", &[(String::new(), stored.files.1)]);
+        if let Some(ChainNumbers { health, silence }) = &stored.chain {
+            let mut one = |name: &str, help: &str, value: u64| {
+                gauge(name, help, &[(String::new(), i64::try_from(value).unwrap_or(i64::MAX))]);
+            };
+            one("aleph_chain_up", "Whether the RPC node answered the last time.", health.trouble.is_none().into());
+            one("aleph_chain_failures", "How often it did not, since the start.", health.failures);
+            one("aleph_chain_reorganisations", "Reorganisations of blocks that counted.", health.reorganisations);
+            one("aleph_chain_accounts", "Accounts whose balance is known or wanted.", health.accounts as u64);
+            one("aleph_chain_accounts_unread", "Those whose balance is to be read.", health.unread as u64);
+            if let Some(at) = health.at {
+                one("aleph_chain_block", "The block that balances are of.", at.number);
+                one("aleph_chain_block_timestamp_seconds", "Its time.", at.time);
+            }
+            if let Some(silence) = silence {
+                one("aleph_chain_silence_seconds", "Since when not everything was answered.", silence.as_secs());
+            }
+        }
         text
     }
 }
@@ -107,6 +126,8 @@ pub(crate) struct StoredNumbers {
     pub pending: i64,
     /// Files and their bytes.
     pub files: (i64, i64),
+    /// The chain that balances are read from.
+    pub chain: Option<ChainNumbers>,
 }
 
 #[cfg(test)]
@@ -118,8 +139,12 @@ mod tests {
         let metrics = Metrics::new();
         metrics.received.increment(2);
         metrics.decided(MessageType::Post, MessageStatus::Processed);
-        let stored =
-            StoredNumbers { messages: vec![("POST".into(), "processed".into(), 3)], pending: 4, files: (5, 6) };
+        let stored = StoredNumbers {
+            messages: vec![("POST".into(), "processed".into(), 3)],
+            pending: 4,
+            files: (5, 6),
+            chain: None,
+        };
         let text = metrics.render(&stored);
         for line in [
             "aleph_messages_received_total 2",

@@ -6,6 +6,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Admission;
+use crate::api::Room;
 use crate::archive::Archive;
 use crate::clock::{micros, now_us};
 use crate::files::{Files, StagedFile};
@@ -21,6 +23,10 @@ pub(crate) struct Node {
     pub pipeline: Pipeline,
     /// The snapshot sets of programs.
     pub archive: Arc<Archive>,
+    /// Who may send messages.
+    pub admission: Arc<Admission>,
+    /// Room for large bodies.
+    pub room: Room,
     /// Uploads that may start.
     pub uploads: Arc<Semaphore>,
     /// WebSocket streams that may open.

@@ -90,7 +90,12 @@ impl Catalog {
     pub(crate) async fn lookup(self: &Arc<Self>, id: ProgramId) -> Found {
         let known = self.remembered(id);
         if let Some((lookup, asked)) = &known {
-            let fresh = if matches!(lookup, Lookup::Found(_) | Lookup::Over(_)) { FRESH } else { UNKNOWN_FRESH };
+            let fresh = match lookup {
+                // It may be paid for again at any time.
+                Lookup::Over(MessageStatus::Removed) => UNKNOWN_FRESH,
+                Lookup::Found(_) | Lookup::Over(_) => FRESH,
+                Lookup::Unknown | Lookup::Pending | Lookup::Invalid(_) => UNKNOWN_FRESH,
+            };
             if asked.elapsed() < fresh {
                 return Ok(lookup.clone());
             }

@@ -54,7 +54,7 @@ impl VolumeSizes for Sizes {
 }
 
 /// The price that a message would have.
-pub(super) async fn estimate(State(node): State<Node>, SmallBody(body): SmallBody) -> Answer<Json<Price>> {
+pub(super) async fn estimate(State(node): State<Node>, SmallBody(body, _room): SmallBody) -> Answer<Json<Price>> {
     let Request { message } = parse_json(&body)?;
     let content = match (message.item_content, message.content) {
         (Some(text), _) => parse_json(text.as_bytes())?,

@@ -28,6 +28,7 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
     if let Some(metadata) = &metadata {
         check_item_type(metadata)?;
         check_name(&file, metadata, &cid)?;
+        node.admission.check(&metadata.message, file.bytes())?;
         check_funds_for(&node, &file, metadata).await?;
         cid.clone_from(&metadata.content.item_hash);
     }
@@ -79,6 +80,7 @@ pub(super) async fn add_car(State(node): State<Node>, request: Request) -> Answe
     let index = reader.finish()?;
     check_root(index.root, &metadata)?;
     let file = node.files().import(&spool.finish().await?, &index, limits.ipfs_upload_bytes).await?;
+    node.admission.check(&metadata.message, file.bytes())?;
     check_funds_for(&node, &file, &metadata).await?;
     let body = json!({ "status": "success", "hash": metadata.content.item_hash, "size": file.bytes() });
     node.publish(file).await?;

@@ -14,6 +14,7 @@ mod posts;
 mod prices;
 mod query;
 mod receive;
+mod room;
 mod stream;
 mod submit;
 mod upload;
@@ -21,13 +22,14 @@ mod upload;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::node::Node;
 use error::ApiError;
+pub(crate) use room::Room;
 
 /// The largest JSON body: a message with the longest content, every character of it escaped, fits.
 const MAX_JSON_BYTES: usize = 4 * 1024 * 1024;
@@ -62,6 +64,7 @@ pub(crate) fn router(node: Node) -> Router {
         .merge(storage())
         .merge(snapshots())
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(from_fn_with_state(node.clone(), room::for_answers))
         .layer(map_response(close_after_failed_post))
         .fallback(ApiError::no_such_route)
         .method_not_allowed_fallback(ApiError::no_such_method)

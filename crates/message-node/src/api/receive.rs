@@ -24,6 +24,10 @@ use crate::node::Node;
 const SILENCE: Duration = Duration::from_secs(30);
 /// After this time an upload must have kept up [`MIN_BYTES_PER_SECOND`], because it takes the place of others.
 const WARM_UP: Duration = Duration::from_secs(60);
+/// How long a part of a form may take that is not the file.
+const SMALL_WITHIN: Duration = Duration::from_secs(60);
+/// Parts of a form that nobody asked for.
+const MAX_OTHER_PARTS: usize = 8;
 /// The slowest upload, on average.
 const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
@@ -92,7 +96,7 @@ pub(super) async fn read_form<S: Sink>(node: &Node, request: Request, sink: S) -
     let form = Multipart::from_request(request, node).await;
     let mut form = form.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let mut parts = Parts { file: None, metadata: None };
-    let mut sink = Some(sink);
+    let (mut sink, mut others) = (Some(sink), 0);
     while let Some(mut field) = patiently(form.next_field()).await? {
         match field.name() {
             Some(name @ "file") => {
@@ -108,9 +112,18 @@ pub(super) async fn read_form<S: Sink>(node: &Node, request: Request, sink: S) -
                 if parts.metadata.is_some() {
                     return Err(twice(name));
                 }
-                parts.metadata = Some(read_metadata(&read_small(&mut field).await?)?);
+                let metadata = read_metadata(&read_small(&mut field).await?)?;
+                // Before the file is read, if the message comes first.
+                node.admission.check_sender(&metadata.message.sender)?;
+                parts.metadata = Some(metadata);
             }
-            _ => drop(read_small(&mut field).await?),
+            _ => {
+                others += 1;
+                if others > MAX_OTHER_PARTS {
+                    return Err(ApiError::bad_request("the form has too many parts; send 'file' and 'metadata'"));
+                }
+                drop(read_small(&mut field).await?);
+            }
         }
     }
     Ok(parts)
@@ -142,6 +155,11 @@ pub(super) async fn read_document(body: Body, most: u64) -> Answer<Bytes> {
 }
 
 async fn read_small(field: &mut Field<'_>) -> Answer<Vec<u8>> {
+    let late = |_| ApiError::timed_out(format!("a part of the form took longer than {} s", SMALL_WITHIN.as_secs()));
+    timeout(SMALL_WITHIN, read_bounded(field)).await.map_err(late)?
+}
+
+async fn read_bounded(field: &mut Field<'_>) -> Answer<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(chunk) = patiently(field.chunk()).await? {
         if bytes.len() + chunk.len() > MAX_JSON_BYTES {
@@ -161,11 +179,12 @@ fn silent() -> ApiError {
     ApiError::timed_out(format!("nothing was sent for {} s", SILENCE.as_secs()))
 }
 
-fn check_pace(bytes: u64, elapsed: Duration) -> Answer<()> {
+/// Whoever is slower for long is cut off.
+pub(super) fn check_pace(bytes: u64, elapsed: Duration) -> Answer<()> {
     if elapsed < WARM_UP || bytes >= elapsed.as_secs() * MIN_BYTES_PER_SECOND {
         return Ok(());
     }
-    Err(ApiError::timed_out(format!("the upload is slower than {MIN_BYTES_PER_SECOND} bytes per second")))
+    Err(ApiError::timed_out(format!("this is slower than {MIN_BYTES_PER_SECOND} bytes per second")))
 }
 
 /// Reads the message and checks what can be checked without the file. The signature is checked here, too, and not only when

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::MAX_JSON_BYTES;
 use super::error::{Answer, ApiError};
+use super::room::Taken;
 use crate::node::Node;
 use crate::pipeline::Outcome;
 
@@ -31,9 +32,10 @@ struct Answered {
 
 /// Takes a message. Without `sync` the answer is always 202 once it is durable. With `sync` it is 200 for processed, 422 for
 /// rejected, 410 for forgotten and removed ones, and 202 when it is not decided in time.
-pub(super) async fn submit(State(node): State<Node>, SmallBody(body): SmallBody) -> Answer<Response> {
+pub(super) async fn submit(State(node): State<Node>, SmallBody(body, _room): SmallBody) -> Answer<Response> {
     let request: SubmitRequest = parse_json(&body)?;
     request.message.verify_form()?;
+    node.admission.check(&request.message, 0)?;
     let wait = request.sync.then_some(node.context.timing.sync_wait);
     let outcome = node.pipeline.submit(request.message, wait).await?;
     Ok(answer(&outcome))
@@ -42,16 +44,18 @@ pub(super) async fn submit(State(node): State<Node>, SmallBody(body): SmallBody)
 /// How long a small body may take.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
-/// A body of bounded size.
-pub(super) struct SmallBody(pub Bytes);
+/// A body of bounded size, and the room that it takes.
+pub(super) struct SmallBody(pub Bytes, pub Taken);
 
-impl<S: Send + Sync> FromRequest<S> for SmallBody {
+impl FromRequest<Node> for SmallBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
+    async fn from_request(request: Request, node: &Node) -> Result<Self, ApiError> {
+        let said = HttpBody::size_hint(request.body()).exact();
+        let room = node.room.take(said.unwrap_or(MAX_JSON_BYTES as u64).min(MAX_JSON_BYTES as u64))?;
+        let body = timeout(BODY_WITHIN, Bytes::from_request(request, node)).await;
         let late = |_| ApiError::timed_out(format!("the body took longer than {} s", BODY_WITHIN.as_secs()));
-        body.map_err(late)?.map(Self).map_err(|e| match e.status() {
+        body.map_err(late)?.map(|body| Self(body, room)).map_err(|e| match e.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 ApiError::too_large(format!("the body has more than {MAX_JSON_BYTES} bytes"))
             }

@@ -7,10 +7,12 @@ use axum::response::{IntoResponse, Response};
 use protocol::api::message_node::MessageStatus;
 use serde_json::{Value, json};
 
+use super::accounts;
 use super::error::{Answer, ApiError};
 use super::receive::{Metadata, Parts, Turn, is_form, read_body, read_document, read_form};
 use super::submit::http_status;
-use crate::core::payment::{Funds, check_funds};
+use crate::core::Refusal;
+use crate::core::payment::{Funds, check_funds, check_method};
 use crate::files::StagedFile;
 use crate::node::Node;
 use crate::prices::store_price;
@@ -31,6 +33,7 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
     let Arrived { file, metadata, .. } = receive(&node, request, node.context.limits.upload_bytes).await?;
     if let Some(metadata) = &metadata {
         check_name(&file, metadata, &file.hash())?;
+        node.admission.check(&metadata.message, file.bytes())?;
         check_funds_for(&node, &file, metadata).await?;
     }
     let body = stored(&file.hash());
@@ -55,6 +58,7 @@ fn stored(hash: &str) -> Value {
 pub(super) async fn receive(node: &Node, request: Request, most: u64) -> Answer<Arrived> {
     let anonymous = node.context.limits.anonymous_upload_bytes;
     if !is_form(&request) {
+        node.admission.check_anonymous()?;
         let mut upload = node.files().upload(anonymous).await?;
         read_body(&mut upload, request.into_body()).await?;
         return Ok(Arrived { file: upload.finish().await?, filename: None, metadata: None });
@@ -62,6 +66,9 @@ pub(super) async fn receive(node: &Node, request: Request, most: u64) -> Answer<
     let Parts { file, metadata } = read_form(node, request, node.files().upload(most).await?).await?;
     let (upload, filename) = file.ok_or_else(no_file)?;
     let file = upload.finish().await?;
+    if metadata.is_none() {
+        node.admission.check_anonymous()?;
+    }
     if metadata.is_none() && file.bytes() > anonymous {
         let message =
             format!("a file without a STORE message has at most {anonymous} bytes; send one in the part 'metadata'");
@@ -72,6 +79,7 @@ pub(super) async fn receive(node: &Node, request: Request, most: u64) -> Answer<
 
 /// Reads a JSON document into a file.
 pub(super) async fn receive_document(node: &Node, body: Body) -> Answer<StagedFile> {
+    node.admission.check_anonymous()?;
     let limits = &node.context.limits;
     let most = limits.content_bytes.min(limits.anonymous_upload_bytes);
     let mut upload = node.files().upload(most).await?;
@@ -112,8 +120,19 @@ pub(super) async fn check_funds_for(node: &Node, file: &StagedFile, metadata: &M
     let mut db = node.db().await?;
     let table = node.context.network.price_table(&mut db).await?;
     let cost = store_price(&content.address, file.bytes(), &table).cost;
-    let cost = costs::read(&cost, &file.hash())?;
+    let price = costs::read(&cost, &file.hash())?;
+    if price.is_zero() {
+        return Ok(());
+    }
+    let charge = check_method(content.into(), &node.context.payment).map_err(|r| ApiError::rejected(&r))?;
     let locked = costs::locked(&mut db, &content.address.canonical()).await?;
-    let funds = Funds { balance: node.context.balances.of(&content.address), locked };
-    check_funds(funds, cost).map_err(|rejection| ApiError::payment_required(&rejection))
+    // Others need the connection while the balance is read.
+    drop(db);
+    let (cost, balance) = (charge.of(price), accounts::holding(node, &content.address).await?);
+    let funds = Funds { balance, locked };
+    check_funds(&content.address, funds, cost).map_err(|refusal| match refusal {
+        Refusal::Final(rejection) => ApiError::payment_required(&rejection),
+        // Large files are for those of whom is known that they can pay.
+        Refusal::Until(..) => accounts::unknown(node, &content.address),
+    })
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  port     process        data
-//!  +0       message node   message-node/   + ledger.json
+//!  +0       message node   message-node/   + ledger.json, or a token on a chain
 //!  +1       scheduler      scheduler/
 //!  +2       gateway
 //!  +3 …     compute nodes  nodes/1 …
@@ -76,7 +76,8 @@ async fn start(options: &UpOptions, layout: &Layout, children: &mut Children) ->
     progress.set_message("message node");
     let images = publish::images(layout, &roles::installation()?.runtimes)?;
     let alias = publish::public_runtime(&images);
-    children.start(Child::MessageNode, layout.message_node_arguments(alias.as_ref())).await?;
+    let (arguments, environment) = layout.message_node_arguments(options, alias.as_ref());
+    children.start_with(Child::MessageNode, arguments, environment).await?;
     let message_node = MessageNode::new(layout.message_node_url());
     progress.set_message("runtime images");
     publish::publish_images(layout, &message_node, images).await?;

@@ -24,6 +24,9 @@ pub struct StoredMessage {
     /// Bytes of the item content.
     #[serde(default)]
     pub size: u64,
+    /// Where the message is in its life now, when a stream tells that this has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<MessageStatus>,
 }
 
 /// Where a message is in its life.
@@ -32,7 +35,7 @@ pub struct StoredMessage {
 ///  pending ──▶ processed ──▶ forgotten
 ///     │            │ ▲
 ///     │            ▼ │ (balance)
-///     ▼         removing ──▶ removed
+///     ▼         removing ──▶ removed ──▶ processed (balance, for a while)
 ///  rejected
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +73,7 @@ impl MessageStatus {
         matches!(self, Self::Processed | Self::Removing)
     }
 
-    /// Whether it certainly has no effect and never will again. `Pending` is not: it is undecided.
+    /// Whether it certainly has no effect. `Pending` is not: it is undecided. A removed message may come back.
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Rejected | Self::Forgotten | Self::Removed)
     }
@@ -100,9 +103,13 @@ pub struct MessageWithStatus {
     /// Who took it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgotten_by: Option<Vec<String>>,
-    /// Why it was removed.
+    /// Why it is being removed or was, `balance_insufficient`; or why it has been pending for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// When it goes out of force (`removing`), or until when it comes back once it is paid for (`removed`), ISO 8601. Not in
+    /// pyaleph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// The details of a rejection for want of balance (error code 5), in tokens.
@@ -287,7 +294,8 @@ pub struct ErrorBody {
 pub struct MessageFilter {
     /// `msgTypes`: any of these types.
     pub types: Vec<MessageType>,
-    /// `msgStatuses`: any of these; processed and removing when empty.
+    /// `msgStatuses`: any of these; processed and removing when empty. A stream that names them tells also when a message
+    /// gets one of them, if the node can do that.
     pub statuses: Vec<MessageStatus>,
     /// `addresses`: any of these senders.
     pub senders: Vec<Address>,

@@ -100,7 +100,9 @@ impl Programs {
     /// Follows until the connection breaks. Returns at once, when everything was listed, if there is no stream.
     async fn session(&mut self, pauses: &mut Pauses) -> Result<(), ClientError> {
         let types = vec![MessageType::Program, MessageType::Forget, MessageType::Post];
-        let stream = self.client.watch(&MessageFilter { types, ..MessageFilter::default() }, 0).await;
+        // Named, so that what is not paid for any more is told as well.
+        let statuses = vec![MessageStatus::Processed, MessageStatus::Removing, MessageStatus::Removed];
+        let stream = self.client.watch(&MessageFilter { types, statuses, ..MessageFilter::default() }, 0).await;
         // Without a stream there is still the list: better late than never.
         self.sync().await?;
         pauses.reset();
@@ -164,6 +166,7 @@ impl Programs {
     /// A message of the stream.
     async fn apply(&mut self, message: &StoredMessage) -> Result<(), ClientError> {
         match message.envelope.message_type {
+            MessageType::Program if message.status.is_some_and(MessageStatus::is_over) => self.ended(message).await,
             MessageType::Program => self.take_in(message, Origin::Published).await,
             MessageType::Forget => self.forget(message).await,
             MessageType::Post => {
@@ -205,6 +208,15 @@ impl Programs {
             self.others.clear();
         }
         self.others.insert(hash.clone());
+        Ok(())
+    }
+
+    /// Asks about a program that is said to be over; what is said proves nothing.
+    async fn ended(&mut self, message: &StoredMessage) -> Result<(), ClientError> {
+        let Ok(program) = message.envelope.item_hash.parse() else { return Ok(()) };
+        if self.desired.contains(&program) {
+            self.ask_about(program).await?;
+        }
         Ok(())
     }
 

@@ -132,6 +132,21 @@ impl FakeMessageNode {
         });
     }
 
+    /// Changes a message's status, and says so to those who asked for that.
+    pub(crate) fn tell_status(&self, program: ProgramId, status: MessageStatus) {
+        self.set_status(program, status);
+        self.claim_status(program, status);
+    }
+
+    /// Says that a message has a status, whether or not it has.
+    pub(crate) fn claim_status(&self, program: ProgramId, status: MessageStatus) {
+        let message = self.contents(|contents| {
+            let found = contents.messages.iter().find(|(m, _)| m.envelope.item_hash == program.to_string());
+            StoredMessage { status: Some(status), ..found.unwrap().0.clone() }
+        });
+        let _ = self.shared.stream.send(serde_json::to_string(&message).unwrap());
+    }
+
     /// Forgets that it ever had these messages.
     pub(crate) fn lose_everything(&self) {
         self.contents(|contents| contents.messages.clear());
@@ -197,7 +212,7 @@ impl FakeMessageNode {
 
 fn stored(envelope: Envelope) -> StoredMessage {
     let content = envelope.item_content.as_ref().and_then(|text| serde_json::from_str(text).ok());
-    StoredMessage { envelope, content, confirmations: vec![], confirmed: false, size: 0 }
+    StoredMessage { envelope, content, confirmations: vec![], confirmed: false, size: 0, status: None }
 }
 
 async fn list(State(shared): State<Shared>, Query(query): Query<BTreeMap<String, String>>) -> Json<Value> {
@@ -232,6 +247,7 @@ async fn message(State(shared): State<Shared>, Path(hash): Path<String>) -> Resp
         details: None,
         forgotten_by: None,
         reason: None,
+        until: None,
     };
     Json(answer).into_response()
 }
