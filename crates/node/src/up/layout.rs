@@ -145,8 +145,8 @@ impl Layout {
         self.root.join("nodes").join(number.to_string())
     }
 
-    pub(super) fn message_node_arguments(&self, alias: Option<&Alias>) -> Vec<OsString> {
-        let mut list = vec![
+    pub(super) fn message_node_arguments(&self, alias: &Alias) -> Vec<OsString> {
+        arguments(&[
             "message-node".into(),
             "--listen".into(),
             self.address(0).to_string().into(),
@@ -158,9 +158,9 @@ impl Layout {
             self.authority.address().as_str().into(),
             "--scheduler".into(),
             self.scheduler_url().into(),
-        ];
-        list.extend(other_name(alias));
-        arguments(&list)
+            "--alias".into(),
+            alias.to_string().into(),
+        ])
     }
 
     pub(super) fn scheduler_arguments(&self, options: &UpOptions) -> Vec<OsString> {
@@ -202,7 +202,7 @@ impl Layout {
         options: &UpOptions,
         number: u16,
         scheduler: &Address,
-        alias: Option<&Alias>,
+        alias: &Alias,
     ) -> Vec<OsString> {
         let nodes = u64::from(options.nodes);
         let memory_mib = machine::memory().map_or(2048, |memory| (memory.total >> 20) * 4 / 5 / nodes);
@@ -253,17 +253,14 @@ impl Layout {
             "--network".into(),
             format!("100.{}.0.0/16", 64 + index).into(),
             "--stop-programs".into(),
+            "--alias".into(),
+            alias.to_string().into(),
         ];
-        list.extend(other_name(alias));
         if options.pool_mib > 0 {
             list.extend(["--pool-mib".into(), options.pool_mib.to_string().into()]);
         }
         arguments(&list)
     }
-}
-
-fn other_name(alias: Option<&Alias>) -> impl Iterator<Item = OsString> {
-    alias.into_iter().flat_map(|Alias { name, of }| ["--alias".into(), format!("{name}={of}").into()])
 }
 
 fn default_root() -> anyhow::Result<PathBuf> {

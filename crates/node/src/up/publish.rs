@@ -34,20 +34,19 @@ pub(super) struct Image {
 
 /// Reads the runtime images, and signs the messages of those that have none yet.
 pub(super) fn images(layout: &Layout, runtimes: &Path) -> anyhow::Result<Vec<Image>> {
-    let images: Vec<_> = image_files(runtimes)?.iter().map(|file| image(layout, file)).collect::<Result<_, _>>()?;
-    if images.iter().all(|image| image.name != DEFAULT_RUNTIME) {
+    image_files(runtimes)?.iter().map(|file| image(layout, file)).collect()
+}
+
+/// What clients of the public network name when their users name no runtime is the image for that here, of those in
+/// `runtimes`.
+pub(super) fn public_runtime(images: &[Image], runtimes: &Path) -> anyhow::Result<Alias> {
+    let Some(image) = images.iter().find(|image| image.name == DEFAULT_RUNTIME) else {
         bail!(
             "the runtime image {DEFAULT_RUNTIME}.squashfs is missing in {}: `make runtimes` builds it",
             runtimes.display()
         );
-    }
-    Ok(images)
-}
-
-/// What clients of the public network name when their users name no runtime is the image for that here.
-pub(super) fn public_runtime(images: &[Image]) -> Option<Alias> {
-    let image = images.iter().find(|image| image.name == DEFAULT_RUNTIME)?;
-    Some(Alias { name: PUBLIC_RUNTIME.to_owned(), of: image.envelope.item_hash.clone() })
+    };
+    Ok(Alias { name: PUBLIC_RUNTIME.to_owned(), of: image.envelope.item_hash.clone() })
 }
 
 /// Publishes the runtime images that are not published yet.
