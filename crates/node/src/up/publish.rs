@@ -156,3 +156,14 @@ async fn publish_aggregate<T: serde::Serialize>(
         status => bail!("the message node does not accept the network's `{key}`: it is {}", status.as_str()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_image_for_the_public_runtime_it_says_how_to_build_it() {
+        let error = public_runtime(&[], Path::new("/images")).unwrap_err().to_string();
+        assert!(error.contains("python3.squashfs is missing in /images") && error.contains("make runtimes"), "{error}");
+    }
+}
