@@ -22,10 +22,10 @@ impl PythonClient {
         Self { api_host: aleph.api_host().to_owned(), home: aleph.home().to_owned() }
     }
 
-    /// The command as it would be started, in its folder, without colours and tables. It reads no input.
+    /// The command as it would be started, in its folder. It reads no input.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.environment("aleph");
-        command.arg("--no-format").args(arguments).stdin(Stdio::null());
+        command.args(arguments).stdin(Stdio::null());
         command
     }
 
@@ -71,7 +71,7 @@ impl PythonClient {
         finished.stdout
     }
 
-    /// Runs a command that must succeed and prints JSON.
+    /// Runs a command that must succeed and prints JSON. Some print it in colours unless `--no-format` is the first argument.
     ///
     /// # Panics
     /// When it fails or prints anything else.

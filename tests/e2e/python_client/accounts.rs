@@ -15,7 +15,7 @@ async fn it_shows_what_an_account_holds_and_what_programs_cost() {
     let credits = user.python.json(&["credits", "show", "--json"]).await;
     assert_eq!((&credits["balance"], &credits["credit_balance"]), (&"4321.0".into(), &0.into()), "{credits}");
     // Of programs on demand, and of persistent ones: that of the tutorial.
-    let pricing = user.python.succeed(&["pricing", "program", "--json"]).await;
+    let pricing = user.python.succeed(&["--no-format", "pricing", "program", "--json"]).await;
     let pricing: Vec<Value> =
         serde_json::Deserializer::from_str(&pricing).into_iter().collect::<Result<_, _>>().unwrap();
     let held = |kind: &Value| kind["price"]["compute_unit"]["holding"].as_str().unwrap().parse::<f64>().unwrap();

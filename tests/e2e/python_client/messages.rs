@@ -50,7 +50,7 @@ async fn a_post_is_written_found_amended_while_it_is_watched_and_forgotten() {
     assert_eq!((&post["content"], &post["type"]), (&json!({"text": "one"}), &"note".into()));
     assert_eq!((&post["ref"], &post["channel"]), (&"topic".into(), &"PYTHON".into()));
 
-    let got = user.python.succeed(&["message", "get", original]).await;
+    let got = user.python.succeed(&["--no-format", "message", "get", original]).await;
     let (status, document) = got.split_once('\n').unwrap();
     assert!(status.contains("processed"), "{status}");
     assert_eq!(serde_json::from_str::<Value>(document).unwrap()["content"]["content"], json!({"text": "one"}));
@@ -74,7 +74,7 @@ async fn a_post_is_written_found_amended_while_it_is_watched_and_forgotten() {
     let filters = ["--hashes", &hashes, "--message-types", "POST", "--addresses", address, "--channels", "PYTHON"];
     let by_type = ["--content-types", "amend", "--refs", original];
     for (filters, expected) in [(&filters[..], vec![amend, original]), (&by_type, vec![amend])] {
-        let found = user.python.json(&[&["message", "find"], filters].concat()).await;
+        let found = user.python.json(&[&["--no-format", "message", "find"], filters].concat()).await;
         let found: Vec<_> = found["messages"].as_array().unwrap().iter().map(|m| &m["item_hash"]).collect();
         assert_eq!(found, expected, "{filters:?}");
     }
