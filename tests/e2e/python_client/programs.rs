@@ -202,7 +202,8 @@ async fn a_program_is_uploaded_listed_updated_unpersisted_persisted_and_deleted(
     assert_eq!((&history["verified"]["assignments"], &history["verified"]["is_open"]), (&1.into(), &false.into()));
 }
 
-/// What replaced a program, once it alone is left: a new message, the same but for what it replaces and whether it is persistent.
+/// What replaced a program, once it alone is left: a new message, the same but for what it replaces and whether it is
+/// persistent.
 async fn successor(user: &User, old: &Value, persistent: bool) -> String {
     let (network, gone) = (network().await, hash_of(old));
     network.until_status(&gone, "forgotten").await;
