@@ -16,6 +16,7 @@ mod operators;
 mod oracles;
 mod plain_code;
 mod programs;
+mod python_client;
 mod shared;
 mod tutorial;
 mod up;

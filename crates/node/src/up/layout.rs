@@ -143,11 +143,7 @@ impl Layout {
     }
 
     /// Arguments and environment.
-    pub(super) fn message_node_arguments(
-        &self,
-        options: &UpOptions,
-        alias: Option<&Alias>,
-    ) -> (Vec<OsString>, Environment) {
+    pub(super) fn message_node_arguments(&self, options: &UpOptions, alias: &Alias) -> (Vec<OsString>, Environment) {
         let mut list = vec![
             "message-node".into(),
             "--listen".into(),
@@ -158,9 +154,10 @@ impl Layout {
             self.authority.address().as_str().into(),
             "--scheduler".into(),
             self.scheduler_url().into(),
+            "--alias".into(),
+            alias.to_string().into(),
         ];
         list.extend(options.hold.arguments());
-        list.extend(other_name(alias));
         let Some((token, variable)) = options.token.pass_on() else {
             list.extend(["--ledger".into(), self.root.join("ledger.json").into()]);
             return (arguments(&list), Vec::new());
@@ -208,7 +205,7 @@ impl Layout {
         options: &UpOptions,
         number: u16,
         scheduler: &Address,
-        alias: Option<&Alias>,
+        alias: &Alias,
     ) -> Vec<OsString> {
         let nodes = u64::from(options.nodes);
         let memory_mib = machine::memory().map_or(2048, |memory| (memory.total >> 20) * 4 / 5 / nodes);
@@ -259,17 +256,14 @@ impl Layout {
             "--network".into(),
             format!("100.{}.0.0/16", 64 + index).into(),
             "--stop-programs".into(),
+            "--alias".into(),
+            alias.to_string().into(),
         ];
-        list.extend(other_name(alias));
         if options.pool_mib > 0 {
             list.extend(["--pool-mib".into(), options.pool_mib.to_string().into()]);
         }
         arguments(&list)
     }
-}
-
-fn other_name(alias: Option<&Alias>) -> impl Iterator<Item = OsString> {
-    alias.into_iter().flat_map(|Alias { name, of }| ["--alias".into(), format!("{name}={of}").into()])
 }
 
 fn default_root() -> anyhow::Result<PathBuf> {
