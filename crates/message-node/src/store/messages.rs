@@ -291,7 +291,7 @@ pub(crate) async fn channels(db: &mut Connection) -> Stored<Vec<String>> {
 
 /// How many messages there are of each type and status.
 pub(crate) async fn counts(db: &mut Connection) -> Stored<Vec<(String, String, i64)>> {
-    let sql = "SELECT type, status, COUNT(*) FROM messages GROUP BY type, status ORDER BY type, status";
+    let sql = "SELECT type, status, count FROM message_counts WHERE count > 0 ORDER BY type, status";
     Ok(sqlx::query_as(sql).fetch_all(db).await?)
 }
 
