@@ -24,6 +24,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where it keeps everything: `messages.sqlite`, `files/`, `snapshots/`, `snapshots.key` and a lock. Made when it does not exist.
     pub data_dir: PathBuf,
+    /// A PostgreSQL database instead of `messages.sqlite`: `postgres://user:password@host/database`. The URL may hold a
+    /// password; it is shown to nobody.
+    pub postgres: Option<Url>,
     /// A JSON file of balances, `{"0x…": "10000"}`, read again when it changes. Without one nothing has to be paid for.
     pub ledger: Option<PathBuf>,
     /// Accounts whose posts of the type `balances-update` say what accounts hold; not together with a ledger.
@@ -229,6 +232,7 @@ impl Config {
         Self {
             listen,
             data_dir: data_dir.into(),
+            postgres: None,
             ledger: None,
             balance_senders: Vec::new(),
             token: None,

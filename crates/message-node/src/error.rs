@@ -19,10 +19,10 @@ pub enum RunError {
     #[error("another message node runs with the data directory {0}; stop it or give another directory")]
     Locked(PathBuf),
     /// The database cannot be opened or brought to the current schema.
-    #[error("cannot open the database {path}: {cause}")]
+    #[error("cannot open the database {database}: {cause}")]
     Database {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the URL without its password.
+        database: String,
         /// What the database said.
         cause: String,
     },

@@ -4,7 +4,7 @@
 //! ```text
 //!  HTTP, WebSocket      api ──────────────┐ reads
 //!                        │ submits         ▼
-//!                     pipeline ─────▶ store (SQLite)   files (by SHA-256; CIDs lead to it)
+//!                     pipeline ─────▶ store (SQL)   files (by SHA-256; CIDs lead to it)
 //!                        │ asks
 //!                 core (the rules, pure)   prices   balances
 //! ```
@@ -13,8 +13,8 @@
 //!   documentation has the life of a message.
 //! * `follow` takes in what another message node has.
 //! * `archive` keeps snapshot sets of programs' volumes, encrypted, for the compute nodes that run them.
-//! * Everything is in one directory: `messages.sqlite`, `files/`, `snapshots/` (or a bucket) and `snapshots.key`. What was
-//!   answered with success is in there, durably.
+//! * Everything is in one directory: `messages.sqlite` (or a PostgreSQL database), `files/`, `snapshots/` (or a bucket) and
+//!   `snapshots.key`. What was answered with success is in there, durably.
 
 mod admission;
 mod api;

@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::pipeline::{Context, Pipeline};
 use crate::published::Network;
-use crate::store::{Store, StoreError};
+use crate::store::{Database, Store, StoreError};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,16 +55,19 @@ pub async fn run(
     let data_dir = |source: io::Error| RunError::DataDir { path: config.data_dir.clone(), source };
     let files = Files::open(&config.data_dir.join("files")).map_err(data_dir)?;
     let balances = Balances::open(&config)?;
-    let database = config.data_dir.join("messages.sqlite");
+    let database = match &config.postgres {
+        Some(url) => Database::Postgres(url.clone()),
+        None => Database::Sqlite(config.data_dir.join("messages.sqlite")),
+    };
     let store = Store::open(&database).await?;
-    let failed = |error: StoreError| RunError::Database { path: database.clone(), cause: error.to_string() };
+    let failed = |error: StoreError| database.failed(error);
     let mut db = store.write().await.map_err(failed)?;
     balances.drop_untrusted(&mut db).await.map_err(failed)?;
     db.commit().await.map_err(|error| failed(error.into()))?;
     let bind = |source| RunError::Bind { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
-    let archive = Arc::new(Archive::open(&config, store.clone(), address).await?);
+    let archive = Arc::new(Archive::open(&config, store.clone(), &database, address).await?);
 
     let context = Arc::new(Context {
         store: store.clone(),
@@ -108,7 +111,7 @@ pub async fn run(
     if let Some(follow) = &config.follow {
         tasks.push(tokio::spawn(Follower::new(node.clone(), follow).run(stop_pipeline.clone())));
     }
-    tracing::info!(%address, data_dir = %config.data_dir.display(), "the message node is ready");
+    tracing::info!(%address, data_dir = %config.data_dir.display(), database = database.name(), "the message node is ready");
     ready(address);
 
     let connections = TaskTracker::new();

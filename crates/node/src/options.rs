@@ -137,6 +137,11 @@ pub(crate) struct MessageNodeOptions {
     #[arg(long, default_value = "/var/lib/aleph-node/message-node", env = "ALEPH_NODE_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
 
+    /// A PostgreSQL database of its own for messages, postgres://user:password@host/database; if not given, a SQLite file in
+    /// the data directory
+    #[arg(long, env = "ALEPH_NODE_STORE", value_parser = store)]
+    pub(crate) store: Option<Url>,
+
     #[command(flatten)]
     pub(crate) payment: PaymentOptions,
 

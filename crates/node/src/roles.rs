@@ -71,6 +71,7 @@ fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
             ..message_node::ArchiveConfig::default()
         },
         follow: options.follow.map(|url| message_node::FollowConfig { url, only: options.only }),
+        postgres: options.store,
         ..message_node::Config::new(options.listen, options.data_dir)
     };
     options.senders.set(options.payment.set(config))

@@ -39,7 +39,7 @@ use crate::core::content::Content;
 use crate::core::retention::{Progress, SetFacts};
 use crate::error::RunError;
 use crate::store::archive::{self as rows, SetRow, SetStage, StreamRow};
-use crate::store::{Connection, Store, StoreError, Stored, messages};
+use crate::store::{Connection, Database, Store, StoreError, Stored, messages};
 
 use holders::{Freshness, Holders};
 use place::Place;
@@ -133,15 +133,19 @@ impl Archive {
     ///
     /// # Errors
     /// [`RunError`] when the place or the key cannot be used.
-    pub(crate) async fn open(config: &Config, store: Store, address: SocketAddr) -> Result<Self, RunError> {
+    pub(crate) async fn open(
+        config: &Config,
+        store: Store,
+        database: &Database,
+        address: SocketAddr,
+    ) -> Result<Self, RunError> {
         let default = || SnapshotsPlace::Folder(config.data_dir.join("snapshots"));
         let place = config.archive.place.clone().unwrap_or_else(default);
         let unusable = |source| RunError::Snapshots { place: place.to_string(), source };
         let opened = Place::open(&place).map_err(unusable)?;
         let key_path = config.data_dir.join("snapshots.key");
-        let database = |e: StoreError| RunError::Database { path: "messages.sqlite".into(), cause: e.to_string() };
         let has_keys = async { rows::has_keys(&mut *store.read().await?).await };
-        let has_keys = has_keys.await.map_err(database)?;
+        let has_keys = has_keys.await.map_err(|e: StoreError| database.failed(e))?;
         let key = |source| RunError::SnapshotsKey { path: key_path.clone(), source };
         let master = match MasterKey::read(&key_path).map_err(key)? {
             Some(master) => Some(master),

@@ -255,6 +255,7 @@ pub(crate) struct ChainNumbers {
 mod tests {
     use super::*;
     use crate::config::{TokenAddress, TokenConfig};
+    use crate::store::Database;
 
     fn config() -> Config {
         Config::new(([127, 0, 0, 1], 0).into(), "data")
@@ -262,7 +263,7 @@ mod tests {
 
     async fn holding(config: &Config, account: &str) -> Holding {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("messages.sqlite")).await.unwrap();
+        let store = Store::open(&Database::Sqlite(folder.path().join("messages.sqlite"))).await.unwrap();
         let mut db = store.read().await.unwrap();
         Balances::open(config).unwrap().of(&mut db, &Address::new(account)).await.unwrap()
     }

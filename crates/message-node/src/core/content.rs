@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use super::Rejection;
 
+/// How long a text may be that messages are found by: indexes of databases take no longer ones.
+const MAX_KEY_BYTES: usize = 1024;
+
 /// The content of a message.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
@@ -30,6 +33,13 @@ impl Content {
     /// # Errors
     /// [`ErrorCode::InvalidFormat`] with the field that is wrong, or because this node does not know the type.
     pub(crate) fn parse(message_type: MessageType, item_content: &str) -> Result<Self, Rejection> {
+        // As everywhere in the network, wherever it occurs: PostgreSQL keeps no such character.
+        if item_content.contains("\\u0000") {
+            return Err(Rejection::new(
+                ErrorCode::InvalidFormat,
+                "Unsupported character in message: \\u0000".to_owned(),
+            ));
+        }
         let content = match message_type {
             MessageType::Program => ProgramContent::parse(item_content).map(|c| Self::Program(Box::new(c))),
             MessageType::Store => parse_content(item_content).map(Self::Store),
@@ -43,7 +53,24 @@ impl Content {
                 return Err(Rejection::new(ErrorCode::InvalidFormat, sentence));
             }
         };
-        content.map_err(|error| invalid(&error))
+        let content = content.map_err(|error| invalid(&error))?;
+        content.check_lengths()?;
+        Ok(content)
+    }
+
+    fn check_lengths(&self) -> Result<(), Rejection> {
+        let keys = [
+            ("address", Some(self.owner().as_str())),
+            ("type", self.type_word()),
+            ("ref", self.reference()),
+            ("item_hash", self.file_hash()),
+            ("key", self.key()),
+        ];
+        let long =
+            keys.into_iter().find_map(|(field, text)| Some((field, text?.len())).filter(|(_, n)| *n > MAX_KEY_BYTES));
+        let Some((field, length)) = long else { return Ok(()) };
+        let message = format!("{length} bytes are more than the {MAX_KEY_BYTES} allowed");
+        Err(invalid(&ContentError { path: field.to_owned(), message }))
     }
 
     /// The account that the message speaks for.
@@ -197,6 +224,13 @@ mod tests {
         let rejection = Content::parse(MessageType::Store, r#"{"address":"0x1","time":1}"#).unwrap_err();
         assert_eq!(rejection.code, ErrorCode::InvalidFormat);
         assert!(rejection.errors[0]["msg"].as_str().unwrap().contains("item_type"), "{rejection:?}");
+        let aggregate = |key: &str| format!(r#"{{"address":"0x1","time":1,"key":"{key}","content":{{}}}}"#);
+        let parse = |key: &str| Content::parse(MessageType::Aggregate, &aggregate(key)).map(|_| ());
+        assert_eq!(parse(&"k".repeat(MAX_KEY_BYTES)), Ok(()));
+        let rejection = parse(&"k".repeat(MAX_KEY_BYTES + 1)).unwrap_err();
+        assert_eq!(rejection.errors[0]["loc"], json!(["content", "key"]), "{rejection:?}");
+        let rejection = parse("k\\u0000").unwrap_err();
+        assert!(rejection.errors[0].as_str().unwrap().contains("u0000"), "{rejection:?}");
         let rejection = Content::parse(MessageType::Instance, "{}").unwrap_err();
         assert!(rejection.errors[0].as_str().unwrap().contains("INSTANCE"));
     }

@@ -120,13 +120,14 @@ fn location(hash: &str) -> Location {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Database;
     use futures_util::TryStreamExt;
     use protocol::{FileHash, FileName};
 
     pub(super) async fn open() -> (tempfile::TempDir, Files, Store) {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::open(&folder.path().join("files")).unwrap();
-        let store = Store::open(&folder.path().join("messages.sqlite")).await.unwrap();
+        let store = Store::open(&Database::Sqlite(folder.path().join("messages.sqlite"))).await.unwrap();
         (folder, files, store)
     }
 

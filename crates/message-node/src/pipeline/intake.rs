@@ -70,7 +70,7 @@ impl Intake {
 
     async fn commit(&mut self, batch: &mut [Arrival]) -> Stored<()> {
         let received_us = now_us();
-        let mut tx = self.context.store.write().await?;
+        let mut tx = self.context.store.take_in().await?;
         let (mut last, mut new) = (self.last, 0);
         for arrival in &mut *batch {
             let seq = pending::insert(&mut tx, &arrival.envelope, received_us).await?;

@@ -1,9 +1,9 @@
 //! AGGREGATE messages in force and the documents they make together.
 
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 
-use super::list::push_in;
-use super::{Connection, Db, Part, StoreError, Stored, bounded};
+use super::query::Query;
+use super::{Connection, Part, StoreError, Stored, bounded};
 use crate::core::aggregate::{Aggregate, Moment, names};
 
 /// A document with its history.
@@ -55,14 +55,14 @@ pub(crate) async fn of_owner(
     limit: u32,
     max_bytes: u64,
 ) -> Stored<Part<AggregateRow>> {
-    let mut query = QueryBuilder::<Db>::new(format!("SELECT {COLUMNS} FROM aggregates WHERE owner = "));
+    let mut query = Query::new(format!("SELECT {COLUMNS} FROM aggregates WHERE owner = "));
     query.push_bind(owner.to_owned());
     if !keys.is_empty() {
         query.push(" AND ");
-        push_in(&mut query, "key", keys.iter().cloned());
+        query.push_in("key", keys.iter().cloned());
     }
-    query.push(" ORDER BY key LIMIT ").push_bind(limit);
-    let found = bounded(query.build_query_as().fetch(db), |row: &Row| row.entries.len() as u64, max_bytes).await?;
+    query.push(" ORDER BY key LIMIT ").push_bind(i64::from(limit));
+    let found = bounded(query.rows().fetch(db), |row: &Row| row.entries.len() as u64, max_bytes).await?;
     Ok(Part { rows: found.rows.into_iter().map(Row::read).collect::<Stored<_>>()?, cut: found.cut })
 }
 

@@ -85,7 +85,8 @@ pub(crate) async fn of(db: &mut Connection, account: &str) -> Stored<Option<Vec<
 
 /// Whether anybody's balance is known.
 pub(crate) async fn are_known(db: &mut Connection) -> Stored<bool> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM balances)").fetch_one(db).await?)
+    let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM balances LIMIT 1").fetch_optional(db).await?;
+    Ok(found.is_some())
 }
 
 /// A part of what accounts hold themselves, in their order, and how many entries there are in all.
@@ -93,7 +94,7 @@ pub(crate) async fn page(db: &mut Connection, skip: u64, limit: u32) -> Stored<(
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT account, chain, balance FROM balances WHERE dapp = '' ORDER BY account, chain LIMIT $1 OFFSET $2",
     )
-    .bind(limit)
+    .bind(i64::from(limit))
     .bind(to_db(skip))
     .fetch_all(&mut *db)
     .await?;

@@ -49,7 +49,7 @@ pub(crate) async fn without_cid(db: &mut Connection, after: &str, limit: u32) ->
          ORDER BY hash LIMIT $2",
     )
     .bind(after)
-    .bind(limit)
+    .bind(i64::from(limit))
     .fetch_all(db)
     .await?)
 }
@@ -123,7 +123,7 @@ const UNNEEDED: &str = "keep_until_us < $1
 /// Files that nothing refers to and whose grace time is over, at most `limit`.
 pub(crate) async fn unneeded(db: &mut Connection, now_us: i64, limit: u32) -> Stored<Vec<String>> {
     let sql = format!("SELECT hash FROM files WHERE {UNNEEDED} ORDER BY keep_until_us LIMIT $2");
-    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(now_us).bind(limit).fetch_all(db).await?)
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(now_us).bind(i64::from(limit)).fetch_all(db).await?)
 }
 
 /// Takes a file's row and names away, unless the file came to be needed; tells whether it did so.

@@ -12,16 +12,16 @@ struct Row {
     #[sqlx(rename = "type")]
     message_type: String,
     received_us: i64,
-    removed: Option<bool>,
+    removed: i64,
     until_us: Option<i64>,
 }
 
 impl Row {
     fn read(self) -> Stored<Held> {
         let state = match (self.removed, self.until_us) {
-            (Some(true), Some(until_us)) => State::Removed(until_us),
-            (Some(false), Some(until_us)) => State::Removing(until_us),
-            _ => State::InForce,
+            (_, None) => State::InForce,
+            (0, Some(until_us)) => State::Removing(until_us),
+            (_, Some(until_us)) => State::Removed(until_us),
         };
         let cost = costs::read(&self.cost, &self.item_hash)?;
         let is_program = self.message_type == "PROGRAM";
@@ -33,13 +33,15 @@ impl Row {
 /// are left out until that is settled.
 pub(crate) async fn of_owner(db: &mut Connection, owner: &str) -> Stored<Vec<Held>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT c.item_hash, c.cost, m.type, m.received_us, u.removed, u.until_us
+        "SELECT c.item_hash, c.cost, m.type, m.received_us,
+             CASE WHEN u.removed THEN 1 ELSE 0 END AS removed, u.until_us
          FROM costs c JOIN messages m ON m.item_hash = c.item_hash
              LEFT JOIN uncovered u ON u.item_hash = c.item_hash
              LEFT JOIN programs p ON p.item_hash = c.item_hash
          WHERE c.owner = $1 AND c.cost <> '0' AND p.settle_by_us IS NULL
          UNION ALL
-         SELECT u.item_hash, u.cost, m.type, m.received_us, u.removed, u.until_us
+         SELECT u.item_hash, u.cost, m.type, m.received_us,
+             CASE WHEN u.removed THEN 1 ELSE 0 END AS removed, u.until_us
          FROM uncovered u JOIN messages m ON m.item_hash = u.item_hash
          WHERE u.owner = $1 AND u.removed",
     )
@@ -57,7 +59,7 @@ pub(crate) async fn owners_after(db: &mut Connection, owner: &str, limit: u32) -
          UNION SELECT owner FROM uncovered WHERE owner > $1 ORDER BY owner LIMIT $2",
     )
     .bind(owner)
-    .bind(limit)
+    .bind(i64::from(limit))
     .fetch_all(db)
     .await?)
 }
@@ -69,7 +71,7 @@ pub(crate) async fn due(db: &mut Connection, now_us: i64, after: &str, limit: u3
     )
     .bind(now_us)
     .bind(after)
-    .bind(limit)
+    .bind(i64::from(limit))
     .fetch_all(db)
     .await?)
 }

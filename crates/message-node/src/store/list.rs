@@ -1,9 +1,8 @@
 //! Lists of messages, by page or from a position.
 
-use sqlx::QueryBuilder;
-
 use super::messages::{COLUMNS, MessageRow};
-use super::{Connection, Db, Part, Stored, bounded, to_db};
+use super::query::Query;
+use super::{Connection, Part, Stored, bounded, to_db};
 use crate::filter::Filter;
 
 /// The direction of a list.
@@ -43,26 +42,26 @@ pub(crate) async fn part(
     limit: u32,
     max_bytes: u64,
 ) -> Stored<Part<MessageRow>> {
-    let mut query = QueryBuilder::<Db>::new(format!("SELECT {COLUMNS} FROM messages WHERE "));
+    let mut query = Query::new(format!("SELECT {COLUMNS} FROM messages WHERE "));
     push_filter(&mut query, filter);
     push_window(&mut query, "", order, window, limit);
-    bounded(query.build_query_as().fetch(db), MessageRow::size, max_bytes).await
+    bounded(query.rows().fetch(db), MessageRow::size, max_bytes).await
 }
 
 /// How many messages pass the filter.
 pub(crate) async fn count(db: &mut Connection, filter: &Filter) -> Stored<i64> {
     // By type and status they are counted as they come, so that nobody has to count a million.
     let by_kind = Filter { types: filter.types.clone(), statuses: filter.statuses.clone(), ..Filter::default() };
-    let mut query = QueryBuilder::<Db>::new(match *filter == by_kind {
+    let mut query = Query::new(match *filter == by_kind {
         true => "SELECT CAST(COALESCE(SUM(count), 0) AS BIGINT) FROM message_counts WHERE ",
         false => "SELECT COUNT(*) FROM messages WHERE ",
     });
     push_filter(&mut query, filter);
-    Ok(query.build_query_scalar().fetch_one(db).await?)
+    Ok(query.values().fetch_one(db).await?)
 }
 
-fn push_filter(query: &mut QueryBuilder<Db>, filter: &Filter) {
-    push_in(query, "status", filter.statuses().iter().map(|status| status.as_str().to_owned()));
+fn push_filter(query: &mut Query, filter: &Filter) {
+    query.push_in("status", filter.statuses().iter().map(|status| status.as_str().to_owned()));
     let lists = [
         ("item_hash", &filter.hashes),
         ("sender_key", &filter.senders),
@@ -78,7 +77,7 @@ fn push_filter(query: &mut QueryBuilder<Db>, filter: &Filter) {
     for (column, values) in lists.into_iter().chain([("type", &types)]) {
         if !values.is_empty() {
             query.push(" AND ");
-            push_in(query, column, values.iter().cloned());
+            query.push_in(column, values.iter().cloned());
         }
     }
     if let Some(start) = filter.start_us {
@@ -90,24 +89,16 @@ fn push_filter(query: &mut QueryBuilder<Db>, filter: &Filter) {
 }
 
 /// The rest of a query that lists by time and hash: where to start, the order, how many. `table` is empty or ends in a dot.
-pub(crate) fn push_window(query: &mut QueryBuilder<Db>, table: &str, order: Order, window: &Window, limit: u32) {
+pub(crate) fn push_window(query: &mut Query, table: &str, order: Order, window: &Window, limit: u32) {
     let (comparison, direction) = if order == Order::Ascending { (">", "ASC") } else { ("<", "DESC") };
     if let Window::After(Some(place)) = window {
         query.push(format!(" AND ({table}time_us, {table}item_hash) {comparison} (")).push_bind(place.time_us);
         query.push(", ").push_bind(place.item_hash.clone()).push(")");
     }
-    query.push(format!(" ORDER BY {table}time_us {direction}, {table}item_hash {direction} LIMIT ")).push_bind(limit);
+    query
+        .push(format!(" ORDER BY {table}time_us {direction}, {table}item_hash {direction} LIMIT "))
+        .push_bind(i64::from(limit));
     if let Window::Skip(rows) = window {
         query.push(" OFFSET ").push_bind(to_db(*rows));
     }
-}
-
-/// `column IN (…)`.
-pub(crate) fn push_in(query: &mut QueryBuilder<Db>, column: &str, values: impl Iterator<Item = String>) {
-    query.push(column).push(" IN (");
-    let mut list = query.separated(", ");
-    for value in values {
-        list.push_bind(value);
-    }
-    query.push(")");
 }

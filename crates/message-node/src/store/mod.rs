@@ -1,12 +1,13 @@
-//! Everything that is kept, in one SQLite file.
+//! Everything that is kept, in a SQLite file or a PostgreSQL database.
 //!
-//! One connection writes, several read. What was committed is on the disk (`synchronous = FULL`), so whoever answers after
-//! a commit has kept its word. Queries keep to the SQL that SQLite and PostgreSQL share.
+//! One writes at a time, several read. What was committed is on the disk, so whoever answers after a commit has kept its
+//! word. Queries keep to the SQL that both share, and to what sqlx's `Any` has: it reads no booleans from SQLite.
 
 pub(crate) mod aggregates;
 pub(crate) mod archive;
 pub(crate) mod balances;
 pub(crate) mod costs;
+mod engine;
 pub(crate) mod files;
 pub(crate) mod follow;
 pub(crate) mod holds;
@@ -16,31 +17,22 @@ pub(crate) mod nodes;
 pub(crate) mod pending;
 pub(crate) mod posts;
 pub(crate) mod programs;
+pub(crate) mod query;
 pub(crate) mod stores;
-
-use std::path::Path;
-use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Pool, Transaction};
+use sqlx::{Pool, Transaction};
+
+pub(crate) use engine::Database;
+use engine::Engine;
 
 use crate::error::RunError;
 
-/// The database engine.
-pub(crate) type Db = sqlx::Sqlite;
+/// The database engine, which is chosen when the node starts.
+pub(crate) type Db = sqlx::Any;
 /// A connection to it.
-pub(crate) type Connection = sqlx::SqliteConnection;
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
-
-/// Connections that read at the same time.
-const READERS: u32 = 8;
-/// How long a connection waits for a lock of another process (a backup, say).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) type Connection = sqlx::AnyConnection;
 
 /// What can go wrong with what is kept.
 #[derive(Debug, thiserror::Error)]
@@ -75,33 +67,20 @@ pub(crate) type Stored<T> = Result<T, StoreError>;
 /// The database.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
+    engine: Engine,
     writer: Pool<Db>,
+    /// For what arrives; on SQLite the writer.
+    intake: Pool<Db>,
     readers: Pool<Db>,
 }
 
 impl Store {
-    /// Opens the database file, makes it when it does not exist, and brings it to the current schema.
+    /// Opens the database and brings it to the current schema. A file is made when it does not exist.
     ///
     /// # Errors
     /// [`RunError::Database`].
-    pub(crate) async fn open(path: &Path) -> Result<Self, RunError> {
-        let failed = |cause: &dyn std::fmt::Display| RunError::Database { path: path.into(), cause: cause.to_string() };
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT)
-            .disable_statement_logging();
-        let pool = || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).max_lifetime(None).idle_timeout(None);
-        let writer = pool().max_connections(1).connect_with(options.clone()).await.map_err(|e| failed(&e))?;
-        MIGRATIONS.run(&writer).await.map_err(|e| failed(&e))?;
-        let readers = pool()
-            .max_connections(READERS)
-            .connect_with(options.read_only(true).create_if_missing(false))
-            .await
-            .map_err(|e| failed(&e))?;
-        Ok(Self { writer, readers })
+    pub(crate) async fn open(database: &Database) -> Result<Self, RunError> {
+        engine::open(database).await
     }
 
     /// A connection for reading.
@@ -111,12 +90,18 @@ impl Store {
 
     /// Starts to write. Nobody else writes until the transaction ends; dropping it undoes everything.
     pub(crate) async fn write(&self) -> Stored<Transaction<'static, Db>> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        Ok(self.writer.begin_with(self.engine.begin()).await?)
     }
 
-    /// Closes all connections and moves the write-ahead log into the file.
+    /// Starts to add to what is pending, and does nothing else. Nobody else does so until the transaction ends.
+    pub(crate) async fn take_in(&self) -> Stored<Transaction<'static, Db>> {
+        Ok(self.intake.begin_with(self.engine.begin_intake()).await?)
+    }
+
+    /// Closes all connections; SQLite moves its write-ahead log into the file.
     pub(crate) async fn close(&self) {
         self.readers.close().await;
+        self.intake.close().await;
         self.writer.close().await;
     }
 }
@@ -161,11 +146,24 @@ pub(crate) fn from_db(number: i64) -> u64 {
 mod tests {
     use super::*;
 
+    /// A file, and a database of a PostgreSQL server: what holds for one, holds for the other.
+    async fn databases() -> (tempfile::TempDir, [Database; 2]) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Database::Sqlite(folder.path().join("messages.sqlite"));
+        let url = tokio::task::spawn_blocking(|| aleph_tests::Postgres::shared().database()).await.unwrap();
+        (folder, [file, Database::Postgres(url.parse().unwrap())])
+    }
+
     #[tokio::test]
     async fn opens_again_and_keeps_what_was_committed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("messages.sqlite");
-        let store = Store::open(&path).await.unwrap();
+        let (_folder, databases) = databases().await;
+        for database in databases {
+            keeps_what_was_committed(&database).await;
+        }
+    }
+
+    async fn keeps_what_was_committed(database: &Database) {
+        let store = Store::open(database).await.unwrap();
         let mut tx = store.write().await.unwrap();
         files::insert(&mut tx, "committed", 7, 0).await.unwrap();
         tx.commit().await.unwrap();
@@ -173,7 +171,7 @@ mod tests {
         files::insert(&mut tx, "dropped", 7, 0).await.unwrap();
         drop(tx);
         store.close().await;
-        let store = Store::open(&path).await.unwrap();
+        let store = Store::open(database).await.unwrap();
         let mut db = store.read().await.unwrap();
         assert_eq!(files::size(&mut db, "committed").await.unwrap(), Some(7));
         assert_eq!(files::size(&mut db, "dropped").await.unwrap(), None);
@@ -181,10 +179,12 @@ mod tests {
 
     #[tokio::test]
     async fn readers_cannot_write() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("messages.sqlite")).await.unwrap();
-        let mut db = store.read().await.unwrap();
-        assert!(files::insert(&mut db, "x", 1, 0).await.is_err());
+        let (_folder, databases) = databases().await;
+        for database in databases {
+            let store = Store::open(&database).await.unwrap();
+            let mut db = store.read().await.unwrap();
+            assert!(files::insert(&mut db, "x", 1, 0).await.is_err());
+        }
     }
 
     #[tokio::test]
@@ -192,7 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("messages.sqlite");
         std::fs::write(&path, "this is no database, and it is long enough to be looked at".repeat(20)).unwrap();
-        let error = Store::open(&path).await.unwrap_err();
+        let error = Store::open(&Database::Sqlite(path.clone())).await.unwrap_err();
         assert!(matches!(error, RunError::Database { .. }), "{error}");
     }
 }

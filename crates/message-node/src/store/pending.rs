@@ -36,18 +36,34 @@ impl Row {
 /// however often it is submitted while it is pending.
 pub(crate) async fn insert(db: &mut Connection, envelope: &Envelope, received_us: i64) -> Stored<i64> {
     let json = serde_json::to_string(envelope).expect("an envelope is JSON");
-    let seq = sqlx::query_scalar(
-        "INSERT INTO pending (item_hash, identity, sender_key, envelope, received_us) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (item_hash, identity) DO UPDATE SET identity = excluded.identity RETURNING seq",
-    )
-    .bind(&envelope.item_hash)
-    .bind(identity(envelope))
-    .bind(envelope.sender.canonical())
-    .bind(json)
-    .bind(received_us)
-    .fetch_one(db)
-    .await?;
-    Ok(seq)
+    let identity = identity(envelope);
+    loop {
+        let inserted: Option<i64> = sqlx::query_scalar(
+            "INSERT INTO pending (item_hash, identity, sender_key, envelope, received_us) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (item_hash, identity) DO NOTHING RETURNING seq",
+        )
+        .bind(&envelope.item_hash)
+        .bind(&identity)
+        .bind(envelope.sender.canonical())
+        .bind(&json)
+        .bind(received_us)
+        .fetch_optional(&mut *db)
+        .await?;
+        if let Some(seq) = inserted {
+            return Ok(seq);
+        }
+        // The row that is there is not changed, and so not locked: who takes it out must never have to wait for this
+        // transaction, which may have to wait for it.
+        let known: Option<i64> = sqlx::query_scalar("SELECT seq FROM pending WHERE item_hash = $1 AND identity = $2")
+            .bind(&envelope.item_hash)
+            .bind(&identity)
+            .fetch_optional(&mut *db)
+            .await?;
+        // None when it was taken out in between.
+        if let Some(seq) = known {
+            return Ok(seq);
+        }
+    }
 }
 
 /// What makes two submissions of one item hash the same.
@@ -62,7 +78,7 @@ pub(crate) async fn after(db: &mut Connection, seq: i64, limit: u32) -> Stored<V
     let rows: Vec<Row> =
         sqlx::query_as("SELECT seq, envelope, received_us FROM pending WHERE seq > $1 ORDER BY seq LIMIT $2")
             .bind(seq)
-            .bind(limit)
+            .bind(i64::from(limit))
             .fetch_all(db)
             .await?;
     rows.into_iter().map(Row::read).collect()
@@ -80,7 +96,7 @@ pub(crate) async fn get(db: &mut Connection, seq: i64) -> Stored<Option<Submissi
 /// All submissions of one message, oldest first.
 pub(crate) async fn of_message(db: &mut Connection, item_hash: &str) -> Stored<Vec<Submission>> {
     /// Copies with wrong signatures are cheap to make; nobody needs to see more of them.
-    const MOST: u32 = 10;
+    const MOST: i64 = 10;
     let rows: Vec<Row> =
         sqlx::query_as("SELECT seq, envelope, received_us FROM pending WHERE item_hash = $1 ORDER BY seq LIMIT $2")
             .bind(item_hash)

@@ -1,9 +1,10 @@
 //! POST messages in force, and the amends that replace them.
 
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 
-use super::list::{Order, Window, push_in, push_window};
-use super::{Connection, Db, Part, Stored, bounded, from_db};
+use super::list::{Order, Window, push_window};
+use super::query::Query;
+use super::{Connection, Part, Stored, bounded, from_db};
 
 /// A new post.
 pub(crate) struct NewPost<'a> {
@@ -165,7 +166,7 @@ pub(crate) async fn part(
     limit: u32,
     max_bytes: u64,
 ) -> Stored<Part<PostRow>> {
-    let mut query = QueryBuilder::<Db>::new(
+    let mut query = Query::new(
         "SELECT p.item_hash AS original_hash, m.item_hash, p.address, p.type AS original_type,
              COALESCE(a.type, p.type) AS type, p.ref, p.channel, p.time_us AS created_us,
              COALESCE(a.time_us, p.time_us) AS updated_us, m.chain, m.signature, o.signature AS original_signature,
@@ -178,17 +179,17 @@ pub(crate) async fn part(
     );
     push_filter(&mut query, filter);
     push_window(&mut query, "p.", order, window, limit);
-    bounded(query.build_query_as().fetch(db), |row: &PostRow| from_db(row.size), max_bytes).await
+    bounded(query.rows().fetch(db), |row: &PostRow| from_db(row.size), max_bytes).await
 }
 
 /// How many posts pass the filter.
 pub(crate) async fn count(db: &mut Connection, filter: &PostFilter) -> Stored<i64> {
-    let mut query = QueryBuilder::<Db>::new("SELECT COUNT(*) FROM posts p WHERE ");
+    let mut query = Query::new("SELECT COUNT(*) FROM posts p WHERE ");
     push_filter(&mut query, filter);
-    Ok(query.build_query_scalar().fetch_one(db).await?)
+    Ok(query.values().fetch_one(db).await?)
 }
 
-fn push_filter(query: &mut QueryBuilder<Db>, filter: &PostFilter) {
+fn push_filter(query: &mut Query, filter: &PostFilter) {
     query.push("p.amends IS NULL");
     let lists = [
         ("p.owner", &filter.owners),
@@ -200,12 +201,12 @@ fn push_filter(query: &mut QueryBuilder<Db>, filter: &PostFilter) {
     for (column, values) in lists {
         if !values.is_empty() {
             query.push(" AND ");
-            push_in(query, column, values.iter().cloned());
+            query.push_in(column, values.iter().cloned());
         }
     }
     if !filter.chains.is_empty() {
         query.push(" AND EXISTS (SELECT 1 FROM messages f WHERE f.item_hash = p.item_hash AND ");
-        push_in(query, "f.chain", filter.chains.iter().cloned());
+        query.push_in("f.chain", filter.chains.iter().cloned());
         query.push(")");
     }
     if let Some(start) = filter.start_us {

@@ -24,7 +24,7 @@ pub(crate) struct NewProgram<'a> {
 }
 
 /// What others need to know of a program to replace it.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 pub(crate) struct ProgramFacts {
     /// Its owner, canonical.
     pub owner: String,
@@ -79,13 +79,14 @@ pub(crate) async fn delete(db: &mut Connection, item_hash: &str) -> Stored<()> {
 
 /// What others need to know of a program to replace it; `None` when it is not in force.
 pub(crate) async fn facts(db: &mut Connection, item_hash: &str) -> Stored<Option<ProgramFacts>> {
-    Ok(sqlx::query_as(
-        "SELECT p.owner, p.allow_amend, c.cost FROM programs p LEFT JOIN costs c ON c.item_hash = p.item_hash
-         WHERE p.item_hash = $1",
+    let row: Option<(String, i64, Option<String>)> = sqlx::query_as(
+        "SELECT p.owner, CASE WHEN p.allow_amend THEN 1 ELSE 0 END, c.cost
+         FROM programs p LEFT JOIN costs c ON c.item_hash = p.item_hash WHERE p.item_hash = $1",
     )
     .bind(item_hash)
     .fetch_optional(db)
-    .await?)
+    .await?;
+    Ok(row.map(|(owner, allow_amend, cost)| ProgramFacts { owner, allow_amend: allow_amend != 0, cost }))
 }
 
 /// A program in force, other than these, that needs a STORE message.
@@ -113,7 +114,7 @@ pub(crate) async fn on_message(db: &mut Connection, order: Order, limit: u32) ->
              ORDER BY time_us DESC, item_hash DESC LIMIT $1"
         }
     };
-    Ok(sqlx::query_as(sql).bind(limit).fetch_all(db).await?)
+    Ok(sqlx::query_as(sql).bind(i64::from(limit)).fetch_all(db).await?)
 }
 
 /// Programs whose predecessor should be forgotten by now, oldest first.
@@ -122,7 +123,7 @@ pub(crate) async fn to_settle(db: &mut Connection, now_us: i64, limit: u32) -> S
         "SELECT item_hash, owner, replaces FROM programs WHERE settle_by_us <= $1 ORDER BY settle_by_us LIMIT $2",
     )
     .bind(now_us)
-    .bind(limit)
+    .bind(i64::from(limit))
     .fetch_all(db)
     .await?)
 }

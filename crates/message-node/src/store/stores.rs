@@ -1,9 +1,10 @@
 //! STORE messages in force.
 
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 
 use super::list::{Order, Window, push_window};
-use super::{Connection, Db, Stored};
+use super::query::Query;
+use super::{Connection, Stored};
 
 /// A STORE message in force, with its file.
 #[derive(Debug, Clone, FromRow)]
@@ -77,17 +78,17 @@ const SELECT: &str =
 
 /// A message in force.
 pub(crate) async fn get(db: &mut Connection, item_hash: &str) -> Stored<Option<StoreRow>> {
-    let mut query = QueryBuilder::<Db>::new(SELECT);
+    let mut query = Query::new(SELECT);
     query.push("s.item_hash = ").push_bind(item_hash.to_owned());
-    Ok(query.build_query_as().fetch_optional(db).await?)
+    Ok(query.rows().fetch_optional(db).await?)
 }
 
 /// The newest version with this tag.
 pub(crate) async fn newest(db: &mut Connection, tag: &str) -> Stored<Option<StoreRow>> {
-    let mut query = QueryBuilder::<Db>::new(SELECT);
+    let mut query = Query::new(SELECT);
     query.push("s.tag = ").push_bind(tag.to_owned());
     push_window(&mut query, "s.", Order::Descending, &Window::After(None), 1);
-    Ok(query.build_query_as().fetch_optional(db).await?)
+    Ok(query.rows().fetch_optional(db).await?)
 }
 
 /// The file that a program means by a STORE message: its own, or the newest version of it.
@@ -106,10 +107,10 @@ pub(crate) async fn of_owner(
     window: &Window,
     limit: u32,
 ) -> Stored<Vec<StoreRow>> {
-    let mut query = QueryBuilder::<Db>::new(SELECT);
+    let mut query = Query::new(SELECT);
     query.push("s.owner = ").push_bind(owner.to_owned());
     push_window(&mut query, "s.", order, window, limit);
-    Ok(query.build_query_as().fetch_all(db).await?)
+    Ok(query.rows().fetch_all(db).await?)
 }
 
 /// How many files an owner has, and their bytes together.

@@ -294,15 +294,13 @@ async fn files_stay_as_long_as_one_of_their_names_is_referred_to() {
 
 #[tokio::test]
 async fn files_from_before_cids_were_kept_get_theirs() {
-    use sqlx::{Connection, SqliteConnection};
     let (node, account) = (TestNode::start().await, Account::generate());
     let content = pattern(300_000);
     node.publish(&account, &content).await;
     let (config, folder) = node.stop().await;
-    let path = config.data_dir.join("messages.sqlite");
-    let mut db = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    let mut db = TestNode::database(&config).await;
     sqlx::query("DELETE FROM file_cids").execute(&mut db).await.unwrap();
-    db.close().await.unwrap();
+    sqlx::Connection::close(db).await.unwrap();
     let node = TestNode::launch(config, folder).await.unwrap();
     for name in all_names(&content) {
         eventually(async || is_there(&node, &name).await.then_some(())).await;

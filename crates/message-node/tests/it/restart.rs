@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aleph_message_node::{Config, RunError, run};
+use aleph_tests::Postgres;
 use futures_util::future::join_all;
 use protocol::Account;
 use protocol::api::message_node::{MessageFilter, MessageStatus};
@@ -18,6 +19,7 @@ use protocol::message::ErrorCode;
 use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel, NODE_OPERATION_POST, NodeOperation};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -88,13 +90,10 @@ async fn a_replacement_is_settled_after_the_restart() {
 
 #[tokio::test]
 async fn one_message_that_cannot_be_decided_does_not_stop_the_others() {
-    use sqlx::{Connection, SqliteConnection};
-
     let (node, account) = (TestNode::start().await, Account::generate());
     node.accept(&aggregate(&account, "k", json!({"a": 1}))).await;
-    let path = node.config().data_dir.join("messages.sqlite");
-    let mut db = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
-    let write = async |db: &mut SqliteConnection, entries: &str| {
+    let mut db = TestNode::database(node.config()).await;
+    let write = async |db: &mut sqlx::AnyConnection, entries: &str| {
         sqlx::query("UPDATE aggregates SET entries = $1").bind(entries.to_owned()).execute(db).await.unwrap();
     };
     write(&mut db, "damaged").await;
@@ -109,13 +108,15 @@ async fn one_message_that_cannot_be_decided_does_not_stop_the_others() {
 }
 
 const CHILD_DIR: &str = "MESSAGE_NODE_TEST_CHILD_DIR";
+const CHILD_POSTGRES: &str = "MESSAGE_NODE_TEST_CHILD_POSTGRES";
 
-/// Not a test: the node of [`nothing_that_was_answered_is_lost_by_kill_9`], in a process of its own.
+/// Not a test: a node in a process of its own, for tests that kill it.
 #[test]
 #[ignore = "runs as a child of another test"]
 fn child() {
     let Ok(folder) = std::env::var(CHILD_DIR) else { return };
-    let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder);
+    let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder);
+    config.postgres = std::env::var(CHILD_POSTGRES).ok().map(|url| url.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(run(config, |address| println!("\nlistening on {address}"), CancellationToken::new())).unwrap();
 }
@@ -124,10 +125,11 @@ fn child() {
 struct Process(Child, MessageNode);
 
 impl Process {
-    fn start(folder: &Path) -> Self {
+    fn start(folder: &Path, postgres: Option<&str>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "restart::child", "--ignored", "--nocapture"])
             .env(CHILD_DIR, folder)
+            .envs(postgres.map(|url| (CHILD_POSTGRES, url)))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -176,15 +178,45 @@ async fn send_all(sender: usize, mut nodes: watch::Receiver<MessageNode>, answer
 #[tokio::test]
 async fn nothing_that_was_answered_is_lost_by_kill_9() {
     let folder = tempfile::tempdir().unwrap();
-    let mut process = Process::start(folder.path());
+    let start = || Process::start(folder.path(), None);
+    nothing_is_lost(start(), async |process, _| {
+        drop(process);
+        start()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_that_was_answered_is_lost_by_kill_9_of_node_or_postgres() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = spawn_blocking(Postgres::start).await.unwrap();
+    let url = server.database();
+    let start = || Process::start(folder.path(), Some(&url));
+    nothing_is_lost(start(), async |process, kill| {
+        // Each alone, and both at once. PostgreSQL is killed while the node works.
+        if kill != 1 {
+            server.kill();
+        }
+        let process = (kill == 2).then_some(process);
+        if kill != 1 {
+            server.resume();
+        }
+        process.unwrap_or_else(start)
+    })
+    .await;
+}
+
+/// Sends messages to a node in which something is killed four times; `kill` gives the node that runs afterwards.
+async fn nothing_is_lost(mut process: Process, mut kill: impl AsyncFnMut(Process, usize) -> Process) {
     let (current, nodes) = watch::channel(process.1.clone());
     let answered = AtomicUsize::new(0);
     let kills = async {
-        for kill in 1..=4 {
-            eventually(async || (answered.load(Ordering::Relaxed) >= kill * SENDERS * MESSAGES / 5).then_some(()))
-                .await;
-            drop(process);
-            process = Process::start(folder.path());
+        for n in 1..=4 {
+            within(LOAD_PATIENCE, async || {
+                (answered.load(Ordering::Relaxed) >= n * SENDERS * MESSAGES / 5).then_some(())
+            })
+            .await;
+            process = kill(process, n).await;
             current.send(process.1.clone()).unwrap();
         }
         process
@@ -268,4 +300,23 @@ async fn a_directory_that_cannot_be_written_to_is_named() {
     let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), &path);
     let error = TestNode::launch(config, None).await.err().expect("it must not start");
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_postgres_database_has_one_node() {
+    let node = TestNode::with_database(Some(postgres_database().await), |_| ()).await;
+    let database = node.config().postgres.clone();
+    let error = refused(|config| config.postgres = database).await;
+    assert!(error.to_string().contains("another message node uses it"), "{error}");
+    let (config, folder) = node.stop().await;
+    assert!(TestNode::launch(config, folder).await.is_ok(), "then it is free");
+}
+
+#[tokio::test]
+async fn a_postgres_database_that_cannot_be_used_is_named_without_its_password() {
+    let mut url = postgres_database().await;
+    url.set_path("/missing");
+    url.set_password(Some("secret")).unwrap();
+    let error = refused(|config| config.postgres = Some(url)).await.to_string();
+    assert!(error.contains("/missing") && error.contains("does not exist") && !error.contains("secret"), "{error}");
 }

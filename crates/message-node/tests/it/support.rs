@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aleph_message_node::{Config, RunError, run};
+use aleph_tests::Postgres;
 use protocol::api::message_node::{MessageStatus, MessageWithStatus};
 use protocol::client::{ClientError, MessageNode};
 use protocol::message::{Envelope, ErrorCode, ItemType, MessageTime, MessageType};
@@ -17,6 +18,20 @@ use tokio_util::sync::CancellationToken;
 
 /// How long anything may take that has no reason to take long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// With this set, nodes keep their messages on PostgreSQL: what holds for one engine, holds for the other.
+const ON_POSTGRES: &str = "ALEPH_TEST_ON_POSTGRES";
+
+/// A new database for a node; `None` when it is to have a file.
+async fn new_database() -> Option<url::Url> {
+    std::env::var_os(ON_POSTGRES)?;
+    Some(postgres_database().await)
+}
+
+/// A new database of the PostgreSQL server that all tests share.
+pub(crate) async fn postgres_database() -> url::Url {
+    tokio::task::spawn_blocking(|| Postgres::shared().database()).await.unwrap().parse().unwrap()
+}
 
 /// A running node. It has a runtime of its own, so that killing it stops everything it does, wherever it is.
 pub(crate) struct TestNode {
@@ -38,8 +53,14 @@ impl TestNode {
 
     /// A new node with other settings.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_database(new_database().await, change).await
+    }
+
+    /// A new node with this PostgreSQL database, if any, and other settings.
+    pub(crate) async fn with_database(database: Option<url::Url>, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path().join("data"));
+        config.postgres = database;
         config.timing.retry_window = Duration::from_millis(400);
         config.timing.drain = Duration::from_secs(2);
         change(&mut config);
@@ -84,6 +105,14 @@ impl TestNode {
             shutdown,
             ended: Some(ended),
         })
+    }
+
+    /// A connection to the node's database, past the node.
+    pub(crate) async fn database(config: &Config) -> sqlx::AnyConnection {
+        sqlx::any::install_default_drivers();
+        let file = || format!("sqlite://{}", config.data_dir.join("messages.sqlite").display());
+        let url = config.postgres.as_ref().map_or_else(file, ToString::to_string);
+        <sqlx::AnyConnection as sqlx::Connection>::connect(&url).await.unwrap()
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -19,6 +19,9 @@ pub const MAX_ITEM_CONTENT_CHARS: usize = 200_000;
 /// The longest channel name, in characters.
 const MAX_CHANNEL_CHARS: usize = 128;
 
+/// The longest sender, in bytes. Addresses of all chains are much shorter.
+const MAX_SENDER_BYTES: usize = 256;
+
 /// A message as it is sent, stored and streamed. Unknown fields are ignored: nodes add `confirmations`, `size` and others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
@@ -79,6 +82,12 @@ pub enum EnvelopeError {
     /// A channel name that is too long.
     #[error("the channel has {0} characters, at most {MAX_CHANNEL_CHARS}")]
     Channel(usize),
+    /// A sender that is too long to be an address of any chain.
+    #[error("the sender has {0} bytes, at most {MAX_SENDER_BYTES}")]
+    Sender(usize),
+    /// A NUL character, which databases do not take. Other nodes of the network refuse it, too.
+    #[error("`{0}` has the unsupported character \\u0000")]
+    Nul(&'static str),
     /// Unsigned, or signed by somebody else.
     #[error("invalid signature: {0}")]
     Signature(String),
@@ -143,6 +152,19 @@ impl Envelope {
             && channel.chars().count() > MAX_CHANNEL_CHARS
         {
             return Err(EnvelopeError::Channel(channel.chars().count()));
+        }
+        let sender = self.sender.as_str();
+        if sender.len() > MAX_SENDER_BYTES {
+            return Err(EnvelopeError::Sender(sender.len()));
+        }
+        let texts = [
+            ("sender", Some(sender)),
+            ("channel", self.channel.as_deref()),
+            ("signature", self.signature.as_deref()),
+            ("item_content", self.item_content.as_deref()),
+        ];
+        if let Some((field, _)) = texts.into_iter().find(|(_, text)| text.is_some_and(|text| text.contains('\0'))) {
+            return Err(EnvelopeError::Nul(field));
         }
         match (&self.item_type, &self.item_content) {
             (ItemType::Inline, None) => Err(EnvelopeError::Content(self.item_type, "needs `item_content`")),
@@ -268,5 +290,10 @@ mod tests {
         assert!(matches!(wrong(&|e| e.item_content = None), EnvelopeError::Content(..)));
         assert!(matches!(wrong(&|e| e.item_content = Some("é".repeat(200_001))), EnvelopeError::TooLong(200_001)));
         assert!(matches!(wrong(&|e| e.channel = Some("c".repeat(129))), EnvelopeError::Channel(129)));
+        assert!(matches!(wrong(&|e| e.sender = crate::Address::new("s".repeat(257))), EnvelopeError::Sender(257)));
+        assert_eq!(wrong(&|e| e.sender = crate::Address::new("0x\0")), EnvelopeError::Nul("sender"));
+        assert_eq!(wrong(&|e| e.channel = Some("\0".into())), EnvelopeError::Nul("channel"));
+        assert_eq!(wrong(&|e| e.signature = Some("\0".into())), EnvelopeError::Nul("signature"));
+        assert_eq!(wrong(&|e| e.item_content = Some("\0".into())), EnvelopeError::Nul("item_content"));
     }
 }
