@@ -325,7 +325,7 @@ impl Data {
     }
 
     /// It is known that this assignment may have written.
-    pub(super) fn restored(&mut self, writer: &Writer) {
+    pub(super) fn recall(&mut self, writer: &Writer) {
         self.base = None;
         if let Some(DataStart { base, branch }) = writer.start {
             self.begins_with(base);

@@ -174,14 +174,8 @@ impl Database {
 
     pub(super) fn restore(&mut self, own_wait: Duration) -> Restored {
         let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
-        let open = self.open.values().map(|open| OpenAssignment {
-            program: open.program,
-            node: open.node,
-            epoch: open.epoch,
-            at: DateTime::UNIX_EPOCH,
-            was_seen: false,
-            start: open.start,
-        });
+        let open = self.open.values();
+        let open = open.map(|open| OpenAssignment { writer: *open, at: DateTime::UNIX_EPOCH, was_seen: false });
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),

@@ -35,7 +35,7 @@ async fn what_an_assignment_starts_with_is_known_after_a_restart_and_what_it_cos
         let other = DataStart { base: DataBase::Empty, branch: None };
         assert_eq!(file.epoch_of(assign_with(1, 3, other, Some(loss))).await, (node(2), 2));
         let open = led.restore(WAIT).await.unwrap().assignments;
-        assert_eq!((open[0].node, open[0].start), (node(2), Some(start)));
+        assert_eq!((open[0].writer.node, open[0].writer.start), (node(2), Some(start)));
         led.apply(&[close(1, 2)]).await.unwrap();
         let writers = led.restore(WAIT).await.unwrap().writers;
         assert_eq!((writers.len(), writers[0].epoch, writers[0].start), (1, Epoch::new(2), Some(start)));
