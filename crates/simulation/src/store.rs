@@ -118,12 +118,9 @@ impl Database {
     pub(crate) fn restore(&mut self, own_wait: Duration) -> Restored {
         let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
         let open = self.open.values().map(|open| OpenAssignment {
-            program: open.program,
-            node: open.node,
-            epoch: open.epoch,
+            writer: *open,
             at: DateTime::UNIX_EPOCH,
             was_seen: self.seen.contains(&(open.program, open.epoch)),
-            start: open.start,
         });
         let restored = Restored {
             programs: programs.collect(),

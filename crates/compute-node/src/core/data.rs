@@ -8,14 +8,14 @@
 //!        │      └ not live, or of another epoch ──────────────────────▶ refused: not here
 //!        ├─ Copy ── a complete snapshot, not older than ordered ──────▶ promote the newest
 //!        │      └ none ───────────────────────────────────────────────▶ refused: not here
-//!        ├─ Archive ──────────────────────────────────────────────────▶ restore
+//!        ├─ Archive, Foreign ─────────────────────────────────────────▶ restore
 //!        └─ Empty ────────────────────────────────────────────────────▶ create
 //! ```
 //! Whatever the order says, a program that is live in the epoch that it starts under was started in it before, and goes on
 //! with what it wrote. Without an order nothing starts: a node never guesses what it may begin with. Nothing starts under an
 //! epoch below one that this node has seen, in a stream for example: the scheduler that asks for it has an old database.
 
-use protocol::data::{DataBase, DataEntry, DataOrder, Peer, SnapshotId};
+use protocol::data::{ArchivedSet, DataBase, DataEntry, DataOrder, Peer, SnapshotId};
 use protocol::{Epoch, NodeId};
 use volumes::Program;
 
@@ -30,8 +30,8 @@ pub enum Plan {
     Create,
     /// They are a copy of this snapshot.
     Promote(SnapshotId),
-    /// They come from the archive: this set, or the newest.
-    Restore(Option<SnapshotId>),
+    /// They come from the archive: this set, or the newest of the program's own.
+    Restore(Option<ArchivedSet>),
 }
 
 /// Why a program cannot start.
@@ -78,7 +78,7 @@ pub fn plan(known: &Program, order: Option<&DataEntry>, epoch: Epoch) -> Result<
         DataBase::Empty => Ok(Plan::Create),
         DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
         DataBase::Own { .. } => Err(NoPlan::NotHere),
-        DataBase::Archive { snapshot } => Ok(Plan::Restore(snapshot)),
+        base @ (DataBase::Archive { .. } | DataBase::Foreign { .. }) => Ok(Plan::Restore(base.archived())),
         DataBase::Copy { at_least, branch } => {
             let sets = known.sets().map(|set| set.id);
             let newest = sets.filter(|id| branch.is_none_or(|branch| !branch.cuts_off(*id))).max();
@@ -154,6 +154,20 @@ mod tests {
         let earlier = live(3, DataBase::Empty);
         for order in [None, Some(&earlier)] {
             assert_eq!(plan(&Program::default(), order, Epoch::new(4)), Err(NoPlan::NoOrder));
+        }
+    }
+
+    #[test]
+    fn what_the_archive_has_is_restored_whoever_wrote_it_and_only_once() {
+        let set = ArchivedSet { snapshot: snapshot(9, 1), from: Some(ProgramId::from_bytes([2; 32])) };
+        let own = ArchivedSet { from: None, ..set };
+        for (base, wanted) in
+            [(set.base(), Some(set)), (own.base(), Some(own)), (DataBase::Archive { snapshot: None }, None)]
+        {
+            for known in [live_in(3), Program::default(), with_copies(&[snapshot(9, 1)])] {
+                assert_eq!(plan(&known, Some(&live(9, base)), Epoch::new(9)), Ok(Plan::Restore(wanted)));
+            }
+            assert_eq!(plan(&live_in(9), Some(&live(9, base)), Epoch::new(9)), Ok(Plan::GoOn));
         }
     }
 

@@ -1,8 +1,9 @@
 //! Who may do what with a program's archive, and which sets and streams it takes.
 
 use protocol::api::archive::{ArchiveCode, SentStream, SetDraft, StreamReceived, VolumeDraft, volume_key};
-use protocol::message::{Persistence, ProgramContent, VolumeKind, place_volumes};
-use protocol::{Address, Epoch, NodeId};
+use protocol::data::SnapshotId;
+use protocol::message::{ProgramContent, place_volumes};
+use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::retention::{LONGEST_CHAIN, Progress, SetFacts, Sets};
 
@@ -44,6 +45,8 @@ pub(crate) struct Holder {
     pub account: Option<Address>,
     /// The epoch of the assignment.
     pub epoch: Epoch,
+    /// The other program, and the set of its archive, that it starts with in this epoch, if it is one.
+    pub starts_with: Option<(ProgramId, SnapshotId)>,
 }
 
 /// Refuses an epoch below the highest that was seen.
@@ -84,6 +87,24 @@ pub(crate) fn check_reader(signer: &Address, holder: Option<&Holder>) -> Result<
     check_node(signer, holder).map(|()| holder.epoch)
 }
 
+/// The account of the node that has another program now reads what this one starts with in its present epoch: that set, and
+/// what it builds on.
+pub(crate) fn check_foreign_reader(
+    signer: &Address,
+    holder: Option<&Holder>,
+    program: &ProgramId,
+) -> Result<(Epoch, SnapshotId), Refusal> {
+    let epoch = check_reader(signer, holder)?;
+    match holder.and_then(|holder| holder.starts_with) {
+        Some((from, snapshot)) if from == *program => Ok((epoch, snapshot)),
+        _ => {
+            let message =
+                format!("the scheduler does not say that the program to read for starts with a snapshot of {program}");
+            Err(Refusal::new(ArchiveCode::NotAllowed, message))
+        }
+    }
+}
+
 fn check_node(signer: &Address, holder: &Holder) -> Result<(), Refusal> {
     let Holder { node, account, .. } = holder;
     let refused = |message: String| Err(Refusal::new(ArchiveCode::NotAllowed, message));
@@ -101,13 +122,7 @@ fn check_node(signer: &Address, holder: &Holder) -> Result<(), Refusal> {
 /// The volumes of a program that are archived: the persistent ones with `persistence: "store"`.
 pub(crate) fn archived_volumes(content: &ProgramContent) -> Result<Vec<VolumeDraft>, Refusal> {
     let placed = place_volumes(&content.volumes).map_err(|e| Refusal::new(ArchiveCode::Invalid, e.to_string()))?;
-    let archived = placed.into_iter().filter_map(|volume| match (volume.kind, volume.name) {
-        (VolumeKind::Persistent { size_mib, persistence: Some(Persistence::Store), .. }, Some(name)) => {
-            Some(VolumeDraft { name, size_mib })
-        }
-        _ => None,
-    });
-    Ok(archived.collect())
+    Ok(VolumeDraft::archived(&placed))
 }
 
 /// Bytes that the archive of these volumes may have.
@@ -287,7 +302,8 @@ mod tests {
     #[test]
     fn only_the_holder_writes_and_only_in_its_epoch() {
         let (node, other) = (Address::new("0xA"), Address::new("0xB"));
-        let holder = Holder { node: NodeId::from_bytes([1; 32]), account: Some(node.clone()), epoch: Epoch::new(5) };
+        let account = Some(node.clone());
+        let holder = Holder { node: NodeId::from_bytes([1; 32]), account, epoch: Epoch::new(5), starts_with: None };
         let check = |signer, epoch| check_writer(signer, Epoch::new(epoch), Some(&holder));
         assert_eq!(check(&node, 5), Ok(()));
         assert_eq!(check(&node, 4).unwrap_err().highest, Some(Epoch::new(5)));
@@ -299,6 +315,21 @@ mod tests {
         assert_eq!(check_reader(&node, Some(&holder)), Ok(Epoch::new(5)));
         assert_eq!(code(check_reader(&other, Some(&holder))), ArchiveCode::NotAllowed);
         assert_eq!(code(check_reader(&other, None)), ArchiveCode::NotAllowed);
+    }
+
+    #[test]
+    fn what_another_program_starts_with_is_read_by_its_node_and_nothing_else() {
+        let (node, other) = (Address::new("0xA"), Address::new("0xB"));
+        let (program, set) = (ProgramId::from_bytes([1; 32]), SnapshotId::new(Epoch::new(9), 4));
+        let (id, account) = (NodeId::from_bytes([1; 32]), Some(node.clone()));
+        let holder = Holder { node: id, account, epoch: Epoch::new(5), starts_with: Some((program, set)) };
+        let check = |signer, holder: &Holder, program| check_foreign_reader(signer, Some(holder), &program);
+        assert_eq!(check(&node, &holder, program), Ok((Epoch::new(5), set)));
+        assert_eq!(code(check(&other, &holder, program)), ArchiveCode::NotAllowed);
+        assert_eq!(code(check(&node, &holder, ProgramId::from_bytes([2; 32]))), ArchiveCode::NotAllowed);
+        let own = Holder { starts_with: None, ..holder };
+        assert_eq!(code(check(&node, &own, program)), ArchiveCode::NotAllowed);
+        assert_eq!(code(check_foreign_reader(&node, None, &program)), ArchiveCode::NotAllowed);
     }
 
     #[test]

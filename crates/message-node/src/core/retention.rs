@@ -62,7 +62,7 @@ impl<'a> Sets<'a> {
     }
 
     /// A set and those that it builds on, itself first. Ends where a parent is missing.
-    fn chain(&self, id: SnapshotId) -> Vec<&'a SetFacts> {
+    pub(crate) fn chain(&self, id: SnapshotId) -> Vec<&'a SetFacts> {
         let mut chain: Vec<&SetFacts> = Vec::new();
         let mut next = self.0.get(&id);
         while let Some(set) = next {

@@ -18,7 +18,7 @@ use lease::{BootTime, clock};
 use protocol::api::archive::{ArchiveList, NextSet, SetDraft, SetState, StreamFormat, VolumeDraft};
 use protocol::client::{Archive, ArchiveError, packing};
 use protocol::data::SnapshotId;
-use protocol::message::{Persistence, PlacedVolume, VolumeKind, place_volumes};
+use protocol::message::place_volumes;
 use protocol::{Epoch, ProgramId};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
@@ -147,23 +147,12 @@ impl Archives {
         match self.catalog.lookup(program).await {
             Ok(Lookup::Found(found)) => {
                 let placed = place_volumes(&found.content.volumes);
-                Ok(stored(&placed.map_err(|e| ArchivingError::Message(e.to_string()))?))
+                Ok(VolumeDraft::archived(&placed.map_err(|e| ArchivingError::Message(e.to_string()))?))
             }
             Ok(other) => Err(ArchivingError::Message(format!("its message is not in force ({other:?})"))),
             Err(error) => Err(ArchivingError::Message(error.to_string())),
         }
     }
-}
-
-/// The volumes that are archived.
-fn stored(placed: &[PlacedVolume]) -> Vec<VolumeDraft> {
-    let draft = |volume: &PlacedVolume| match (&volume.kind, &volume.name) {
-        (VolumeKind::Persistent { persistence: Some(Persistence::Store), size_mib, .. }, Some(name)) => {
-            Some(VolumeDraft { name: name.clone(), size_mib: *size_mib })
-        }
-        _ => None,
-    };
-    placed.iter().filter_map(draft).collect()
 }
 
 /// The set that a new one is the difference from: what the archive advises, if it is here.
@@ -344,18 +333,5 @@ mod tests {
         assert_eq!(pause(interval, 0), interval);
         assert_eq!((pause(interval, 1), pause(interval, 2)), (RETRY, RETRY * 2));
         assert_eq!(pause(interval, 1000), LONGEST_RETRY);
-    }
-
-    #[test]
-    fn only_volumes_of_the_class_store_are_archived() {
-        let volumes = serde_json::json!([
-            {"mount": "/data", "name": "db", "persistence": "store", "size_mib": 100},
-            {"mount": "/cache", "name": "cache", "persistence": "host", "size_mib": 100},
-            {"mount": "/more", "persistence": "store", "size_mib": 50},
-            {"mount": "/tmp/x", "ephemeral": true, "size_mib": 5},
-        ]);
-        let placed = place_volumes(&serde_json::from_value::<Vec<_>>(volumes).unwrap()).unwrap();
-        let names: Vec<_> = stored(&placed).into_iter().map(|volume| (volume.name, volume.size_mib)).collect();
-        assert_eq!(names, [("db".to_owned(), 100), ("unamed_volume_2".to_owned(), 50)]);
     }
 }
