@@ -46,7 +46,7 @@ pub struct RestoreArgs {
     /// The snapshot, like 3-17
     #[arg(long, value_name = "SNAPSHOT")]
     pub snapshot: SnapshotId,
-    /// Stop and start this program of the same owner instead, with the volumes of the same names; nothing happens to the other one
+    /// Have this program of the same owner start with it instead: its volumes become what those of the same names were
     #[arg(long, value_name = "OTHER_ID")]
     pub into: Option<String>,
     /// Return as soon as the order is taken
