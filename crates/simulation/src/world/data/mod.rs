@@ -15,10 +15,10 @@ mod stream;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use compute_node::core::data::{NoPlan, Plan, plan};
+use compute_node::core::data::{NoPlan, Plan, Seen, is_live, plan};
 use compute_node::core::persistent::{Assignment, Event};
 use lease::BootTime;
-use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, SnapshotId};
+use protocol::data::{DataEntry, DataOrder, DataReport};
 use protocol::{Epoch, ProgramId};
 use scheduler::core::data::OnLoss;
 use volumes::Evidence;
@@ -45,15 +45,6 @@ pub(crate) struct AgentData {
     replicas: BTreeMap<ProgramId, Replica>,
     incoming: BTreeMap<ProgramId, Incoming>,
     is_due: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    program: ProgramId,
-    live: Option<Epoch>,
-    /// The newest complete snapshot, and how old it was.
-    copy: Option<(SnapshotId, Duration)>,
-    at: BootTime,
 }
 
 impl World {
@@ -119,12 +110,7 @@ impl World {
                 self.set_standby(run, *program, standby.as_ref().map(|peer| peer.node));
             }
         }
-        let is_live = |program: ProgramId, epoch: Epoch| {
-            orders.iter().any(|order| {
-                (order.program, order.epoch) == (program, epoch) && matches!(order.order, DataOrder::Live { .. })
-            })
-        };
-        self.keep_replicas(run, is_live);
+        self.keep_replicas(run, |program, epoch| is_live(&orders, program, epoch));
         self.look(run);
     }
 
@@ -152,19 +138,9 @@ impl World {
         let Some(agent) = self.agent(run) else { return Vec::new() };
         let live = |program: ProgramId, epoch: Epoch| {
             let replica = agent.data.replicas.get(&program).filter(|replica| replica.epoch() == epoch);
-            // Without a replica no other node has any of it.
-            let unknown = LiveReport { epoch, confirmed: None, at_risk_ms: u64::MAX, is_final: false };
-            replica.map_or(unknown, |replica| replica.report(now))
+            replica.map(|replica| replica.report(now))
         };
-        let report = |seen: &Seen| DataReport {
-            program: seen.program,
-            live: seen.live.map(|epoch| live(seen.program, epoch)),
-            copy: seen.copy.map(|(newest, age)| CopyReport {
-                newest,
-                age_ms: u64::try_from((age + now.since(seen.at)).as_millis()).unwrap_or(u64::MAX).saturating_add(1),
-            }),
-        };
-        agent.data.seen.iter().map(report).collect()
+        agent.data.seen.iter().map(|seen| seen.report(now, |epoch| live(seen.program, epoch))).collect()
     }
 
     /// Asks the message node about programs that it has data of and no orders about. Only a clear answer counts.
