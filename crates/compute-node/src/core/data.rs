@@ -113,9 +113,9 @@ pub fn sender(order: Option<&DataEntry>, epoch: Epoch, node: NodeId) -> Option<&
 
 /// Whether a program's volumes are this node's to write in this epoch, by the newest orders.
 pub fn is_live<'a>(orders: impl IntoIterator<Item = &'a DataEntry>, program: ProgramId, epoch: Epoch) -> bool {
-    orders.into_iter().any(|entry| {
-        (entry.program, entry.epoch) == (program, epoch) && matches!(entry.order, DataOrder::Live { .. })
-    })
+    orders
+        .into_iter()
+        .any(|entry| (entry.program, entry.epoch) == (program, epoch) && matches!(entry.order, DataOrder::Live { .. }))
 }
 
 /// What a look found of a program.
@@ -152,8 +152,8 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
-    use protocol::data::Branch;
     use protocol::Address;
+    use protocol::data::Branch;
     use volumes::SnapshotSet;
     use volumes::core::snapshot::Origin;
 

@@ -3,7 +3,7 @@
 //! The streams of a whole chain are taken in beside what is there, and only the last set counts, at the end. What an
 //! interruption leaves counts nothing, and goes with the next try or when the pool is opened.
 
-use protocol::api::archive::{ArchiveList, SetRecord};
+use protocol::api::archive::SetRecord;
 use protocol::client::ArchiveError;
 use protocol::client::packing::{self, UnpackError};
 use protocol::data::SnapshotId;
@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use volumes::{NameTooLong, VolumeName, VolumeSpec};
 
 use super::archiving::Archives;
+use crate::core::archive::{NotArchived, chain, missing};
 
 /// How many times the size of its volume a stream may have, and what comes on top of that: as the archive has it.
 const FACTOR: u64 = 2;
@@ -23,12 +24,8 @@ const IN_FLIGHT: usize = 1 << 20;
 /// Why a program's volumes cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RestoreError {
-    #[error("nothing of the program is in the archive that could be restored")]
-    Empty,
-    #[error(
-        "snapshot {0} is not in the archive, or a set that it builds on is damaged; list those that can be restored"
-    )]
-    NoSet(SnapshotId),
+    #[error(transparent)]
+    NotArchived(#[from] NotArchived),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error("snapshot {id} of the archive, volume {volume}: {why}")]
@@ -37,14 +34,6 @@ pub(crate) enum RestoreError {
     Name(#[from] NameTooLong),
     #[error(transparent)]
     Pool(#[from] volumes::Error),
-}
-
-/// The sets to apply, in this order.
-fn chain(list: &ArchiveList, wanted: Option<SnapshotId>) -> Result<Vec<&SetRecord>, RestoreError> {
-    match wanted {
-        Some(id) => list.chain_of(id).ok_or(RestoreError::NoSet(id)),
-        None => Some(list.restore_chain()).filter(|chain| !chain.is_empty()).ok_or(RestoreError::Empty),
-    }
 }
 
 impl Archives {
@@ -67,8 +56,7 @@ impl Archives {
         let chain = chain(&list, wanted)?;
         let last = chain.last().expect("a chain has a set");
         let here: Vec<_> = self.pool.snapshots(program).await?.iter().map(|set| set.id).collect();
-        let first = chain.iter().rposition(|set| here.contains(&set.id)).map_or(0, |at| at + 1);
-        let missing = &chain[first..];
+        let missing = missing(&chain, &here);
         info!(%program, %epoch, snapshot = %last.id, sets = missing.len(), "restoring from the archive");
         if !missing.is_empty() {
             let restored = self.take_in(program, epoch, missing).await;
