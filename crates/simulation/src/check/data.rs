@@ -46,6 +46,17 @@ pub(crate) struct Recorded {
     pub(crate) at_most: Option<Duration>,
     /// The snapshot that it goes on with.
     pub(crate) snapshot: Option<SnapshotId>,
+    /// Whether it goes on with the newest set of the archive.
+    pub(crate) from_archive: bool,
+}
+
+/// An epoch begins with what the archive has.
+#[derive(Debug, Clone, Copy)]
+struct Back {
+    /// The set that its owner wanted; `None` when all copies were lost.
+    wanted: Option<SnapshotId>,
+    /// What the set was taken of.
+    truth: Option<Content>,
 }
 
 /// What the checker remembers of a program.
@@ -70,6 +81,12 @@ struct Known {
     seen: BTreeMap<MachineId, Epoch>,
     /// Copies whose age was told by a clock on the wall.
     dated_by_wall: BTreeSet<SnapshotId>,
+    /// Epochs that begin with what the archive has.
+    back: BTreeMap<Epoch, Back>,
+    /// What somebody wants it to go back to, and is not over.
+    ordered: BTreeSet<SnapshotId>,
+    /// The highest epoch under which the archive was read in order to restore.
+    read: Option<Epoch>,
 }
 
 /// See the module.
@@ -83,6 +100,7 @@ pub(crate) struct DataChecker {
     pub(crate) losses: u64,
     pub(crate) unrecorded: u64,
     pub(crate) lost_writes: u64,
+    restores: [u64; 2],
 }
 
 impl DataChecker {
@@ -168,6 +186,7 @@ impl DataChecker {
     pub(crate) fn forgotten(&mut self, program: ProgramId) {
         let known = self.known(program);
         (known.line, known.flushed) = (None, None);
+        known.ordered.clear();
     }
 
     /// A machine makes volumes under an epoch that may have had others.
@@ -176,6 +195,53 @@ impl DataChecker {
         if known.line.is_some_and(|(started, _)| started == epoch) && !known.reported.contains(&epoch) {
             known.anew.insert(epoch);
         }
+    }
+
+    /// Somebody wants a program to go back to this.
+    pub(crate) fn ordered(&mut self, program: ProgramId, snapshot: SnapshotId) {
+        self.known(program).ordered.insert(snapshot);
+    }
+
+    /// Whether an assignment begins with what somebody wants; with `None` that is over.
+    pub(crate) fn is_wanted(&mut self, program: ProgramId, snapshot: Option<SnapshotId>) -> bool {
+        let ordered = &mut self.known(program).ordered;
+        match snapshot {
+            Some(snapshot) => ordered.contains(&snapshot),
+            None => {
+                ordered.clear();
+                true
+            }
+        }
+    }
+
+    /// A machine makes volumes of what the archive has.
+    pub(crate) fn went_back(
+        &mut self,
+        program: ProgramId,
+        epoch: Epoch,
+        wanted: Option<SnapshotId>,
+        truth: Option<Content>,
+    ) {
+        let known = self.known(program);
+        known.back.insert(epoch, Back { wanted, truth });
+        known.read = known.read.max(Some(epoch));
+    }
+
+    /// A set counts in the archive from now on.
+    pub(crate) fn archived(&mut self, program: ProgramId, id: SnapshotId) -> Option<Broken> {
+        let read = self.known(program).read.filter(|read| id.epoch < *read)?;
+        let what = format!("the archive took in snapshot {id} of {} after epoch {read} went on", name(program));
+        Some((Invariant::Streams, what))
+    }
+
+    /// Whether two snapshots of a program may have one name.
+    pub(crate) fn began_anew(&self, program: ProgramId) -> bool {
+        self.programs.get(&program).is_some_and(|known| !known.anew.is_empty())
+    }
+
+    /// How starts with what the archive has went: as somebody wanted, and because all copies were lost.
+    pub(crate) fn restores(&self) -> [u64; 2] {
+        self.restores
     }
 
     /// A machine opened volumes of a program under an epoch.
@@ -219,6 +285,20 @@ impl DataChecker {
         if !is_sure || (start.epoch > before && !self.known(start.program).anew.is_empty()) {
             return Ok(());
         }
+        let back = self.known(start.program).back.get(&start.epoch).copied().filter(|_| start.epoch > before);
+        if let Some(back) = back {
+            self.restores[usize::from(back.wanted.is_none())] += 1;
+            if back.truth != Some(start.content) {
+                let (epoch, program) = (start.epoch, name(start.program));
+                let what =
+                    format!("epoch {epoch} of {program} starts with another thing than it goes back to: {back:?}");
+                return Err((Invariant::Restores, what));
+            }
+            if back.wanted.is_some() {
+                self.known(start.program).flushed = content;
+                return Ok(());
+            }
+        }
         if !self.writes.is_prefix(content, line) {
             let what = format!(
                 "epoch {} of {} starts on {} with other writes than epoch {before} left",
@@ -237,12 +317,13 @@ impl DataChecker {
             self.unrecorded += 1;
             return Ok(());
         }
-        self.check_loss(start, before, missing)?;
-        self.check_flushed(start, content, is_kept)
+        self.check_loss(start, before, missing, back.is_some())?;
+        // Who goes on with what the archive has does so because nothing else was heard of for a while.
+        self.check_flushed(start, content, |write| back.is_none() && is_kept(write))
     }
 
     /// What is lost was said, and how much it is.
-    fn check_loss(&mut self, start: Start, before: Epoch, missing: Missing) -> Result<(), Broken> {
+    fn check_loss(&mut self, start: Start, before: Epoch, missing: Missing, from_archive: bool) -> Result<(), Broken> {
         let Start { program, epoch, machine, .. } = start;
         let what = |but: &str| {
             let Missing { count, epoch: of, at } = missing;
@@ -258,6 +339,9 @@ impl DataChecker {
         let recorded: Vec<_> = since.map(|(_, recorded)| *recorded).collect();
         if recorded.is_empty() {
             return Err((Invariant::Losses, what(", and nobody said so")));
+        }
+        if from_archive && !recorded.iter().any(|recorded| recorded.from_archive) {
+            return Err((Invariant::Losses, what(", and nobody said that it is what the archive had")));
         }
         let covers = |recorded: &Recorded| {
             let (Some(at_most), Some(ended)) = (recorded.at_most, known.ended.get(&(recorded.of, recorded.by))) else {

@@ -25,7 +25,7 @@ impl World {
             machine: place.0,
             content: volumes.folder(folder).unwrap_or(Content::EMPTY),
             made_of: volumes.known.live().and_then(|live| live.made_of),
-            waits: self.message_node.spec(program).and_then(|spec| spec.data) == Some(OnLoss::Wait),
+            waits: self.data_of(program) != Some(OnLoss::Fresh),
         };
         let is_sure = !self.checker.counts_again;
         let mut data = std::mem::take(&mut self.checker.data);
