@@ -150,7 +150,7 @@ fn a_set_that_counts_before_it_is_complete() {
 #[test]
 fn a_damaged_object_that_is_given_out() {
     let faults = &["archived snapshot damaged", "owner goes back to a snapshot", "all copies of a program lost"];
-    is_caught(Trap::DamageIsServed, Invariant::Restores, faults, 200);
+    is_caught(Trap::DamageIsServed, Invariant::Lineage, faults, 200);
 }
 
 /// The node that has the program by now has read the archive already, and goes on from there.

@@ -172,7 +172,10 @@ impl Plan {
             let share = archive_chance.one_of(&[25, 60, 100]).unwrap_or(50);
             let new = Fault::ALL.iter().copied().filter(|fault| fault.is_new());
             let drawn = new.filter(|_| archive_chance.percent(share));
-            kinds.extend(drawn.filter(|fault| with_archive > 0 || !fault.is_of_archive()));
+            // Those that make programs use the archive come more often than those that disturb them at that.
+            let times = |fault: &Fault| if matches!(fault, Fault::GoBack | Fault::LoseCopies) { 4 } else { 1 };
+            let drawn = drawn.filter(|fault| with_archive > 0 || !fault.is_of_archive());
+            kinds.extend(drawn.flat_map(|fault| std::iter::repeat_n(fault, times(&fault))));
         }
         let pauses: &[u64] = if options.faults.is_some() { &[400, 1500] } else { &[400, 1500, 5000] };
         let shares: &[u32] = if options.faults.is_some() { &[60] } else { &[0, 20, 50, 100] };
@@ -465,7 +468,10 @@ impl World {
                 if fault == Fault::StoreLost {
                     self.store.lose();
                 }
-                self.checker.counts_again |= is_other || fault == Fault::StoreLost;
+                if is_other || fault == Fault::StoreLost {
+                    self.checker.counts_again = true;
+                    self.checker.data.doubt(self.message_node.all());
+                }
             }
             Fault::StoreUnreadable => {
                 // Another version of the scheduler starts, say, which reads less than the one before wrote.

@@ -256,7 +256,7 @@ impl World {
         let mut data_chance = Chance::new(!seed);
         let mut archive_chance = Chance::new(seed.rotate_left(32) ^ 0xA5);
         let plan = Plan::draw(&mut chance, &mut data_chance, &mut archive_chance, options);
-        let haste = archive_chance.one_of(&[1, 600, 3600]).unwrap_or(1);
+        let haste = archive_chance.one_of(&[1, 600, 20_000]).unwrap_or(1);
         let store = Store::new(chance.fork());
         let mut world = Self {
             now: Moment::ZERO,

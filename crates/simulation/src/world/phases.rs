@@ -50,6 +50,7 @@ pub(crate) fn run(seed: u64, options: &Options) -> Report {
     (world.tally.data_losses, world.tally.lost_writes) = (data.losses, data.lost_writes);
     world.tally.unrecorded = data.unrecorded;
     world.tally.archive.began = data.restores();
+    world.tally.archive.came_back = data.came_back;
     Report { seed, violation, ended: world.now, tally: world.tally, trace: world.trace.into_lines() }
 }
 
@@ -220,9 +221,16 @@ impl World {
             memory + spec.needs.memory_mib <= self.memory_of(id)
                 && pool + spec.needs.pool_mib <= self.machine(id).capacity.pool_mib
         };
-        let is_in_archive = is_patient && self.is_archived(program) && self.archive.can_restore(program);
+        let is_in_archive = is_patient && self.has_only_archive(program);
         let fits = |id: &MachineId| has_room(*id) && (is_in_archive || self.can_begin_on(program, *id));
         assigned.map(|(_, node, _)| machine_of(node)).or_else(|| self.eligible().find(fits))
+    }
+
+    /// Whether nothing of a program is on any machine that is on, and the archive has it. Otherwise that is waited for or used.
+    fn has_only_archive(&self, program: ProgramId) -> bool {
+        let mut there = self.machines.iter().filter(|machine| machine.is_on).filter_map(|on| on.pool.get(program));
+        let has_none = !there.any(|volumes| volumes.live().is_some() || volumes.newest().is_some());
+        has_none && self.is_archived(program) && self.archive.can_restore(program)
     }
 
     /// The programs whose copies a node keeps, or shall keep: their room is not free.
@@ -358,6 +366,8 @@ impl World {
         let programs: Vec<_> = on_it.filter(|program| !self.has_failed(*program)).collect();
         let since = self.now;
         let longest = self.scheduler_ids().into_iter().map(|id| self.longest_lease(id)).max().unwrap_or_default();
+        // A database that came back a moment ago may have nodes drained that are not.
+        self.operators_tidy_up();
         // One loss more must not be one too many.
         self.order(Operation::Resume);
         let gaps = self.checker.gaps.len();

@@ -68,8 +68,11 @@ impl World {
         }
     }
 
+    /// A program of which something is in the archive.
     fn some_archived(&mut self) -> Option<ProgramId> {
-        let archived: Vec<_> = self.message_node.in_force().filter(|program| self.is_archived(*program)).collect();
+        let archived = self.message_node.in_force().filter(|program| self.is_archived(*program));
+        let has_sets = |program: &ProgramId| !self.archive.complete(*program).is_empty();
+        let archived: Vec<_> = archived.filter(has_sets).collect();
         self.archive_chance.one_of(&archived)
     }
 
