@@ -21,7 +21,7 @@ const MOST_OPEN: usize = 4;
 /// Why the archive says no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub(crate) struct Refusal {
+pub struct Refusal {
     /// The word for programs.
     pub code: ArchiveCode,
     /// The sentence for people.
@@ -38,7 +38,7 @@ impl Refusal {
 
 /// Who has a program, as the scheduler says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holder {
+pub struct Holder {
     /// The node.
     pub node: NodeId,
     /// The account that registered it; `None` when it is not registered here.
@@ -50,7 +50,10 @@ pub(crate) struct Holder {
 }
 
 /// Refuses an epoch below the highest that was seen.
-pub(crate) fn check_epoch(epoch: Epoch, highest: Option<Epoch>) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`ArchiveCode::StaleEpoch`].
+pub fn check_epoch(epoch: Epoch, highest: Option<Epoch>) -> Result<(), Refusal> {
     match highest {
         Some(highest) if epoch < highest => {
             let message = format!(
@@ -64,7 +67,10 @@ pub(crate) fn check_epoch(epoch: Epoch, highest: Option<Epoch>) -> Result<(), Re
 }
 
 /// Only the account of the node that has the program in this epoch writes.
-pub(crate) fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holder>) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`ArchiveCode::NotAllowed`], or [`ArchiveCode::StaleEpoch`].
+pub fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holder>) -> Result<(), Refusal> {
     let Some(holder) = holder else {
         let message = "the scheduler has assigned the program to no node; nobody may write to its archive";
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
@@ -78,8 +84,11 @@ pub(crate) fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holde
     Ok(())
 }
 
-/// The account of the node that has the program now, or its owner, read.
-pub(crate) fn check_reader(signer: &Address, holder: Option<&Holder>) -> Result<Epoch, Refusal> {
+/// The account of the node that has the program now, or its owner, read. Returns the node's epoch.
+///
+/// # Errors
+/// [`ArchiveCode::NotAllowed`].
+pub fn check_reader(signer: &Address, holder: Option<&Holder>) -> Result<Epoch, Refusal> {
     let Some(holder) = holder else {
         let message = format!("{signer} does not own the program, and the scheduler has assigned it to no node");
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
@@ -126,12 +135,12 @@ pub(crate) fn archived_volumes(content: &ProgramContent) -> Result<Vec<VolumeDra
 }
 
 /// Bytes that the archive of these volumes may have.
-pub(crate) fn quota(volumes: &[VolumeDraft], multiple: u64) -> u64 {
+pub fn quota(volumes: &[VolumeDraft], multiple: u64) -> u64 {
     volumes_bytes(volumes).saturating_mul(multiple)
 }
 
 /// Bytes that retention may keep of these sets: the rest is for the next full one.
-pub(crate) fn budget(volumes: &[VolumeDraft], multiple: u64, sets: &Sets<'_>) -> u64 {
+pub fn budget(volumes: &[VolumeDraft], multiple: u64, sets: &Sets<'_>) -> u64 {
     quota(volumes, multiple).saturating_sub(sets.room_for_next(volumes_bytes(volumes)))
 }
 
@@ -140,7 +149,10 @@ fn volumes_bytes(volumes: &[VolumeDraft]) -> u64 {
 }
 
 /// Decides on a new set of a program with these archived volumes and sets. A set of the same name that is open is replaced.
-pub(crate) fn check_draft(draft: &SetDraft, volumes: &[VolumeDraft], sets: &[SetFacts]) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`Refusal`].
+pub fn check_draft(draft: &SetDraft, volumes: &[VolumeDraft], sets: &[SetFacts]) -> Result<(), Refusal> {
     check_volumes(draft, volumes)?;
     if let Some(same) = sets.iter().find(|set| set.id == draft.id)
         && same.progress != Progress::Open
@@ -216,7 +228,7 @@ pub(crate) fn too_large(volume: &VolumeDraft) -> Refusal {
 }
 
 /// The refusal of a stream for which there is no room.
-pub(crate) fn over_quota(used: u64, quota: u64) -> Refusal {
+pub fn over_quota(used: u64, quota: u64) -> Refusal {
     let message = format!(
         "the archive of this program may have {quota} bytes and has {used}, which leaves no room for this stream; \
          delete older sets"
@@ -226,7 +238,7 @@ pub(crate) fn over_quota(used: u64, quota: u64) -> Refusal {
 
 /// What becomes of a completion.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Completion {
+pub enum Completion {
     /// All that was sent has arrived.
     Whole,
     /// The stream of this volume is another one than was sent: it must go, and be sent again.
@@ -239,7 +251,10 @@ pub(crate) enum Completion {
 }
 
 /// Compares what arrived, by volume in the order of the draft, with what its sender says it sent.
-pub(crate) fn check_completion(
+///
+/// # Errors
+/// When the completion is none, or something has not arrived.
+pub fn check_completion(
     arrived: &[(VolumeDraft, Option<StreamReceived>)],
     sent: &[SentStream],
 ) -> Result<Completion, Refusal> {

@@ -285,6 +285,8 @@ impl Data {
             _ => None,
         };
         self.begins_with(base);
+        // While another is being filled, only the room there is kept: the one before may have given its own away.
+        self.confirmed.take_if(|_| self.filling == Some(node));
         for keeper in [&mut self.confirmed, &mut self.filling] {
             keeper.take_if(|keeper| *keeper == node);
         }

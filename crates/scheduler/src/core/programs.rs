@@ -223,9 +223,10 @@ impl Scheduler {
             _ => return,
         };
         let (node, epoch) = (assignment.node, assignment.epoch);
-        if let Some(data) = &mut program.data {
-            let has_run = assignment.has_started || cause != Cause::Refused;
-            data.ended(node, epoch, has_run && assignment.granted, turn.now);
+        let has_run = assignment.granted && (assignment.has_started || cause != Cause::Refused);
+        // Also while it is not known what the program is: it may be in the archive, and is not waited for for ever.
+        if let Some(data) = program.restored_data() {
+            data.ended(node, epoch, has_run, turn.now);
         }
         let closing = Stage::Closing { node, epoch, cause, proof, target, retry_at: None };
         program.waiting_since = turn.now;

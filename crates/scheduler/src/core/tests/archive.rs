@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::bench::*;
 use super::data::{
-    a_copy, base, bench_with_data, copy, dies, live, number_of, replicated, runs_on, snapshot, with_volume,
+    a_copy, base, bench_with_data, copy, dies, keeper, live, number_of, replicated, runs_on, snapshot, with_volume,
 };
 
 /// Three nodes, and a program with a volume that is in the archive, too.
@@ -49,6 +49,51 @@ fn when_all_copies_are_lost_it_goes_on_with_what_the_archive_has_but_not_at_once
     let loss = bench.scheduler.program_view(program(1)).unwrap().data.unwrap().loss.unwrap();
     assert_eq!((loss.epoch, loss.snapshot, loss.from_archive), (Epoch::FIRST, None, true));
     assert!(facts(&bench).any(|fact| matches!(fact, Fact::DataLost { from_archive: true, .. })));
+}
+
+/// Its standby is back without its disk: the room that it keeps for the program is the only one.
+#[test]
+fn the_room_that_is_kept_for_a_copy_is_there_for_what_comes_out_of_the_archive() {
+    let mut bench = Bench::with_nodes(&[(1, 300), (2, 300), (3, 100)]);
+    bench.desire(&with_volume(|content| content["volumes"][0]["persistence"] = json!("store")));
+    bench.live(1, &[1, 2, 3]);
+    let (primary, standby, small) = replicated(&mut bench);
+    bench.data.insert(node(standby), Vec::new());
+    dies(&mut bench, primary, &[standby, small]);
+    assert_eq!(bench.place(1), None);
+    bench.live(70, &[standby, small]);
+    assert_eq!(bench.place(1), Some((node(standby), 2)), "{}", bench.reason(1));
+    assert_eq!(base(&bench), Some(DataBase::Archive { snapshot: None }));
+}
+
+/// It starts where the next standby was being filled: the room of the one before was given back when that began.
+#[test]
+fn a_standby_that_was_to_be_replaced_has_no_room_kept_when_the_program_starts_on_the_next_one() {
+    let mut bench = bench_with_archive();
+    let (primary, standby, other) = replicated(&mut bench);
+    let kept = |bench: &Bench| bench.scheduler.nodes[&node(standby)].offer.used.pool_mib;
+    bench.disconnect(standby);
+    bench.live(15, &[primary, other]);
+    assert_eq!((keeper(&bench), kept(&bench)), (Some(other), 0));
+    dies(&mut bench, primary, &[other]);
+    bench.live(70, &[other]);
+    assert_eq!(bench.place(1), Some((node(other), 2)), "{}", bench.reason(1));
+    assert_eq!(kept(&bench), 0);
+}
+
+/// Its assignment ends while the scheduler cannot read what it is.
+#[test]
+fn what_ended_while_it_could_not_be_read_comes_out_of_the_archive_as_well() {
+    let mut bench = bench_with_archive();
+    let (_, _, other) = replicated(&mut bench);
+    bench.restart_unread(1);
+    bench.connect(other, 1000);
+    bench.live(8, &[other]);
+    assert_eq!(bench.place(1), None);
+    bench.desire(&with_volume(|content| content["volumes"][0]["persistence"] = json!("store")));
+    bench.live(70, &[other]);
+    assert_eq!(bench.place(1), Some((node(other), 2)), "{}", bench.reason(1));
+    assert_eq!(base(&bench), Some(DataBase::Archive { snapshot: None }));
 }
 
 #[test]
