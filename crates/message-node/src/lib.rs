@@ -22,7 +22,7 @@ mod archive;
 mod balances;
 mod clock;
 mod config;
-mod core;
+pub mod core;
 mod error;
 mod events;
 mod files;

@@ -70,16 +70,29 @@ fn bad_id(message: String) -> ApiError {
     Refusal::new(ArchiveCode::BadId, message).into()
 }
 
+#[derive(Deserialize)]
+pub(super) struct ReadQuery {
+    r#for: Option<String>,
+}
+
+impl ReadQuery {
+    /// The program that is to start with what is read, if it is another one.
+    fn reads_for(&self) -> Answer<Option<ProgramId>> {
+        self.r#for.as_deref().map(program).transpose()
+    }
+}
+
 /// `GET …/snapshots`.
 pub(super) async fn list(
     State(node): State<Node>,
     Path(program_id): Path<String>,
+    Query(query): Query<ReadQuery>,
     uri: OriginalUri,
     headers: HeaderMap,
 ) -> Answer<Json<ArchiveList>> {
     let program = program(&program_id)?;
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    Ok(Json(node.archive.list(&by, &program).await?))
+    Ok(Json(node.archive.list(&by, &program, query.reads_for()?.as_ref()).await?))
 }
 
 /// `POST …/snapshots`.
@@ -101,12 +114,13 @@ pub(super) async fn begin(
 pub(super) async fn get(
     State(node): State<Node>,
     Path((program_id, id)): Path<(String, String)>,
+    Query(query): Query<ReadQuery>,
     uri: OriginalUri,
     headers: HeaderMap,
 ) -> Answer<Json<SetRecord>> {
     let (program, id) = (program(&program_id)?, set(&id)?);
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    Ok(Json(node.archive.set(&by, &program, id).await?))
+    Ok(Json(node.archive.set(&by, &program, query.reads_for()?.as_ref(), id).await?))
 }
 
 /// `POST …/snapshots/{id}/complete`.
@@ -224,12 +238,14 @@ fn chunks_of(body: Body) -> impl Stream<Item = Result<Bytes, Refusal>> + Send {
 pub(super) async fn fetch(
     State(node): State<Node>,
     Path((program_id, id, key)): Path<(String, String, String)>,
+    Query(query): Query<ReadQuery>,
     uri: OriginalUri,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let (program, id, key) = (program(&program_id)?, set(&id)?, volume(&key)?);
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    let (received, bytes) = node.archive.open_stream(&by, &program, id, key).await?;
+    let reads_for = query.reads_for()?;
+    let (received, bytes) = node.archive.open_stream(&by, &program, reads_for.as_ref(), (id, key)).await?;
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::CONTENT_LENGTH, received.bytes)

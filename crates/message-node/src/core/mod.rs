@@ -4,7 +4,7 @@
 //! `Ok` with what there is to do, or a [`Refusal`].
 
 pub(crate) mod aggregate;
-pub(crate) mod archive;
+pub mod archive;
 pub(crate) mod balances;
 pub(crate) mod car;
 pub(crate) mod chain;
@@ -18,7 +18,7 @@ pub(crate) mod permission;
 pub(crate) mod post;
 pub(crate) mod program;
 pub(crate) mod quota;
-pub(crate) mod retention;
+pub mod retention;
 pub(crate) mod store;
 pub(crate) mod unixfs;
 

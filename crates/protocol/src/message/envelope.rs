@@ -137,7 +137,7 @@ impl Envelope {
     /// # Errors
     /// The first of the [`EnvelopeError`]s that applies.
     pub fn verify_form(&self) -> Result<(), EnvelopeError> {
-        let hash = ItemHash::try_from(self.item_hash.as_str()).map_err(|_| self.hash_form_error())?;
+        let hash = self.parsed_hash()?;
         let form_fits = match hash {
             ItemHash::Native(_) => {
                 self.item_type != ItemType::Ipfs && self.item_hash.bytes().all(|b| !b.is_ascii_uppercase())
@@ -205,8 +205,13 @@ impl Envelope {
     /// # Errors
     /// [`EnvelopeError::Signature`].
     pub fn verify_signature(&self) -> Result<(), EnvelopeError> {
-        let hash = ItemHash::try_from(self.item_hash.as_str()).map_err(|_| self.hash_form_error())?;
-        signature::verify(self, &hash)
+        signature::verify(self, &self.parsed_hash()?)
+    }
+
+    fn parsed_hash(&self) -> Result<ItemHash, EnvelopeError> {
+        // `aleph-types` cuts the text at bytes and panics where one is within a character.
+        let text = Some(self.item_hash.as_str()).filter(|text| text.is_ascii());
+        text.and_then(|text| ItemHash::try_from(text).ok()).ok_or_else(|| self.hash_form_error())
     }
 
     fn hash_form_error(&self) -> EnvelopeError {
@@ -284,6 +289,8 @@ mod tests {
             envelope.verify_form().unwrap_err()
         };
         assert!(matches!(wrong(&|e| e.item_hash = "12".into()), EnvelopeError::HashForm { .. }));
+        let foreign = format!("{}\u{65a}{}", "a".repeat(33), "a".repeat(29));
+        assert!(matches!(wrong(&|e| e.item_hash = foreign.clone()), EnvelopeError::HashForm { .. }));
         assert!(matches!(wrong(&|e| e.item_hash = e.item_hash.to_uppercase()), EnvelopeError::HashForm { .. }));
         assert!(matches!(wrong(&|e| e.item_type = ItemType::Ipfs), EnvelopeError::HashForm { .. }));
         assert!(matches!(wrong(&|e| e.item_type = ItemType::Storage), EnvelopeError::Content(..)));

@@ -241,7 +241,10 @@ async fn message(State(shared): State<Shared>, Path(hash): Path<String>) -> Resp
         status: *status,
         item_hash: hash,
         reception_time: "2026-11-22T00:00:00Z".into(),
-        message: Some(message.clone()),
+        message: Some(match status {
+            MessageStatus::Forgotten => StoredMessage { content: None, ..message.clone() },
+            _ => message.clone(),
+        }),
         messages: None,
         error_code: None,
         details: None,
