@@ -1,9 +1,10 @@
 //! The stream of messages as they are processed, and as their status changes.
 //!
 //! Every subscriber has its own place in one bounded queue. One that falls behind by more than the queue is told so and
-//! closed, instead of being buffered for without end: it lists what it missed and subscribes again.
+//! closed, instead of being buffered for without end: it lists what it missed and subscribes again. So do all of them when
+//! the node had no right to write for a moment, and another one may have decided messages.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Bytes;
 use axum::extract::ws::Utf8Bytes;
@@ -43,25 +44,33 @@ impl Event {
 }
 
 /// The queue of events.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Events {
-    sender: broadcast::Sender<Arc<Event>>,
+    sender: Mutex<broadcast::Sender<Arc<Event>>>,
+    queue: usize,
 }
 
 impl Events {
     /// A queue of this many messages.
     pub(crate) fn new(queue: usize) -> Self {
-        Self { sender: broadcast::Sender::new(queue.max(1)) }
+        let queue = queue.max(1);
+        Self { sender: Mutex::new(broadcast::Sender::new(queue)), queue }
     }
 
     /// Tells all subscribers of something that is durable.
     pub(crate) fn publish(&self, event: Event) {
         // An error means that nobody listens.
-        let _ = self.sender.send(Arc::new(event));
+        let _ = self.sender.lock().unwrap_or_else(PoisonError::into_inner).send(Arc::new(event));
     }
 
     /// What happens from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.sender.subscribe()
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner).subscribe()
+    }
+
+    /// Something may have happened that nobody is told of: ends what all have subscribed to, so that they list what they
+    /// missed and subscribe again.
+    pub(crate) fn interrupt(&self) {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = broadcast::Sender::new(self.queue);
     }
 }

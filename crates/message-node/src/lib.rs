@@ -44,3 +44,4 @@ pub use config::{
 };
 pub use error::RunError;
 pub use server::run;
+pub use store::copy::{Copied, CopyError, copy};

@@ -85,8 +85,7 @@ pub async fn run(
         payment: config.payment.clone(),
     });
     let (stop_serving, stop_pipeline) = (shutdown.child_token(), CancellationToken::new());
-    let (pipeline, mut tasks) =
-        Pipeline::start(Arc::clone(&context), stop_serving.clone(), stop_pipeline.clone()).await.map_err(failed)?;
+    let (pipeline, mut tasks) = Pipeline::start(Arc::clone(&context), stop_serving.clone(), stop_pipeline.clone());
     let collector =
         collect::run(files, store.clone(), config.limits.clone(), config.timing.clone(), stop_pipeline.clone());
     tasks.push(tokio::spawn(collector));
@@ -133,7 +132,7 @@ pub async fn run(
 }
 
 /// Makes the data directory and makes sure that nobody else uses it.
-fn lock(data_dir: &Path) -> Result<File, RunError> {
+pub(crate) fn lock(data_dir: &Path) -> Result<File, RunError> {
     let failed = |source: io::Error| RunError::DataDir { path: data_dir.into(), source };
     fs::create_dir_all(data_dir).map_err(failed)?;
     let file = File::create(data_dir.join("lock")).map_err(failed)?;

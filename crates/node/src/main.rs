@@ -1,5 +1,6 @@
 //! `aleph-node`: the server. One binary, a subcommand a role.
 
+mod copy;
 mod options;
 mod roles;
 mod up;

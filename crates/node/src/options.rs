@@ -128,7 +128,11 @@ pub(crate) struct UpOptions {
 
 /// `aleph-node message-node`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct MessageNodeOptions {
+    #[command(subcommand)]
+    pub(crate) command: Option<MessageNodeCommand>,
+
     /// Where it listens
     #[arg(long, default_value = "127.0.0.1:4024", env = "ALEPH_NODE_LISTEN")]
     pub(crate) listen: SocketAddr,
@@ -185,6 +189,25 @@ pub(crate) struct MessageNodeOptions {
     /// Take in these types of messages only: PROGRAM,STORE,FORGET,AGGREGATE, say
     #[arg(long, requires = "follow", value_delimiter = ',', value_parser = message_type, env = "ALEPH_NODE_FOLLOW_ONLY")]
     pub(crate) only: Vec<MessageType>,
+}
+
+/// What else there is to do with a message node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MessageNodeCommand {
+    /// Copy the SQLite database of a message node that is stopped into a new PostgreSQL database
+    Copy(CopyOptions),
+}
+
+/// `aleph-node message-node copy`.
+#[derive(Debug, Args)]
+pub(crate) struct CopyOptions {
+    /// The data directory with messages.sqlite; files stay where they are
+    #[arg(long, default_value = "/var/lib/aleph-node/message-node", env = "ALEPH_NODE_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    /// The PostgreSQL database, postgres://user:password@host/database; nothing may be in it
+    #[arg(long, env = "ALEPH_NODE_STORE", value_parser = store)]
+    pub(crate) to: Url,
 }
 
 /// `aleph-node scheduler`.

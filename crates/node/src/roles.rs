@@ -12,7 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::options::{ComputeNodeOptions, GatewayOptions, MessageNodeOptions, Role, SchedulerOptions};
+use crate::copy;
+use crate::options::{
+    ComputeNodeOptions, GatewayOptions, MessageNodeCommand, MessageNodeOptions, Role, SchedulerOptions,
+};
 
 /// Runs a role until it is asked to end.
 pub(crate) async fn run(role: Role, json: bool) -> anyhow::Result<()> {
@@ -20,7 +23,11 @@ pub(crate) async fn run(role: Role, json: bool) -> anyhow::Result<()> {
     let ready = move |name: &'static str| move |address: SocketAddr| announce(name, address, json);
     match role {
         Role::MessageNode(options) => {
-            message_node::run(message_node_config(*options), ready("message node"), shutdown).await?;
+            let mut options = *options;
+            if let Some(MessageNodeCommand::Copy(options)) = options.command.take() {
+                return copy::run(&options, shutdown, json).await;
+            }
+            message_node::run(message_node_config(options), ready("message node"), shutdown).await?;
         }
         Role::Scheduler(options) => scheduler::run(scheduler_config(options), ready("scheduler"), shutdown).await?,
         Role::ComputeNode(options) => {

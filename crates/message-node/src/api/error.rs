@@ -142,7 +142,10 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        Self::internal(&error)
+        match error {
+            StoreError::Away(_) => Self::busy(error.to_string()),
+            _ => Self::internal(&error),
+        }
     }
 }
 
@@ -222,7 +225,8 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Busy(_) | SubmitError::Stopping => Self::busy(error.to_string()),
-            SubmitError::NotStored | SubmitError::Store(_) => Self::internal(&error),
+            SubmitError::Store(error) => error.into(),
+            SubmitError::NotStored => Self::internal(&error),
         }
     }
 }

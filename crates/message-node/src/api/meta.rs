@@ -51,7 +51,7 @@ async fn numbers(node: &Node) -> Answer<StoredNumbers> {
     let mut db = node.db().await?;
     Ok(StoredNumbers {
         messages: messages::counts(&mut db).await?,
-        pending: pending::extent(&mut db).await?.0,
+        pending: pending::count(&mut db).await?,
         files: files::totals(&mut db).await?,
         chain: node.context.balances.chain(),
     })

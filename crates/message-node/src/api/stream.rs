@@ -33,6 +33,9 @@ const HISTORY_BYTES: u64 = 2 * 1024 * 1024;
 /// What clients are told when the node stops.
 const STOPPING: &str = "the node is stopping: list what you missed and subscribe again";
 
+/// What clients are told when the node cannot tell what it did.
+const INTERRUPTED: &str = "the node's database was away: list what you missed and subscribe again";
+
 /// Why a stream ends.
 enum End {
     /// The client closed it or has gone.
@@ -114,7 +117,7 @@ async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u
                 }
                 Ok(_) => Ok(()),
                 Err(RecvError::Lagged(missed)) => Err(too_slow(node, &format!("you missed {missed} messages"))),
-                Err(RecvError::Closed) => Err(End::Close(close_code::AWAY, STOPPING.to_owned())),
+                Err(RecvError::Closed) => Err(End::Close(close_code::AGAIN, INTERRUPTED.to_owned())),
             },
             frame = socket.recv() => match frame {
                 None | Some(Err(_) | Ok(Message::Close(_))) => Err(End::Gone),

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use protocol::message::Envelope;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Outcome, Signals, SubmitError};
 use crate::clock::now_us;
-use crate::store::{Stored, pending};
+use crate::store::{StoreError, Stored, pending};
 
 /// Messages that share a commit at most.
 const BATCH: usize = 256;
+/// How long a commit may take. One that takes longer may be done or not.
+const MOST: Duration = Duration::from_secs(30);
 
 /// A message that arrived.
 pub(super) struct Arrival {
@@ -28,17 +32,15 @@ pub(super) struct Arrival {
 pub(super) struct Intake {
     context: Arc<Context>,
     signals: Arc<Signals>,
-    /// The last place that was given. Smaller ones are those of messages that were pending already.
-    last: i64,
 }
 
 impl Intake {
-    pub(super) fn new(context: Arc<Context>, signals: Arc<Signals>, last: i64) -> Self {
-        Self { context, signals, last }
+    pub(super) fn new(context: Arc<Context>, signals: Arc<Signals>) -> Self {
+        Self { context, signals }
     }
 
     /// Takes what arrives until `stop`. While one commit is on its way to the disk, the next batch gathers.
-    pub(super) async fn run(mut self, mut arrivals: mpsc::Receiver<Arrival>, stop: CancellationToken) {
+    pub(super) async fn run(self, mut arrivals: mpsc::Receiver<Arrival>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
@@ -52,42 +54,43 @@ impl Intake {
         }
     }
 
-    async fn store(&mut self, mut batch: Vec<Arrival>) {
-        let result = self.commit(&mut batch).await;
+    async fn store(&self, mut batch: Vec<Arrival>) {
+        let hangs = || Err(StoreError::Away("it does not answer".to_owned()));
+        let result = timeout(MOST, self.commit(&mut batch)).await.unwrap_or_else(|_| hangs());
         match &result {
             Ok(()) => {
                 self.context.metrics.received.increment(batch.len() as u64);
                 self.signals.wake.notify_one();
             }
-            Err(error) => tracing::error!(%error, messages = batch.len(), "arriving messages could not be stored"),
+            Err(error) => {
+                tracing::error!(%error, messages = batch.len(), "arriving messages could not be stored");
+                self.signals.uncounted.store(true, Ordering::Relaxed);
+            }
         }
         for arrival in batch {
-            let answer = if result.is_ok() { Ok(()) } else { Err(SubmitError::NotStored) };
+            let answer = match &result {
+                Ok(()) => Ok(()),
+                Err(StoreError::Away(why)) => Err(StoreError::Away(why.clone()).into()),
+                Err(_) => Err(SubmitError::NotStored),
+            };
             // An error means that the client went away.
             let _ = arrival.stored.send(answer);
         }
     }
 
-    async fn commit(&mut self, batch: &mut [Arrival]) -> Stored<()> {
+    async fn commit(&self, batch: &mut [Arrival]) -> Stored<()> {
         let received_us = now_us();
-        let mut tx = self.context.store.take_in().await?;
-        let (mut last, mut new) = (self.last, 0);
+        let mut tx = self.context.store.write().await?;
+        let mut added = 0;
         for arrival in &mut *batch {
-            let seq = pending::insert(&mut tx, &arrival.envelope, received_us).await?;
-            if seq > last {
-                (last, new) = (seq, new + 1);
-            }
+            let (seq, is_new) = pending::insert(&mut tx, &arrival.envelope, received_us).await?;
+            added += usize::from(is_new);
             // Before the commit: the worker cannot see the message, and so decide it, earlier than that.
             if let Some(decided) = arrival.decided.take() {
                 self.signals.wait_for(seq, decided);
             }
         }
-        self.signals.pending.fetch_add(new, Ordering::Relaxed);
-        if let Err(error) = tx.commit().await {
-            self.signals.pending.fetch_sub(new, Ordering::Relaxed);
-            return Err(error.into());
-        }
-        self.last = last;
-        Ok(())
+        self.signals.pending.fetch_add(added, Ordering::Relaxed);
+        Ok(tx.commit().await?)
     }
 }

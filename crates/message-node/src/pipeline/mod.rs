@@ -32,7 +32,7 @@ mod worker;
 pub(crate) use outcome::Outcome;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ use crate::events::Events;
 use crate::files::Files;
 use crate::metrics::Metrics;
 use crate::published::Network;
-use crate::store::{Store, StoreError, Stored, messages, pending};
+use crate::store::{Store, StoreError, Stored, messages};
 
 /// Submissions that wait for a commit of the intake.
 const INTAKE_QUEUE: usize = 1024;
@@ -89,6 +89,8 @@ struct Signals {
     unfunded: Mutex<HashSet<i64>>,
     /// Messages that wait to be decided.
     pending: AtomicUsize,
+    /// They have to be counted: at first, and when it is not known whether some were stored.
+    uncounted: AtomicBool,
     /// Who waits for which outcome.
     waiting: Mutex<HashMap<i64, Vec<oneshot::Sender<Outcome>>>>,
 }
@@ -113,23 +115,17 @@ pub(crate) enum SubmitError {
 impl Pipeline {
     /// Starts intake and worker. Both run until `stop`, and finish what they have begun. From `stopping` on messages are
     /// still taken, but nobody is kept waiting for an outcome.
-    ///
-    /// # Errors
-    /// When the store cannot be asked for what is pending.
-    pub(crate) async fn start(
+    pub(crate) fn start(
         context: Arc<Context>,
         stopping: CancellationToken,
         stop: CancellationToken,
-    ) -> Stored<(Self, Vec<JoinHandle<()>>)> {
-        let signals = Arc::new(Signals::default());
-        let (waiting, last) = pending::extent(&mut *context.store.read().await?).await?;
-        signals.pending.store(usize::try_from(waiting).unwrap_or(0), Ordering::Relaxed);
-        signals.wake.notify_one();
+    ) -> (Self, Vec<JoinHandle<()>>) {
+        let signals = Arc::new(Signals { uncounted: true.into(), ..Signals::default() });
         let (queue, arrivals) = mpsc::channel(INTAKE_QUEUE);
-        let intake = intake::Intake::new(Arc::clone(&context), Arc::clone(&signals), last).run(arrivals, stop.clone());
+        let intake = intake::Intake::new(Arc::clone(&context), Arc::clone(&signals)).run(arrivals, stop.clone());
         let worker = worker::Worker::new(Arc::clone(&context), Arc::clone(&signals)).run(stop);
         let tasks = vec![tokio::spawn(intake), tokio::spawn(worker)];
-        Ok((Self { context, signals, queue, stopping }, tasks))
+        (Self { context, signals, queue, stopping }, tasks)
     }
 
     /// Takes a message whose form was checked. It is durable when this returns. With `wait` this returns when the message is
@@ -205,6 +201,13 @@ impl Pipeline {
 }
 
 impl Signals {
+    /// What is decided is not known here any more: nobody is kept waiting for it, and what waits is counted again.
+    fn start_over(&self) {
+        self.uncounted.store(true, Ordering::Relaxed);
+        self.unfunded.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn waits_for_balance(&self, seq: i64, waits: bool) {
         let mut unfunded = self.unfunded.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = if waits { unfunded.insert(seq) } else { unfunded.remove(&seq) };

@@ -1,13 +1,14 @@
 //! The one task that decides messages.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use protocol::api::message_node::MessageStatus;
 use protocol::message::{ErrorCode, MessageType};
 use sqlx::Connection as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::parked::{Parked, Reason};
@@ -17,7 +18,7 @@ use super::{Context, Outcome, Signals, settle};
 use crate::clock::{micros, now_us};
 use crate::core::{Awaited, Rejection};
 use crate::events::Event;
-use crate::store::{Connection, Stored, holds, pending, programs};
+use crate::store::{Connection, StoreError, Stored, holds, pending, programs};
 
 /// Messages that are decided in one transaction at most.
 const BATCH: usize = 128;
@@ -25,6 +26,8 @@ const BATCH: usize = 128;
 const REVIEWS: u32 = 64;
 /// How long a transaction may go on before others may write.
 const BATCH_TIME: Duration = Duration::from_millis(200);
+/// A turn that takes longer has failed: the database does not answer.
+const TURN: Duration = Duration::from_secs(60);
 /// How long to wait when the database fails.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,8 @@ pub(super) struct Worker {
     sweep: Option<String>,
     /// When to look for balances that changed.
     look_at: Instant,
+    /// When all this was read; `None` at first. See [`Store::term`](crate::store::Store::term).
+    term: Option<u64>,
 }
 
 /// What was decided in one transaction, to be told once it is durable.
@@ -77,13 +82,15 @@ impl Worker {
             due_after: String::new(),
             sweep: Some(String::new()),
             look_at: Instant::now(),
+            term: None,
         }
     }
 
     /// Decides what arrives until `stop`; what is not decided then is decided after the next start.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let sleep = match self.turn().await {
+            let hangs = || Err(StoreError::Away("it does not answer".to_owned()));
+            let sleep = match timeout(TURN, self.turn()).await.unwrap_or_else(|_| hangs()) {
                 Ok(true) => continue,
                 Ok(false) => self.until_next_deadline(),
                 Err(error) => {
@@ -100,14 +107,32 @@ impl Worker {
         }
     }
 
-    /// Forgets everything that is not in the database; it is read again.
+    /// Forgets everything that is not in the database; it is read again. Whether the last transaction was done is not known,
+    /// and another node may have decided messages since: who waits to be told of that has to look.
     fn start_over(&mut self) {
-        *self = Self::new(Arc::clone(&self.context), Arc::clone(&self.signals));
+        self.context.events.interrupt();
+        self.signals.start_over();
+        *self = Self { term: self.term, ..Self::new(Arc::clone(&self.context), Arc::clone(&self.signals)) };
+    }
+
+    /// Makes sure that nobody else has decided anything since the last turn, or starts over.
+    async fn begin_turn(&mut self) -> Stored<()> {
+        let term = self.context.store.term().await?;
+        if self.term.replace(term).is_some_and(|last| last != term) {
+            self.start_over();
+        }
+        if self.signals.uncounted.swap(false, Ordering::Relaxed) {
+            // Nothing is added meanwhile.
+            let mut tx = self.context.store.write().await?;
+            let waiting = usize::try_from(pending::count(&mut tx).await?).unwrap_or(usize::MAX);
+            self.signals.pending.store(waiting, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn until_next_deadline(&self) -> Duration {
-        /// There is always a next look, in case a wake-up was missed.
-        const AT_MOST: Duration = Duration::from_secs(60);
+        /// There is always a next look, in case another node has come to be the one that writes.
+        const AT_MOST: Duration = Duration::from_secs(10);
         let parked = self.parked.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let settle = self.settle_at_us.map(|at| Duration::from_micros(u64::try_from(at - now_us()).unwrap_or(0)));
         let look = self.look_at.saturating_duration_since(Instant::now());
@@ -116,6 +141,7 @@ impl Worker {
 
     /// Decides one batch; tells whether there was anything to do.
     async fn turn(&mut self) -> Stored<bool> {
+        self.begin_turn().await?;
         self.gather().await?;
         let settle_is_due = self.settle_at_us.is_some_and(|at| at <= now_us());
         if self.ready.is_empty() && !settle_is_due && self.owners.is_empty() {
@@ -123,6 +149,9 @@ impl Worker {
         }
         let mut decisions = Decisions::default();
         let mut tx = self.context.store.write().await?;
+        if self.term != Some(self.context.store.last_term()) {
+            return Ok(true);
+        }
         let started = Instant::now();
         while decisions.tried < BATCH
             && started.elapsed() < BATCH_TIME
@@ -274,7 +303,7 @@ impl Worker {
 
     /// Decides a message. If that fails, what it wrote is undone and it is rejected as an internal error, so that one
     /// message cannot stop all others; its sender may submit it again. If even that fails, so does the database, and
-    /// everything is tried again later.
+    /// everything is tried again later, as it is while the database is away.
     async fn attempt(&self, db: &mut Connection, checked: &Checked) -> Stored<Verdict> {
         let mut point = db.begin().await?;
         match self.context.process(&mut point, checked).await {
@@ -282,6 +311,7 @@ impl Worker {
                 point.commit().await?;
                 Ok(verdict)
             }
+            Err(error @ StoreError::Away(_)) => Err(error),
             Err(error) => {
                 point.rollback().await?;
                 let item_hash = &checked.submission.envelope.item_hash;

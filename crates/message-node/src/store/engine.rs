@@ -4,15 +4,19 @@
 //! it is made sure that one node writes.
 //!
 //! On PostgreSQL the connection that writes holds a lock of the database for as long as it is open. A node that loses the
-//! connection loses the right to write with it, and needs the lock to have another: nobody compares clocks.
+//! connection loses the right to write with it, and needs the lock to have another: nobody compares clocks. The time with
+//! one connection is a [`Term`]. Between two of them another node may have written.
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::Migrator;
 use sqlx::{AnyConnection, ConnectOptions, Connection as _};
+use tokio::time::{Instant, sleep};
 use url::Url;
 
 use super::Store;
@@ -23,8 +27,14 @@ static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Connections that read at the same time.
 const READERS: u32 = 8;
-/// How long a request waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request waits for a connection to SQLite.
+const SQLITE_ACQUIRE: Duration = Duration::from_secs(30);
+/// How long a request waits for a connection to PostgreSQL, also when the server restarts at that moment.
+const POSTGRES_ACQUIRE: Duration = Duration::from_secs(5);
+/// How long a node that starts waits for the right to write: one that was killed just now may still have it for a moment.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it looks meanwhile.
+const START_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How each connection to SQLite is set up: what was committed is on the disk, and a lock of another process (a backup,
 /// say) is waited for.
@@ -37,11 +47,16 @@ const POSTGRES: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// Makes a connection the one that writes. A node that was killed just now may still have it for a moment.
-const POSTGRES_WRITER: &str = "SELECT pg_advisory_lock(1)";
+/// Makes a connection the one that writes, unless another one is.
+const POSTGRES_LOCK: &str = "SELECT CASE WHEN pg_try_advisory_lock(1) THEN 1 ELSE 0 END";
 
-/// PostgreSQL's code for a lock that was not free in time.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// Who writes: the name that it gave itself, where it is, since when.
+const POSTGRES_WRITER: &str =
+    "SELECT CONCAT(a.application_name, ', from ', COALESCE(HOST(a.client_addr), 'the same machine'),
+        ', since ', TO_CHAR(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), ' UTC')
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_database d ON d.oid = l.database
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = 1 AND l.objsubid = 1
+        AND d.datname = current_database()";
 
 /// How connections to PostgreSQL are set up that only read.
 const POSTGRES_READER: &str = "SET statement_timeout = '30s'; SET default_transaction_read_only = on";
@@ -93,15 +108,35 @@ impl Engine {
             Self::Postgres => "BEGIN",
         }
     }
+}
 
-    /// Begins a transaction that takes messages in, and in which nobody else does. Messages become visible in the order of
-    /// their places that way: without the lock a later one could be committed first, and who has read up to it would never
-    /// see the earlier one. It only adds to what is pending, so whoever decides need not wait for it.
-    pub(super) fn begin_intake(self) -> &'static str {
-        match self {
-            Self::Sqlite => self.begin(),
-            Self::Postgres => "BEGIN; SELECT pg_advisory_xact_lock(2)",
-        }
+/// The right to write, as far as this node knows.
+#[derive(Debug, Default)]
+pub(super) struct Term {
+    /// Grows with each connection that writes.
+    number: AtomicU64,
+    /// Why there is none, if the database said so.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Term {
+    pub(super) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    /// Why nothing can be written.
+    pub(super) fn trouble(&self) -> String {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.clone().unwrap_or_else(|| "it does not answer".to_owned())
+    }
+
+    fn has_begun(&self) {
+        self.number.fetch_add(1, Ordering::AcqRel);
+        self.set_trouble(None);
+    }
+
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 }
 
@@ -117,9 +152,10 @@ pub(super) async fn open(database: &Database) -> Result<Store, RunError> {
     Ok(store)
 }
 
-/// Every pool that writes has one connection: the others wait here, and not in the database.
+/// The pool that writes has one connection: the others wait here, and not in the database.
 async fn connect(database: &Database) -> Result<Store, sqlx::Error> {
-    let pool = || AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).max_lifetime(None).idle_timeout(None);
+    let pool = |wait| AnyPoolOptions::new().acquire_timeout(wait).max_lifetime(None).idle_timeout(None);
+    let term = Arc::<Term>::default();
     match database {
         Database::Sqlite(path) => {
             let mut url = Url::parse("sqlite:///").expect("it is a URL");
@@ -131,47 +167,93 @@ async fn connect(database: &Database) -> Result<Store, sqlx::Error> {
                 url.set_query(Some(&format!("mode={mode}")));
                 AnyConnectOptions::from_str(url.as_str()).map(ConnectOptions::disable_statement_logging)
             };
+            let pool = || pool(SQLITE_ACQUIRE);
             let writer = pool().max_connections(1).after_connect(|c, _| Box::pin(execute(c, SQLITE)));
             let writer = writer.connect_with(options("rwc")?).await?;
             let readers = pool().max_connections(READERS).connect_with(options("ro")?).await?;
-            Ok(Store { engine: Engine::Sqlite, intake: writer.clone(), writer, readers })
+            Ok(Store { engine: Engine::Sqlite, writer, readers, term })
         }
         Database::Postgres(url) => {
-            let options = AnyConnectOptions::from_str(url.as_str())?.disable_statement_logging();
-            try_once(&options).await?;
-            let writer = pool().max_connections(1).after_connect(|c, _| Box::pin(become_writer(c)));
-            let intake = pool().max_connections(1).after_connect(|c, _| Box::pin(execute(c, POSTGRES)));
+            let options = AnyConnectOptions::from_str(named(url).as_str())?.disable_statement_logging();
+            try_to_write(&options).await?;
+            let pool = || pool(POSTGRES_ACQUIRE);
+            let its_term = Arc::clone(&term);
+            let writer = pool().max_connections(1).after_connect(move |connection, _| {
+                let term = Arc::clone(&its_term);
+                Box::pin(async move { become_writer(connection, &term).await })
+            });
             let readers = pool().max_connections(READERS).after_connect(|c, _| Box::pin(execute(c, POSTGRES_READER)));
-            Ok(Store {
-                engine: Engine::Postgres,
-                writer: writer.connect_with(options.clone()).await?,
-                intake: intake.connect_with(options.clone()).await?,
-                readers: readers.connect_with(options).await?,
-            })
+            let writer = writer.connect_with(options.clone()).await?;
+            Ok(Store { engine: Engine::Postgres, writer, readers: readers.connect_with(options).await?, term })
         }
     }
 }
 
+/// The URL with a name that tells whoever looks at the database's connections whose they are.
+fn named(url: &Url) -> Url {
+    let mut url = url.clone();
+    if !url.query_pairs().any(|(key, _)| key == "application_name") {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = format!("aleph-node message-node on {}, process {}", host.trim(), std::process::id());
+        url.query_pairs_mut().append_pair("application_name", &name);
+    }
+    url
+}
+
 /// Finds out whether this node can write. A pool would try again and again, and not say why not.
-async fn try_once(options: &AnyConnectOptions) -> Result<(), sqlx::Error> {
+async fn try_to_write(options: &AnyConnectOptions) -> Result<(), sqlx::Error> {
     let mut connection = AnyConnection::connect_with(options).await?;
-    become_writer(&mut connection).await?;
+    let until = Instant::now() + START_PATIENCE;
+    while let Some(writer) = lock(&mut connection).await? {
+        if Instant::now() > until {
+            let cause = format!("another message node uses it ({writer}); stop it or give another database");
+            return Err(sqlx::Error::Configuration(cause.into()));
+        }
+        sleep(START_INTERVAL).await;
+    }
     connection.close().await
 }
 
-async fn become_writer(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+async fn become_writer(connection: &mut AnyConnection, term: &Term) -> Result<(), sqlx::Error> {
     execute(connection, POSTGRES).await?;
-    execute(connection, POSTGRES_WRITER).await.map_err(|error| match &error {
-        sqlx::Error::Database(cause) if cause.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
-            sqlx::Error::Configuration("another message node uses it; stop it or give another database".into())
-        }
-        _ => error,
-    })
+    let Some(writer) = lock(connection).await? else {
+        term.has_begun();
+        return Ok(());
+    };
+    let trouble = format!("another message node uses it ({writer})");
+    term.set_trouble(Some(trouble.clone()));
+    Err(sqlx::Error::Configuration(trouble.into()))
+}
+
+/// Makes a connection the one that writes. Tells who else is, if it cannot be.
+async fn lock(connection: &mut AnyConnection) -> Result<Option<String>, sqlx::Error> {
+    let locked: i32 = sqlx::query_scalar(POSTGRES_LOCK).fetch_one(&mut *connection).await?;
+    if locked == 1 {
+        return Ok(None);
+    }
+    let writer: Option<String> = sqlx::query_scalar(POSTGRES_WRITER).fetch_optional(connection).await?;
+    Ok(Some(writer.unwrap_or_else(|| "it ends just now".to_owned())))
 }
 
 async fn execute(connection: &mut AnyConnection, statements: &'static str) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(statements).execute(connection).await.map(drop)
 }
+
+/// Whether an error says that the database cannot be used at the moment, whatever it is asked.
+pub(super) fn is_away(error: &sqlx::Error) -> bool {
+    /// How PostgreSQL's codes begin: no connection, no resources, stopped by the operator, not the primary.
+    const CLASSES: [&str; 4] = ["08", "53", "57P", "25006"];
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.len() == SQLSTATE_CHARS && CLASSES.iter().any(|class| code.starts_with(class))),
+        _ => false,
+    }
+}
+
+/// Characters of PostgreSQL's codes. SQLite's are shorter.
+const SQLSTATE_CHARS: usize = 5;
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 pub(crate) mod aggregates;
 pub(crate) mod archive;
 pub(crate) mod balances;
+pub(crate) mod copy;
 pub(crate) mod costs;
 mod engine;
 pub(crate) mod files;
@@ -20,12 +21,14 @@ pub(crate) mod programs;
 pub(crate) mod query;
 pub(crate) mod stores;
 
+use std::sync::Arc;
+
 use futures_util::{Stream, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::{Pool, Transaction};
 
 pub(crate) use engine::Database;
-use engine::Engine;
+use engine::{Engine, Term};
 
 use crate::error::RunError;
 
@@ -37,9 +40,12 @@ pub(crate) type Connection = sqlx::AnyConnection;
 /// What can go wrong with what is kept.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
+    /// The database cannot be used at the moment. Whether a commit under way was done is not known.
+    #[error("the node's database cannot be used now: {0}; try again in a few seconds")]
+    Away(String),
     /// The database failed.
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// The database holds something that this program did not write.
     #[error("the database holds an unreadable {what} of {of}: {cause}")]
     Corrupt {
@@ -53,6 +59,12 @@ pub(crate) enum StoreError {
     /// A file could not be read or written.
     #[error("the file store failed: {0}")]
     Files(#[from] object_store::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if engine::is_away(&error) { Self::Away(error.to_string()) } else { Self::Database(error) }
+    }
 }
 
 impl StoreError {
@@ -69,9 +81,8 @@ pub(crate) type Stored<T> = Result<T, StoreError>;
 pub(crate) struct Store {
     engine: Engine,
     writer: Pool<Db>,
-    /// For what arrives; on SQLite the writer.
-    intake: Pool<Db>,
     readers: Pool<Db>,
+    term: Arc<Term>,
 }
 
 impl Store {
@@ -89,19 +100,40 @@ impl Store {
     }
 
     /// Starts to write. Nobody else writes until the transaction ends; dropping it undoes everything.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`] while the database cannot be reached or another node writes to it.
     pub(crate) async fn write(&self) -> Stored<Transaction<'static, Db>> {
-        Ok(self.writer.begin_with(self.engine.begin()).await?)
+        self.writer.begin_with(self.engine.begin()).await.map_err(|error| self.why_not(error))
     }
 
-    /// Starts to add to what is pending, and does nothing else. Nobody else does so until the transaction ends.
-    pub(crate) async fn take_in(&self) -> Stored<Transaction<'static, Db>> {
-        Ok(self.intake.begin_with(self.engine.begin_intake()).await?)
+    /// The number of the time for which this node has the right to write without a break. Whatever was read in an earlier one
+    /// may have been changed by another node.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`] while it has not that right.
+    pub(crate) async fn term(&self) -> Stored<u64> {
+        if self.engine == Engine::Postgres {
+            drop(self.writer.acquire().await.map_err(|error| self.why_not(error))?);
+        }
+        Ok(self.last_term())
+    }
+
+    /// The last [`Self::term`]; in a transaction that writes it is the transaction's.
+    pub(crate) fn last_term(&self) -> u64 {
+        self.term.number()
+    }
+
+    fn why_not(&self, error: sqlx::Error) -> StoreError {
+        match error {
+            sqlx::Error::PoolTimedOut => StoreError::Away(self.term.trouble()),
+            error => error.into(),
+        }
     }
 
     /// Closes all connections; SQLite moves its write-ahead log into the file.
     pub(crate) async fn close(&self) {
         self.readers.close().await;
-        self.intake.close().await;
         self.writer.close().await;
     }
 }

@@ -32,38 +32,31 @@ impl Row {
     }
 }
 
-/// Keeps a submission and gives its place. The same message from the same sender with the same signature has one place,
-/// however often it is submitted while it is pending.
-pub(crate) async fn insert(db: &mut Connection, envelope: &Envelope, received_us: i64) -> Stored<i64> {
+/// Keeps a submission; gives its place and whether it is new. The same message from the same sender with the same signature
+/// has one place, however often it is submitted while it is pending.
+pub(crate) async fn insert(db: &mut Connection, envelope: &Envelope, received_us: i64) -> Stored<(i64, bool)> {
     let json = serde_json::to_string(envelope).expect("an envelope is JSON");
     let identity = identity(envelope);
-    loop {
-        let inserted: Option<i64> = sqlx::query_scalar(
-            "INSERT INTO pending (item_hash, identity, sender_key, envelope, received_us) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (item_hash, identity) DO NOTHING RETURNING seq",
-        )
+    let inserted: Option<i64> = sqlx::query_scalar(
+        "INSERT INTO pending (item_hash, identity, sender_key, envelope, received_us) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (item_hash, identity) DO NOTHING RETURNING seq",
+    )
+    .bind(&envelope.item_hash)
+    .bind(&identity)
+    .bind(envelope.sender.canonical())
+    .bind(json)
+    .bind(received_us)
+    .fetch_optional(&mut *db)
+    .await?;
+    if let Some(seq) = inserted {
+        return Ok((seq, true));
+    }
+    let known = sqlx::query_scalar("SELECT seq FROM pending WHERE item_hash = $1 AND identity = $2")
         .bind(&envelope.item_hash)
         .bind(&identity)
-        .bind(envelope.sender.canonical())
-        .bind(&json)
-        .bind(received_us)
-        .fetch_optional(&mut *db)
+        .fetch_one(db)
         .await?;
-        if let Some(seq) = inserted {
-            return Ok(seq);
-        }
-        // The row that is there is not changed, and so not locked: who takes it out must never have to wait for this
-        // transaction, which may have to wait for it.
-        let known: Option<i64> = sqlx::query_scalar("SELECT seq FROM pending WHERE item_hash = $1 AND identity = $2")
-            .bind(&envelope.item_hash)
-            .bind(&identity)
-            .fetch_optional(&mut *db)
-            .await?;
-        // None when it was taken out in between.
-        if let Some(seq) = known {
-            return Ok(seq);
-        }
-    }
+    Ok((known, false))
 }
 
 /// What makes two submissions of one item hash the same.
@@ -121,7 +114,7 @@ pub(crate) async fn delete(db: &mut Connection, seq: i64) -> Stored<()> {
     Ok(())
 }
 
-/// How many submissions wait, and the last one's place (0 when there is none).
-pub(crate) async fn extent(db: &mut Connection) -> Stored<(i64, i64)> {
-    Ok(sqlx::query_as("SELECT COUNT(*), COALESCE(MAX(seq), 0) FROM pending").fetch_one(db).await?)
+/// How many submissions wait.
+pub(crate) async fn count(db: &mut Connection) -> Stored<i64> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM pending").fetch_one(db).await?)
 }

@@ -14,6 +14,7 @@ mod messages;
 mod network;
 mod order;
 mod payment;
+mod postgres;
 mod restart;
 mod senders;
 mod snapshots;

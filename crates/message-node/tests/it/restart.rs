@@ -7,13 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aleph_message_node::{Config, RunError, run};
 use aleph_tests::Postgres;
 use futures_util::future::join_all;
 use protocol::Account;
-use protocol::api::message_node::{MessageFilter, MessageStatus};
+use protocol::api::message_node::{MessageFilter, MessageStatus, StoredMessage};
 use protocol::client::MessageNode;
 use protocol::message::ErrorCode;
 use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel, NODE_OPERATION_POST, NodeOperation};
@@ -189,18 +190,27 @@ async fn nothing_that_was_answered_is_lost_by_kill_9() {
 #[tokio::test]
 async fn nothing_that_was_answered_is_lost_by_kill_9_of_node_or_postgres() {
     let folder = tempfile::tempdir().unwrap();
-    let mut server = spawn_blocking(Postgres::start).await.unwrap();
-    let url = server.database();
+    let server = Arc::new(Mutex::new(spawn_blocking(Postgres::start).await.unwrap()));
+    let url = server.lock().unwrap().database();
     let start = || Process::start(folder.path(), Some(&url));
     nothing_is_lost(start(), async |process, kill| {
-        // Each alone, and both at once. PostgreSQL is killed while the node works.
+        // The node, PostgreSQL while the node works, both, PostgreSQL again.
+        let mut process = Some(process);
         if kill != 1 {
-            server.kill();
+            server.lock().unwrap().kill();
         }
-        let process = (kill == 2).then_some(process);
-        if kill != 1 {
-            server.resume();
+        if kill % 2 == 1 {
+            drop(process.take());
         }
+        let server = Arc::clone(&server);
+        spawn_blocking(move || {
+            let mut server = server.lock().unwrap();
+            if !server.is_running() {
+                server.resume();
+            }
+        })
+        .await
+        .unwrap();
         process.unwrap_or_else(start)
     })
     .await;
@@ -222,38 +232,50 @@ async fn nothing_is_lost(mut process: Process, mut kill: impl AsyncFnMut(Process
         process
     };
     let senders = join_all((0..SENDERS).map(|sender| send_all(sender, nodes.clone(), &answered)));
-    let (process, sent) = tokio::join!(kills, senders);
+    let follower = timeout(5 * LOAD_PATIENCE, follow(nodes.clone(), SENDERS * MESSAGES));
+    let (process, sent, followed) = tokio::join!(kills, senders, follower);
     assert_eq!(answered.into_inner(), SENDERS * MESSAGES);
+    let followed = followed.expect("who follows sees everything");
 
     // Each is there, in force, and was received after those that its sender had an answer for earlier.
     join_all(sent.iter().map(async |hashes| {
         let mut last = String::new();
         for hash in hashes {
-            let known = within(LOAD_PATIENCE, async || {
-                let known = process.1.message(hash).await.unwrap().expect("it was answered with success");
-                (known.status == MessageStatus::Processed).then_some(known)
-            })
-            .await;
+            let known = process.1.message(hash).await.unwrap().expect("it was answered with success");
+            assert_eq!(known.status, MessageStatus::Processed);
             assert!(last < known.reception_time, "{last} is not before {}", known.reception_time);
             last = known.reception_time;
         }
     }))
     .await;
-    // And once: lists have nothing else and nothing twice.
+    // And once: lists have nothing else and nothing twice, in their order.
     let listed = process.1.all_messages(&MessageFilter::default()).await.unwrap();
-    let listed: Vec<&String> = listed.iter().map(|message| &message.envelope.item_hash).collect();
-    let sent: BTreeSet<&String> = sent.iter().flatten().collect();
-    assert_eq!((listed.len(), listed.into_iter().collect::<BTreeSet<_>>()), (SENDERS * MESSAGES, sent));
+    let order = |message: &StoredMessage| (message.envelope.time, message.envelope.item_hash.clone());
+    assert!(listed.is_sorted_by_key(order) || listed.iter().rev().is_sorted_by_key(|message| order(message)));
+    let listed: Vec<String> = listed.into_iter().map(|message| message.envelope.item_hash).collect();
+    let sent: BTreeSet<String> = sent.into_iter().flatten().collect();
+    assert_eq!(listed.len(), SENDERS * MESSAGES);
+    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), sent);
+    assert_eq!(followed, sent);
 }
 
-async fn refused(change: impl FnOnce(&mut Config)) -> RunError {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path().join("data"));
-    change(&mut config);
-    match TestNode::launch(config, Some(folder)).await {
-        Ok(_) => panic!("it must not start"),
-        Err(error) => error,
+/// Follows the nodes until it has seen so many messages: subscribes, then lists, then takes what is streamed, and again when
+/// the stream ends.
+async fn follow(nodes: watch::Receiver<MessageNode>, messages: usize) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    while seen.len() < messages {
+        let node = nodes.borrow().clone();
+        let all = MessageFilter::default();
+        let Ok(mut stream) = node.watch(&all, 0).await else { continue };
+        let Ok(listed) = node.all_messages(&all).await else { continue };
+        seen.extend(listed.into_iter().map(|message| message.envelope.item_hash));
+        while seen.len() < messages
+            && let Ok(Some(message)) = stream.next().await
+        {
+            seen.insert(message.envelope.item_hash);
+        }
     }
+    seen
 }
 
 #[tokio::test]
@@ -300,23 +322,4 @@ async fn a_directory_that_cannot_be_written_to_is_named() {
     let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), &path);
     let error = TestNode::launch(config, None).await.err().expect("it must not start");
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-}
-
-#[tokio::test]
-async fn a_postgres_database_has_one_node() {
-    let node = TestNode::with_database(Some(postgres_database().await), |_| ()).await;
-    let database = node.config().postgres.clone();
-    let error = refused(|config| config.postgres = database).await;
-    assert!(error.to_string().contains("another message node uses it"), "{error}");
-    let (config, folder) = node.stop().await;
-    assert!(TestNode::launch(config, folder).await.is_ok(), "then it is free");
-}
-
-#[tokio::test]
-async fn a_postgres_database_that_cannot_be_used_is_named_without_its_password() {
-    let mut url = postgres_database().await;
-    url.set_path("/missing");
-    url.set_password(Some("secret")).unwrap();
-    let error = refused(|config| config.postgres = Some(url)).await.to_string();
-    assert!(error.contains("/missing") && error.contains("does not exist") && !error.contains("secret"), "{error}");
 }

@@ -225,6 +225,17 @@ impl TestNode {
     }
 }
 
+/// Why a node with these settings does not start.
+pub(crate) async fn refused(change: impl FnOnce(&mut Config)) -> RunError {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.path().join("data"));
+    change(&mut config);
+    match TestNode::launch(config, Some(folder)).await {
+        Ok(_) => panic!("it must not start"),
+        Err(error) => error,
+    }
+}
+
 impl Drop for TestNode {
     fn drop(&mut self) {
         self.end();
