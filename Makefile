@@ -9,7 +9,8 @@
 #   make coverage how much of the pure cores a thousand of the simulation's worlds reach, line by line
 #   make chaos    real faults on real processes on several hosts: RUNS=50 of them, drawn with SEED=7
 #   make chaos-swarm  Docker Swarm in a partition, for comparison
-#   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"
+#   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"; the message node also on
+#                 PostgreSQL: STORE=postgres
 #   make build    aleph and aleph-node in target/release/
 
 SHELL := /bin/bash
@@ -38,10 +39,12 @@ build: packages guest runtimes
 demo: build examples
 	examples/demo.sh
 
-# Lint, unit tests and tests of each crate, then everything together on real processes.
+# Lint, unit tests and tests of each crate, those of the message node also on PostgreSQL, then everything together on real
+# processes.
 test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/anvil lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
+	ALEPH_TEST_ON_POSTGRES=1 $(CARGO) test --locked -p aleph-message-node --all-features --test it
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
 
 # Other implementations, which judge ours: packages of the network, and its client as it is.
@@ -160,7 +163,7 @@ $(TOOLS)/venv: | packages
 ONLY ?=
 bench: build packages-bench examples $(TOOLS)/bench
 	$(CARGO) build --release --locked -p aleph-bench
-	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-bench $(ONLY)
+	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-bench $(ONLY) $(if $(STORE),--store $(STORE))
 	$(if $(ONLY),,$(CARGO) bench --locked -p aleph-sandbox --features client --bench deadline)
 
 # What the runtime image and the sandbox have, for the host: twice, as one list names packages that the other has as well.

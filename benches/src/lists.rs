@@ -3,23 +3,20 @@
 //! The thousand are real messages of several accounts. The million are those and copies of them in the database, under
 //! other hashes and spread over earlier times: what lists cost depends on rows and indexes, not on who signed.
 
-use std::path::Path;
 use std::time::Instant;
 
-use aleph_tests::Role;
 use anyhow::{Context, ensure};
 use protocol::Account;
 use protocol::message::MessageType;
-use rustix::process::Signal;
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
 
 use crate::http::Connection;
 use crate::messages::{request, sign_posts};
 use crate::network::free_ports;
 use crate::report::{Measurement, Table};
 use crate::stats::{Samples, ratio, seconds};
+use crate::store::{Store, stop};
 
 /// Accounts, and messages that each of them sends.
 const ACCOUNTS: usize = 32;
@@ -37,29 +34,38 @@ struct Question {
     query: String,
 }
 
-pub(crate) async fn run() -> anyhow::Result<Measurement> {
-    let folder = tempfile::tempdir()?;
-    let data = folder.path().join("data");
-    let port = free_ports(1);
-    let role = start(port, &data).await;
-    let (sender, hash) = fill(port).await?;
-    let questions = questions(&sender, &hash);
-    eprintln!("bench: lists: {} messages", ACCOUNTS * EACH);
-    let few = ask_all(port, &questions).await?;
-    ensure!(role.end(Signal::TERM).await.success(), "the message node did not end well");
-    eprintln!("bench: lists: making {MILLION} messages");
-    multiply(&data.join("messages.sqlite")).await?;
-    let role = start(port, &data).await;
-    eprintln!("bench: lists: {MILLION} messages");
-    let many = ask_all(port, &questions).await?;
-    ensure!(role.end(Signal::TERM).await.success(), "the message node did not end well");
-    Ok(report(&questions, &few, &many))
+/// Seconds for each question, of a node with few messages and of one with a million.
+struct Answers {
+    store: &'static str,
+    few: Vec<Samples>,
+    many: Vec<Samples>,
 }
 
-async fn start(port: u16, data: &Path) -> Role {
-    let listen = format!("127.0.0.1:{port}");
-    let arguments = ["--json", "message-node", "--listen", &listen, "--data-dir", &data.display().to_string()];
-    Role::ready(&arguments.map(str::to_owned), &data.with_extension("log")).await
+pub(crate) async fn run(postgres: bool) -> anyhow::Result<Measurement> {
+    let (mut asked, mut all) = (Vec::new(), Vec::new());
+    for store in Store::all(postgres) {
+        let name = store.name();
+        let folder = tempfile::tempdir()?;
+        let data = folder.path().join("data");
+        let port = free_ports(1);
+        let role = store.start(port, &data).await;
+        let (sender, hash) = fill(port).await?;
+        asked = questions(&sender, &hash);
+        eprintln!("bench: lists: {} messages, {name}", ACCOUNTS * EACH);
+        let few = ask_all(port, &asked).await?;
+        stop(role).await?;
+        eprintln!("bench: lists: making {MILLION} messages");
+        match &store {
+            Store::Sqlite => multiply(&SQLITE, &format!("sqlite://{}", data.join("messages.sqlite").display())).await?,
+            Store::Postgres { url, .. } => multiply(&POSTGRES, url).await?,
+        }
+        let role = store.start(port, &data).await;
+        eprintln!("bench: lists: {MILLION} messages, {name}");
+        let many = ask_all(port, &asked).await?;
+        stop(role).await?;
+        all.push(Answers { store: name, few, many });
+    }
+    Ok(report(&asked, &all))
 }
 
 /// Sends the first messages. Says one of the senders and one of the messages.
@@ -118,15 +124,45 @@ async fn ask_all(port: u16, questions: &[Question]) -> anyhow::Result<Vec<Sample
     Ok(all)
 }
 
+/// What differs between databases when rows are copied.
+struct Dialect {
+    /// The names of the columns of `messages`.
+    columns: &'static str,
+    /// A random hash.
+    hash: &'static str,
+    /// What is done before and after.
+    before: &'static str,
+    after: &'static str,
+}
+
+const SQLITE: Dialect = Dialect {
+    columns: "SELECT name FROM pragma_table_info('messages')",
+    hash: "lower(hex(randomblob(32)))",
+    before: "",
+    after: "",
+};
+
+/// A million updates of one row in one transaction take for ever: what the triggers count is counted afterwards. The rest is
+/// what its own housekeeping does after a while.
+const POSTGRES: Dialect = Dialect {
+    columns: "SELECT CAST(column_name AS TEXT) FROM information_schema.columns WHERE table_name = 'messages'",
+    hash: "md5(random()::text) || md5(random()::text)",
+    before: "ALTER TABLE messages DISABLE TRIGGER USER",
+    after: "ALTER TABLE messages ENABLE TRIGGER USER; DELETE FROM message_counts;
+        INSERT INTO message_counts (status, type, count) SELECT status, type, COUNT(*) FROM messages GROUP BY status, type;
+        ANALYZE",
+};
+
 /// Copies the rows of all messages until there are a million.
-async fn multiply(database: &Path) -> anyhow::Result<()> {
-    let mut db = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(database)).await?;
-    let columns: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM pragma_table_info('messages')").fetch_all(&mut db).await?;
+async fn multiply(dialect: &Dialect, database: &str) -> anyhow::Result<()> {
+    sqlx::any::install_default_drivers();
+    let mut db = AnyConnection::connect(database).await?;
+    sqlx::raw_sql(dialect.before).execute(&mut db).await?;
+    let columns: Vec<String> = sqlx::query_scalar(dialect.columns).fetch_all(&mut db).await?;
     let value = |column: &String| match column.as_str() {
-        "item_hash" => "lower(hex(randomblob(32)))".to_owned(),
+        "item_hash" => dialect.hash.to_owned(),
         // A minute earlier with each copy.
-        "time_us" | "received_us" => format!("{column} - n * 60000000"),
+        "time_us" | "received_us" => format!("{column} - n * CAST(60000000 AS BIGINT)"),
         _ => column.clone(),
     };
     let sql = format!(
@@ -138,31 +174,36 @@ async fn multiply(database: &Path) -> anyhow::Result<()> {
         MILLION - ACCOUNTS * EACH
     );
     sqlx::query(AssertSqlSafe(sql)).execute(&mut db).await?;
+    sqlx::raw_sql(dialect.after).execute(&mut db).await?;
     let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM messages").fetch_one(&mut db).await?;
     ensure!(usize::try_from(count)? == MILLION, "there are {count} messages");
     Ok(db.close().await?)
 }
 
-fn report(questions: &[Question], few: &[Samples], many: &[Samples]) -> Measurement {
-    let title = format!("Lists: GET /api/v0/messages.json, {} and {MILLION} messages (SQLite)", ACCOUNTS * EACH);
-    let columns = ["list", "few: median", "p99", "a million: median", "p99", "÷ few"];
-    let (mut table, mut results) = (Table::new(title, &columns), Vec::new());
-    for ((question, few), many) in questions.iter().zip(few).zip(many) {
-        let cells = [few.median(), few.p99(), many.median(), many.p99()].map(seconds);
-        let mut row = vec![question.what.to_owned()];
-        row.extend(cells);
-        row.push(ratio(many.median(), few.median()));
-        table.row(row);
-        let numbers =
-            |samples: &Samples| json!({ "median": samples.median(), "p99": samples.p99(), "n": samples.len() });
-        results.push(
-            json!({ "list": question.what, "query": question.query, "few": numbers(few), "million": numbers(many) }),
-        );
+fn report(questions: &[Question], all: &[Answers]) -> Measurement {
+    let (mut tables, mut results) = (Vec::new(), Vec::new());
+    for Answers { store, few, many } in all {
+        let title = format!("Lists: GET /api/v0/messages.json, {} and {MILLION} messages ({store})", ACCOUNTS * EACH);
+        let columns = ["list", "few: median", "p99", "a million: median", "p99", "÷ few", "÷ SQLite's million"];
+        let mut table = Table::new(title, &columns);
+        for (((question, few), many), on_sqlite) in questions.iter().zip(few).zip(many).zip(&all[0].many) {
+            let mut row = vec![question.what.to_owned()];
+            row.extend([few.median(), few.p99(), many.median(), many.p99()].map(seconds));
+            row.extend([few, on_sqlite].map(|other| ratio(many.median(), other.median())));
+            table.row(row);
+            let numbers =
+                |samples: &Samples| json!({ "median": samples.median(), "p99": samples.p99(), "n": samples.len() });
+            results.push(json!({
+                "store": store, "list": question.what, "query": question.query,
+                "few": numbers(few), "million": numbers(many)
+            }));
+        }
+        tables.push(table);
     }
     Measurement {
         settings: json!({ "few": ACCOUNTS * EACH, "many": MILLION, "times": TIMES }),
         results,
-        tables: vec![table],
+        tables,
         notes: vec!["One client, one connection kept alive; the whole answer is read.".to_owned()],
     }
 }

@@ -13,6 +13,7 @@ mod network;
 mod nginx;
 mod report;
 mod stats;
+mod store;
 mod warm;
 mod wrk;
 
@@ -27,7 +28,8 @@ use crate::report::Measurement;
 const NAMES: [&str; 6] = ["first_request", "warm", "failover", "messages", "lists", "moves"];
 
 fn main() -> anyhow::Result<()> {
-    let only: Vec<String> = std::env::args().skip(1).collect();
+    let mut only: Vec<String> = std::env::args().skip(1).collect();
+    let postgres = take_store(&mut only)?;
     if let Some(unknown) = only.iter().find(|name| !NAMES.contains(&name.as_str())) {
         bail!("there is no measurement '{unknown}'; choose of {}", NAMES.join(", "));
     }
@@ -41,7 +43,7 @@ fn main() -> anyhow::Result<()> {
         }
         let began = Instant::now();
         eprintln!("bench: {name}");
-        let measurement = measure(name).with_context(|| format!("cannot measure {name}"))?;
+        let measurement = measure(name, postgres).with_context(|| format!("cannot measure {name}"))?;
         measurement.print();
         let file = measurement.write(name, &machine)?;
         eprintln!("bench: {name} took {:.0} s, written to {}", began.elapsed().as_secs_f64(), file.display());
@@ -49,8 +51,20 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures on a runtime of its own, which has ended when this returns.
-fn measure(name: &str) -> anyhow::Result<Measurement> {
+/// Takes `--store postgres` out of the arguments; tells whether it was there.
+fn take_store(arguments: &mut Vec<String>) -> anyhow::Result<bool> {
+    let Some(at) = arguments.iter().position(|argument| argument == "--store") else { return Ok(false) };
+    let wanted: Vec<String> = arguments.drain(at..arguments.len().min(at + 2)).skip(1).collect();
+    match wanted.first().map(String::as_str) {
+        Some("postgres") => Ok(true),
+        Some("sqlite") => Ok(false),
+        _ => bail!("--store takes postgres, which is measured beside SQLite, or sqlite"),
+    }
+}
+
+/// Measures on a runtime of its own, which has ended when this returns. With `postgres` the message node is also measured on
+/// PostgreSQL.
+fn measure(name: &str, postgres: bool) -> anyhow::Result<Measurement> {
     let (key, value) = first_request::ENVIRONMENT;
     if name == "first_request" {
         // SAFETY: this process has one thread between measurements.
@@ -64,8 +78,8 @@ fn measure(name: &str) -> anyhow::Result<Measurement> {
         "first_request" => runtime.block_on(first_request::run()),
         "warm" => runtime.block_on(warm::run()),
         "failover" => runtime.block_on(failover::run()),
-        "messages" => runtime.block_on(messages::run()),
-        "lists" => runtime.block_on(lists::run()),
+        "messages" => runtime.block_on(messages::run(postgres)),
+        "lists" => runtime.block_on(lists::run(postgres)),
         _ => runtime.block_on(moves::run()),
     }
 }

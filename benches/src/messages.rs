@@ -14,9 +14,10 @@ use protocol::message::{Envelope, MessageTime, MessageType, PostContent};
 use serde_json::json;
 
 use crate::http::Connection;
-use crate::network::up;
+use crate::network::free_ports;
 use crate::report::{Measurement, Table};
 use crate::stats::{Samples, ratio, seconds};
+use crate::store::{Store, stop};
 
 /// How many send at once, each the next message when the one before is acknowledged, and how many messages are signed for
 /// them before: when those are all sent the time is over.
@@ -30,25 +31,43 @@ const SENDING: Duration = Duration::from_secs(5);
 const CHECKING: Duration = Duration::from_secs(2);
 const ROUNDS: u32 = 3;
 
-pub(crate) async fn run() -> anyhow::Result<Measurement> {
-    let network = up(1, &[]).await;
+/// What was measured of a message node on one database: for each number of senders the rates and how long messages took.
+struct Accepted {
+    store: &'static str,
+    by_senders: Vec<(Samples, Samples)>,
+}
+
+pub(crate) async fn run(postgres: bool) -> anyhow::Result<Measurement> {
+    let folder = tempfile::tempdir()?;
+    let (mut nodes, mut accepted) = (Vec::new(), Vec::new());
+    for store in Store::all(postgres) {
+        let port = free_ports(1);
+        let role = store.start(port, &folder.path().join(store.name())).await;
+        accepted.push(Accepted { store: store.name(), by_senders: vec![Default::default(); SENDERS.len()] });
+        nodes.push((port, role, store));
+    }
     let account = Account::generate();
-    let mut accepted: Vec<(Samples, Samples)> = vec![Default::default(); SENDERS.len()];
     let mut checked: Vec<Samples> = vec![Samples::default(); CORES.len()];
     let mut number = 0;
     for round in 0..ROUNDS {
-        for ((senders, signed), (rates, latencies)) in SENDERS.into_iter().zip(&mut accepted) {
-            eprintln!("bench: messages: round {} of {ROUNDS}: {senders} senders", round + 1);
-            let envelopes = sign_posts(&account, number..number + signed);
-            number += signed;
-            let (rate, took) = send(network.port(), &envelopes, senders).await?;
-            rates.add(rate);
-            latencies.extend(took);
+        for ((port, _, store), accepted) in nodes.iter().zip(&mut accepted) {
+            for ((senders, signed), (rates, latencies)) in SENDERS.into_iter().zip(&mut accepted.by_senders) {
+                let name = store.name();
+                eprintln!("bench: messages: round {} of {ROUNDS}: {senders} senders, {name}", round + 1);
+                let envelopes = sign_posts(&account, number..number + signed);
+                number += signed;
+                let (rate, took) = send(*port, &envelopes, senders).await?;
+                rates.add(rate);
+                latencies.extend(took);
+            }
         }
         for (cores, rates) in CORES.into_iter().zip(&mut checked) {
             eprintln!("bench: messages: round {} of {ROUNDS}: signatures checked on {cores} cores", round + 1);
             rates.add(check(&sign_posts(&account, 0..2000), cores));
         }
+    }
+    for (_, role, _store) in nodes {
+        stop(role).await?;
     }
     Ok(report(&accepted, &checked))
 }
@@ -138,7 +157,7 @@ fn per_second(count: usize, elapsed: f64) -> f64 {
     count as f64 / elapsed
 }
 
-fn report(accepted: &[(Samples, Samples)], checked: &[Samples]) -> Measurement {
+fn report(accepted: &[Accepted], checked: &[Samples]) -> Measurement {
     let against: Vec<f64> = checked.iter().map(Samples::median).collect();
     let columns = ["what", "per second", "÷ 1 core's checks", "÷ 2 cores' checks", "median", "p99"];
     let title = format!("Messages: POST, inline, sync, {ROUNDS} × {} s", SENDING.as_secs());
@@ -155,13 +174,15 @@ fn report(accepted: &[(Samples, Samples)], checked: &[Samples]) -> Measurement {
         results.push(json!({ "what": what, "cores": cores, "per_second": rate.to_json() }));
         table.row(row(what, rate, &Samples::default()));
     }
-    for ((senders, _), (rate, took)) in SENDERS.into_iter().zip(accepted) {
-        let what = format!("messages accepted, {senders} sender{}", if senders == 1 { "" } else { "s" });
-        results.push(json!({
-            "what": what, "senders": senders, "per_second": rate.to_json(), "messages": took.len(),
-            "seconds": { "median": took.median(), "p99": took.p99(), "max": took.max() },
-        }));
-        table.row(row(what, rate, took));
+    for Accepted { store, by_senders } in accepted {
+        for ((senders, _), (rate, took)) in SENDERS.into_iter().zip(by_senders) {
+            let what = format!("messages accepted, {store}, {senders} sender{}", if senders == 1 { "" } else { "s" });
+            results.push(json!({
+                "what": what, "store": store, "senders": senders, "per_second": rate.to_json(), "messages": took.len(),
+                "seconds": { "median": took.median(), "p99": took.p99(), "max": took.max() },
+            }));
+            table.row(row(what, rate, took));
+        }
     }
     Measurement {
         settings: json!({

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use aleph_message_node::copy;
 use aleph_tests::Postgres;
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use protocol::Account;
 use protocol::api::message_node::{MessageFilter, MessageStatus};
 use protocol::message::Envelope;
@@ -206,4 +209,58 @@ async fn a_commit_whose_answer_is_lost_is_kept_from_nobody() {
     assert_eq!(proxy.left.load(Ordering::SeqCst), 0, "both were cut off");
     let info: Value = node.json("/api/v0/messages.json?pagination=0").await.1;
     assert_eq!(info["pagination_total"], 3, "{info}");
+}
+
+#[tokio::test]
+async fn a_copy_of_a_node_on_sqlite_goes_on_where_that_ended() {
+    let node = TestNode::with_database(None, |config| config.timing.retry_window = PATIENCE).await;
+    let account = Account::generate();
+    let file = node.publish(&account, "ein Wörtchen, \"quoted\", 'and' \\ more".as_bytes()).await;
+    let running = node.accept(&program(&account, &file, &file, persistent())).await;
+    let gone = node.accept(&post(&account, "note", json!({"text": "🙂 \\ \" '"}))).await;
+    node.accept(&forget(&account, &[&gone])).await;
+    node.accept(&aggregate(&account, "k", json!({"a": 1}))).await;
+    let many = stream::iter(0..1200).for_each_concurrent(16, async |n| {
+        node.accept(&post(&account, "note", json!({"n": n}))).await;
+    });
+    many.await;
+    let waits = store(&account, &protocol::FileHash::of(b"late").to_string(), json!({}));
+    node.send(&waits).await;
+    let paths = [
+        "/api/v0/messages.json?pagination=200&msgStatuses=processed,forgotten,rejected".to_owned(),
+        "/api/v0/messages.json?pagination=0".to_owned(),
+        format!("/api/v0/messages/{running}"),
+        format!("/api/v0/messages/{gone}"),
+        format!("/api/v0/price/{running}"),
+        format!("/api/v0/aggregates/{}.json", account.address()),
+        "/api/v0/posts.json".to_owned(),
+    ];
+    let look = async |node: &TestNode| join_all(paths.iter().map(|path| node.text(path))).await;
+    let before = look(&node).await;
+
+    let url = postgres_database().await;
+    let mut told = Vec::new();
+    let error = copy(&node.config().data_dir, &url, |_| ()).await.unwrap_err();
+    assert!(error.to_string().contains("another message node runs"), "{error}");
+    let (mut config, folder) = node.stop().await;
+    let copied = copy(&config.data_dir, &url, |copied| told.push(copied)).await.unwrap();
+    assert!(copied.rows > 1200 && copied.rows == copied.of, "{copied:?}");
+    assert_eq!((told[0].rows, *told.last().unwrap()), (0, copied));
+    assert!(told.is_sorted_by_key(|copied| copied.rows));
+    let error = copy(&config.data_dir, &url, |_| ()).await.unwrap_err();
+    assert!(error.to_string().ends_with("is not empty; give a new database"), "{error}");
+    let error = copy(folder.as_ref().unwrap().path(), &url, |_| ()).await.unwrap_err();
+    assert!(error.to_string().contains("there is no /"), "{error}");
+
+    config.postgres = Some(url);
+    std::fs::remove_file(config.data_dir.join("messages.sqlite")).unwrap();
+    let node = TestNode::launch(config, folder).await.unwrap();
+    assert_eq!(look(&node).await, before);
+    // The counters, the numbers of submissions and what waits go on.
+    assert_eq!(node.status(&waits.item_hash).await, MessageStatus::Pending);
+    node.accept(&post(&account, "note", json!({"n": "new"}))).await;
+    let upload = node.http.post(format!("{}/api/v0/storage/add_file", node.url)).body("late").send().await;
+    assert_eq!(upload.unwrap().status(), 200);
+    node.until(&waits.item_hash, MessageStatus::Processed).await;
+    assert_eq!(node.json("/api/v0/messages.json?pagination=0").await.1["pagination_total"], 1206);
 }
