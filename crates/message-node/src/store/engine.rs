@@ -42,7 +42,7 @@ const SQLITE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAG
 
 /// How each connection to PostgreSQL that writes is set up: whoever hangs in a transaction stops others for 30 s at most, a
 /// machine that is gone is noticed in that time, and what was committed is on the disk, whatever the database's default is.
-const POSTGRES: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s';
+const POSTGRES: &str = "SET client_min_messages = warning; SET statement_timeout = '30s'; SET lock_timeout = '10s';
     SET idle_in_transaction_session_timeout = '30s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
@@ -143,7 +143,10 @@ impl Term {
 /// Opens the database and brings it to the current schema.
 pub(super) async fn open(database: &Database) -> Result<Store, RunError> {
     sqlx::any::install_default_drivers();
-    let store = connect(database).await.map_err(|e| database.failed(e))?;
+    let store = connect(database).await.map_err(|error| match error {
+        sqlx::Error::Configuration(cause) => database.failed(cause),
+        error => database.failed(error),
+    })?;
     let migrations = match store.engine {
         Engine::Sqlite => &SQLITE_MIGRATIONS,
         Engine::Postgres => &POSTGRES_MIGRATIONS,

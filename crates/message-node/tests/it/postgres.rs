@@ -196,7 +196,8 @@ async fn a_commit_whose_answer_is_lost_is_kept_from_nobody() {
     let message = post(&account, "note", json!({"n": 1}));
     let (status, says) = try_send(&node, &message).await;
     assert_eq!((status, says.contains("try again")), (503, true), "{says}");
-    node.accept(&message).await;
+    eventually(async || (try_send(&node, &message).await.0 == 202).then_some(())).await;
+    node.until(&message.item_hash, MessageStatus::Processed).await;
 
     // The worker's: who waits for the outcome does not wait for ever, and who listens is told to look.
     let mut stream = node.client.watch(&MessageFilter::default(), 0).await.unwrap();
