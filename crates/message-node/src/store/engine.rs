@@ -143,10 +143,7 @@ impl Term {
 /// Opens the database and brings it to the current schema.
 pub(super) async fn open(database: &Database) -> Result<Store, RunError> {
     sqlx::any::install_default_drivers();
-    let store = connect(database).await.map_err(|error| match error {
-        sqlx::Error::Configuration(cause) => database.failed(cause),
-        error => database.failed(error),
-    })?;
+    let store = connect(database).await.map_err(|error| database.failed(said(&error)))?;
     let migrations = match store.engine {
         Engine::Sqlite => &SQLITE_MIGRATIONS,
         Engine::Postgres => &POSTGRES_MIGRATIONS,
@@ -183,7 +180,13 @@ async fn connect(database: &Database) -> Result<Store, sqlx::Error> {
             let its_term = Arc::clone(&term);
             let writer = pool().max_connections(1).after_connect(move |connection, _| {
                 let term = Arc::clone(&its_term);
-                Box::pin(async move { become_writer(connection, &term).await })
+                Box::pin(async move {
+                    let became = become_writer(connection, &term).await;
+                    if let Err(error) = &became {
+                        term.set_trouble(Some(said(error)));
+                    }
+                    became
+                })
             });
             let readers = pool().max_connections(READERS).after_connect(|c, _| Box::pin(execute(c, POSTGRES_READER)));
             let writer = writer.connect_with(options.clone()).await?;
@@ -223,9 +226,15 @@ async fn become_writer(connection: &mut AnyConnection, term: &Term) -> Result<()
         term.has_begun();
         return Ok(());
     };
-    let trouble = format!("another message node uses it ({writer})");
-    term.set_trouble(Some(trouble.clone()));
-    Err(sqlx::Error::Configuration(trouble.into()))
+    Err(sqlx::Error::Configuration(format!("another message node uses it ({writer})").into()))
+}
+
+/// What an error says, without what sqlx calls it when it was made here.
+fn said(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Configuration(cause) => cause.to_string(),
+        error => error.to_string(),
+    }
 }
 
 /// Makes a connection the one that writes. Tells who else is, if it cannot be.
