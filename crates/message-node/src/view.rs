@@ -5,6 +5,7 @@
 
 use protocol::message::{Envelope, ItemType};
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::clock::seconds;
@@ -35,6 +36,7 @@ impl<'a> MessageView<'a> {
     /// The view of a decided message. The content of rejected messages may be no JSON; it is left out then.
     pub(crate) fn of_row(row: &'a MessageRow) -> Self {
         let text = row.content.as_deref();
+        let checked = row.status.0.is_in_force();
         Self {
             sender: &row.sender,
             chain: &row.chain,
@@ -45,12 +47,18 @@ impl<'a> MessageView<'a> {
             item_hash: &row.item_hash,
             time: seconds(row.time_us),
             channel: row.channel.as_deref(),
-            content: text.and_then(|text| serde_json::from_str(text).ok()),
+            content: text.filter(|text| checked || is_readable(text)).and_then(|text| serde_json::from_str(text).ok()),
             confirmations: [],
             confirmed: false,
             size: row.size(),
         }
     }
+}
+
+/// Whether clients can read all of a JSON text. What only has the form of one may hold half a character (`"\ud83d"`) or a
+/// number beyond all bounds, and spoil the answer that it stands in.
+fn is_readable(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok()
 }
 
 /// The word of [`ItemType::Inline`].
@@ -86,7 +94,7 @@ pub(crate) fn to_json(envelope: &Envelope, content: Option<&str>) -> String {
         item_hash: &envelope.item_hash,
         time: envelope.time.as_seconds(),
         channel: envelope.channel.as_deref(),
-        content: content.and_then(|text| serde_json::from_str(text).ok()),
+        content: content.filter(|text| is_readable(text)).and_then(|text| serde_json::from_str(text).ok()),
         confirmations: [],
         confirmed: false,
         size: content.map_or(0, |text| text.len() as u64),
@@ -103,7 +111,7 @@ mod tests {
 
     #[test]
     fn contents_are_served_byte_for_byte() {
-        let content = r#"{"address":"0x1","time":1795324003.4256161,"type":"t","content":{"n":1e400,"z":1,"a":0.10}}"#;
+        let content = r#"{"address":"0x1","time":1795324003.4256161,"type":"t","content":{"n":1E+30,"z":1,"a":0.10}}"#;
         let envelope = Envelope::sign_inline(
             &Account::generate(),
             MessageType::Post,
@@ -120,6 +128,13 @@ mod tests {
     #[test]
     fn our_own_client_reads_it() {
         let content = r#"{"address":"0x1","time":1.5,"key":"k","content":{}}"#;
+        assert_eq!(stored_and_read(content).content, serde_json::from_str(content).unwrap());
+        for unreadable in [r#"{"a":"\ud83d"}"#, r#"{"a":1e400}"#, "{"] {
+            assert_eq!(stored_and_read(unreadable).content, None, "{unreadable}");
+        }
+    }
+
+    fn stored_and_read(content: &str) -> StoredMessage {
         let account = Account::generate();
         let envelope = Envelope::sign_inline(
             &account,
@@ -131,5 +146,6 @@ mod tests {
         let stored: StoredMessage = serde_json::from_str(&to_json(&envelope, Some(content))).unwrap();
         assert_eq!(stored.envelope, envelope);
         assert_eq!(stored.size, content.len() as u64);
+        stored
     }
 }

@@ -30,6 +30,8 @@ impl Content {
     /// # Errors
     /// [`ErrorCode::InvalidFormat`] with the field that is wrong, or because this node does not know the type.
     pub(crate) fn parse(message_type: MessageType, item_content: &str) -> Result<Self, Rejection> {
+        // Also the fields that nobody here reads: one that clients cannot read would spoil every list for them.
+        parse_content::<Value>(item_content).map_err(|error| invalid(&error))?;
         let content = match message_type {
             MessageType::Program => ProgramContent::parse(item_content).map(|c| Self::Program(Box::new(c))),
             MessageType::Store => parse_content(item_content).map(Self::Store),
@@ -190,6 +192,19 @@ mod tests {
             assert_eq!(file_name(&program).is_ok(), item_type == ItemType::Storage);
         }
         assert!(check_length(7, 7).is_ok() && check_length(8, 7).is_err());
+    }
+
+    #[test]
+    fn what_clients_could_not_read_is_refused_wherever_it_stands() {
+        let content = |value: &str| {
+            let text =
+                format!(r#"{{"address":"0x1","time":1,"item_type":"storage","item_hash":"f","more":[{value}]}}"#);
+            Content::parse(MessageType::Store, &text)
+        };
+        assert!(content(r#""\ud83d\ude00",1e300"#).is_ok());
+        for value in [r#""\ud83d""#, r#""\ude00\ud83d""#, "1e400"] {
+            assert_eq!(content(value).unwrap_err().code, ErrorCode::InvalidFormat, "{value}");
+        }
     }
 
     #[test]
