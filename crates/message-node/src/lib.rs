@@ -25,6 +25,8 @@ mod error;
 mod events;
 mod files;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod metrics;
 mod node;
 mod pipeline;

@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use data_encoding::BASE64URL_NOPAD;
 use protocol::api::message_node::MessageStatus;
 use protocol::message::{MessageTime, MessageType};
+use protocol::openapi::MESSAGE_TYPES;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ use crate::store::list::{Order, Place, Window};
 /// Messages in a page when the client does not say.
 const DEFAULT_PAGE: u32 = 20;
 /// Values of one parameter.
-const MAX_VALUES: usize = 1000;
+pub(super) const MAX_VALUES: usize = 1000;
 
 /// The query parameters of a request.
 pub(super) struct Params(Vec<(String, String)>);
@@ -28,12 +29,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Query(pairs) = Query::<Vec<(String, String)>>::from_request_parts(parts, state)
             .await
-            .map_err(|e| ApiError::bad_request(e.body_text()))?;
+            .map_err(|e| ApiError::bad_request(format!("{}; percent-encode the query", e.body_text())))?;
         Ok(Self(pairs))
     }
 }
 
 impl Params {
+    /// These names with their values.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+
     /// The value of the first of these names that is there and not empty.
     pub(super) fn get(&self, names: &[&str]) -> Option<&str> {
         self.present(names).filter(|value| !value.is_empty())
@@ -50,7 +57,10 @@ impl Params {
         let Some(text) = self.get(names) else { return Ok(Vec::new()) };
         let values: Vec<String> = text.split(',').map(|v| v.trim().to_owned()).filter(|v| !v.is_empty()).collect();
         if values.len() > MAX_VALUES {
-            return Err(ApiError::invalid(format!("'{}' has more than {MAX_VALUES} values", names[0])));
+            return Err(ApiError::invalid(format!(
+                "'{}' has more than {MAX_VALUES} values; ask several times",
+                names[0]
+            )));
         }
         Ok(values)
     }
@@ -115,7 +125,7 @@ impl Params {
         let statuses = self.list(&["msgStatuses", "message_statuses"])?;
         let filter = Filter {
             types: types.iter().map(|word| message_type(word)).collect::<Answer<_>>()?,
-            statuses: statuses.into_iter().map(status).collect::<Answer<_>>()?,
+            statuses: statuses.iter().map(|word| status(word)).collect::<Answer<_>>()?,
             senders: self.addresses(&["addresses"])?,
             owners: self.addresses(&["owners"])?,
             hashes: self.list(&["hashes"])?,
@@ -131,7 +141,7 @@ impl Params {
         if let (Some(start), Some(end)) = (filter.start_us, filter.end_us)
             && end < start
         {
-            return Err(ApiError::invalid("'endDate' is before 'startDate'"));
+            return Err(ApiError::invalid("'endDate' is before 'startDate': give the earlier one as 'startDate'"));
         }
         Ok(filter)
     }
@@ -165,15 +175,23 @@ impl Params {
 }
 
 fn message_type(word: &str) -> Answer<MessageType> {
-    type_from_name(word).ok_or_else(|| ApiError::invalid(format!("'{word}' is no type of message")))
+    type_from_name(word).ok_or_else(|| {
+        ApiError::invalid(format!("'{word}' is no type of message; those are {}", MESSAGE_TYPES.join(", ")))
+    })
 }
 
-fn status(word: String) -> Answer<MessageStatus> {
-    let wrong = format!("'{word}' is no status of a message");
-    serde_json::from_value(Value::String(word)).map_err(|_| ApiError::invalid(wrong))
+fn status(word: &str) -> Answer<MessageStatus> {
+    use MessageStatus::{Forgotten, Pending, Processed, Rejected, Removed, Removing};
+    let all = [Pending, Processed, Rejected, Forgotten, Removing, Removed];
+    let wrong = || {
+        let words = all.map(MessageStatus::as_str).join(", ");
+        ApiError::invalid(format!("'{word}' is no status of a message; those are {words}"))
+    };
+    all.into_iter().find(|status| status.as_str() == word).ok_or_else(wrong)
 }
 
 /// Which part of a list is wanted.
+#[derive(Debug, PartialEq)]
 pub(super) struct Paging {
     /// Entries in a page.
     pub per_page: u32,
@@ -228,7 +246,7 @@ mod tests {
             let (key, value) = pair.split_once('=').unwrap();
             (key.to_owned(), value.to_owned())
         });
-        Params(pairs.collect())
+        Params::from_pairs(pairs)
     }
 
     #[test]

@@ -4,10 +4,12 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use protocol::api::message_node::MessageStatus;
+use protocol::api::message_node::{AddFileResponse, MessageStatus};
 use serde_json::{Value, json};
 
+use super::described::{Binary, FileForm};
 use super::error::{Answer, ApiError};
+use super::openapi::{BadRequest, Busy, Failed, Gone, Invalid, Rejected, TimedOut, TooLarge, Unpaid, WrongSignature};
 use super::receive::{Metadata, Parts, Turn, is_form, read_body, read_document, read_form};
 use super::submit::http_status;
 use crate::clock::{micros, now_us};
@@ -27,6 +29,11 @@ pub(super) struct Arrived {
 
 /// A file, as a form with the parts `file` and `metadata` (a STORE message; without it the file is smaller and collected
 /// after its grace time), or as the body itself.
+#[utoipa::path(post, path = "/api/v0/storage/add_file", tag = "files", operation_id = "add_file",
+    request_body(content((FileForm = "multipart/form-data"), (Binary = "application/octet-stream"))),
+    responses((status = 200, description = "It is here", body = AddFileResponse),
+        (status = 202, description = "It is here; the message is not decided yet", body = AddFileResponse),
+        BadRequest, Unpaid, WrongSignature, TimedOut, Gone, TooLarge, Rejected, Failed, Busy))]
 pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     let Arrived { file, metadata, .. } = receive(&node, request, node.context.limits.upload_bytes).await?;
@@ -40,6 +47,10 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
 }
 
 /// A JSON document, kept byte for byte as it was sent: its hash is that of the body.
+#[utoipa::path(post, path = "/api/v0/storage/add_json", tag = "files", operation_id = "add_json",
+    request_body = Value,
+    responses((status = 200, description = "It is here", body = AddFileResponse), TimedOut, TooLarge, Invalid,
+        Failed, Busy))]
 pub(super) async fn add_json(State(node): State<Node>, body: Body) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     let file = receive_document(&node, body).await?;
@@ -81,7 +92,7 @@ pub(super) async fn receive_document(node: &Node, body: Body) -> Answer<StagedFi
 }
 
 pub(super) fn no_file() -> ApiError {
-    ApiError::bad_request("the form has no part 'file'")
+    ApiError::bad_request("the form has no part 'file'; send the bytes in one")
 }
 
 /// Makes a file known.
@@ -102,7 +113,7 @@ pub(super) async fn submit(node: &Node, metadata: Option<Metadata>, body: Value)
     match (&outcome.rejection, outcome.status) {
         (Some(rejection), _) => Err(ApiError::rejected(rejection)),
         (None, MessageStatus::Forgotten | MessageStatus::Removed) => {
-            Err(ApiError::gone(format!("the message was {}", outcome.status.as_str())))
+            Err(ApiError::gone(format!("the message was {}; sign a new one", outcome.status.as_str())))
         }
         (None, status) => Ok((http_status(status), Json(body)).into_response()),
     }
@@ -114,7 +125,9 @@ pub(super) fn check_name(file: &StagedFile, metadata: &Metadata, called: &str) -
     if expected.parse().is_ok_and(|name| file.all_names().contains(&name)) {
         return Ok(());
     }
-    Err(ApiError::invalid(format!("File hash does not match ({called} != {expected})")))
+    Err(ApiError::invalid(format!(
+        "File hash does not match ({called} != {expected}): sign a message that names this file"
+    )))
 }
 
 /// Checks that the owner of a file can pay for it.

@@ -52,13 +52,16 @@ impl Archive {
         let set = rows::set(&mut *self.store.read().await?, program, id).await?;
         let set = set.filter(|set| set.stage != SetStage::Leaving).ok_or_else(|| unknown_set(id))?;
         if set.stage == SetStage::Open {
-            let message = format!("snapshot {id} is not complete: it cannot be restored");
+            let message = format!("snapshot {id} is not complete: it cannot be restored; take one that is");
             return Err(Refusal::new(ArchiveCode::Incomplete, message).into());
         }
         let data_key = self.data_key(program, &set.wrapped_key)?;
         let manifest = self.read_manifest(program, id, &data_key).await?;
         let volume = manifest.volumes.into_iter().find(|volume| volume.key == key).ok_or_else(|| {
-            Refusal::new(ArchiveCode::NotFound, format!("snapshot {id} has no volume with the key {key}"))
+            Refusal::new(
+                ArchiveCode::NotFound,
+                format!("snapshot {id} has no volume with the key {key}; ask for the set to see its keys"),
+            )
         })?;
         let objects = match self.place.objects.get(&place::of_object(program, id, &volume.object)).await {
             Ok(found) => found.into_stream(),

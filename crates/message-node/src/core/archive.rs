@@ -63,13 +63,16 @@ pub(crate) fn check_epoch(epoch: Epoch, highest: Option<Epoch>) -> Result<(), Re
 /// Only the account of the node that has the program in this epoch writes.
 pub(crate) fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holder>) -> Result<(), Refusal> {
     let Some(holder) = holder else {
-        let message = "the scheduler has assigned the program to no node; nobody may write to its archive";
+        let message = "the scheduler has assigned the program to no node; nobody may write to its archive until it is";
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
     };
     check_epoch(epoch, Some(holder.epoch))?;
     check_node(signer, holder)?;
     if epoch > holder.epoch {
-        let message = format!("the scheduler knows no epoch {epoch} of the program: it is in epoch {}", holder.epoch);
+        let message = format!(
+            "the scheduler knows no epoch {epoch} of the program: it is in epoch {}; write in that one",
+            holder.epoch
+        );
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
     }
     Ok(())
@@ -78,7 +81,9 @@ pub(crate) fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holde
 /// The account of the node that has the program now, or its owner, read.
 pub(crate) fn check_reader(signer: &Address, holder: Option<&Holder>) -> Result<Epoch, Refusal> {
     let Some(holder) = holder else {
-        let message = format!("{signer} does not own the program, and the scheduler has assigned it to no node");
+        let message = format!(
+            "{signer} does not own the program, and the scheduler has assigned it to no node; sign as its owner"
+        );
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
     };
     check_node(signer, holder).map(|()| holder.epoch)
@@ -92,9 +97,9 @@ fn check_node(signer: &Address, holder: &Holder) -> Result<(), Refusal> {
         Some(account) => refused(format!(
             "the program is assigned to node {node} of account {account}; {signer} may not use its archive"
         )),
-        None => {
-            refused(format!("the program is assigned to node {node}, which is not registered at this message node"))
-        }
+        None => refused(format!(
+            "the program is assigned to node {node}, which is not registered at this message node; register it"
+        )),
     }
 }
 
@@ -130,7 +135,7 @@ pub(crate) fn check_draft(draft: &SetDraft, volumes: &[VolumeDraft], sets: &[Set
     if let Some(same) = sets.iter().find(|set| set.id == draft.id)
         && same.progress != Progress::Open
     {
-        let message = format!("snapshot {} is in the archive already", draft.id);
+        let message = format!("snapshot {} is in the archive already; begin the next one", draft.id);
         return Err(Refusal::new(ArchiveCode::Duplicate, message));
     }
     let others = || sets.iter().filter(|set| set.id != draft.id);
@@ -231,7 +236,7 @@ pub(crate) fn check_completion(
     for (volume, received) in arrived {
         let mut claims = sent.iter().filter(|stream| stream.name == volume.name);
         let (Some(claim), None) = (claims.next(), claims.next()) else {
-            let message = format!("the completion does not name volume {:?} exactly once", volume.name);
+            let message = format!("the completion does not name volume {:?} exactly once; name each once", volume.name);
             return Err(Refusal::new(ArchiveCode::Invalid, message));
         };
         let Some(received) = received else {
@@ -248,7 +253,7 @@ pub(crate) fn check_completion(
         }
     }
     if sent.len() != arrived.len() {
-        let message = "the completion names a volume that is not in the set";
+        let message = "the completion names a volume that is not in the set; name those of the draft";
         return Err(Refusal::new(ArchiveCode::Invalid, message));
     }
     Ok(Completion::Whole)

@@ -77,7 +77,7 @@ pub(crate) struct PostRow {
 }
 
 /// Which posts are wanted. An empty list wants all.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct PostFilter {
     /// Owners, canonical.
     pub owners: Vec<String>,

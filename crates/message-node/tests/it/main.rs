@@ -2,6 +2,7 @@
 
 mod codes;
 mod delegation;
+mod described;
 mod files;
 mod ipfs;
 mod lists;

@@ -42,6 +42,7 @@ pub fn volume_key(name: &str) -> String {
 
 /// What the streams of a set are. The archive keeps bytes and does not look into them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum StreamFormat {
     /// `btrfs send`.
     #[serde(rename = "btrfs")]
@@ -53,6 +54,7 @@ pub enum StreamFormat {
 
 /// A volume of a set that is to be archived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VolumeDraft {
     /// Its name; data, never a path.
     pub name: String,
@@ -62,6 +64,7 @@ pub struct VolumeDraft {
 
 /// Begins a set: the body of `POST …/snapshots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetDraft {
     /// Its name. The epoch is the writer's.
     pub id: SnapshotId,
@@ -78,6 +81,7 @@ pub struct SetDraft {
 
 /// The answer to [`SetDraft`]: the streams can be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetBegun {
     /// The set.
     pub id: SnapshotId,
@@ -87,6 +91,7 @@ pub struct SetBegun {
 
 /// The answer to a stream that arrived as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StreamReceived {
     /// Its bytes.
     pub bytes: u64,
@@ -96,6 +101,7 @@ pub struct StreamReceived {
 
 /// A stream as its sender counted it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SentStream {
     /// The volume's name.
     pub name: String,
@@ -107,6 +113,7 @@ pub struct SentStream {
 
 /// The body of `POST …/complete`: what the sender sent, which must be what arrived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetCompletion {
     /// One for each volume of the draft.
     pub streams: Vec<SentStream>,
@@ -114,6 +121,7 @@ pub struct SetCompletion {
 
 /// Whether a set counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SetState {
     /// Streams still arrive: it does not count.
@@ -129,6 +137,7 @@ pub enum SetState {
 
 /// A volume of a set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VolumeRecord {
     /// Its name.
     pub name: String,
@@ -144,6 +153,7 @@ pub struct VolumeRecord {
 
 /// A set of the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetRecord {
     /// Its name.
     pub id: SnapshotId,
@@ -163,6 +173,7 @@ pub struct SetRecord {
 
 /// What the next set should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "next", rename_all = "snake_case")]
 pub enum NextSet {
     /// All of the volumes: there is nothing to build on, or enough differences are in a row.
@@ -176,6 +187,7 @@ pub enum NextSet {
 
 /// `GET …/snapshots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ArchiveList {
     /// All sets, oldest first; only those that are `complete` can be restored.
     pub sets: Vec<SetRecord>,
@@ -213,6 +225,7 @@ impl ArchiveList {
 
 /// Why the archive says no: the `code` of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ArchiveCode {
     /// 400: the program, the set or the volume in the path is no id.

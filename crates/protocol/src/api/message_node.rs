@@ -8,6 +8,7 @@ use crate::message::{Envelope, MessageType};
 
 /// A stored message: the envelope, the parsed content and what the node adds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StoredMessage {
     /// The message as it was sent.
     #[serde(flatten)]
@@ -36,6 +37,7 @@ pub struct StoredMessage {
 ///  rejected
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MessageStatus {
     /// Stored, not yet checked.
@@ -78,6 +80,7 @@ impl MessageStatus {
 
 /// `GET /api/v0/messages/{hash}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MessageWithStatus {
     /// Where it is in its life.
     pub status: MessageStatus,
@@ -116,6 +119,7 @@ pub struct BalanceError {
 
 /// `GET /api/v0/messages.json` by page.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MessageList {
     /// The messages.
     pub messages: Vec<StoredMessage>,
@@ -137,6 +141,7 @@ pub struct MessageList {
 
 /// `POST /api/v0/messages`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SubmitRequest {
     /// Whether to wait (at most 30 s) until the message is processed or rejected.
     #[serde(default)]
@@ -147,6 +152,7 @@ pub struct SubmitRequest {
 
 /// The answer to [`SubmitRequest`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SubmitResponse {
     /// Whether the message was passed on.
     pub publication_status: PublicationStatus,
@@ -156,6 +162,7 @@ pub struct SubmitResponse {
 
 /// Whether a message was passed on; the node itself is the network here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicationStatus {
     /// `success`, `warning` or `error`.
     pub status: String,
@@ -172,6 +179,7 @@ impl PublicationStatus {
 
 /// The `metadata` part of `POST /api/v0/storage/add_file` and `/api/v0/ipfs/add_file`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AddFileMetadata {
     /// A signed STORE message for the file.
     pub message: Envelope,
@@ -182,6 +190,7 @@ pub struct AddFileMetadata {
 
 /// The answer to `POST /api/v0/storage/add_file` and `/api/v0/ipfs/add_file`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AddFileResponse {
     /// `success`.
     pub status: String,
@@ -200,6 +209,7 @@ pub struct UploadLimits {
 
 /// `GET /api/v0/addresses/{address}/balance`, in tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Balance {
     /// The account.
     pub address: Address,
@@ -217,6 +227,7 @@ pub struct Balance {
 
 /// `GET /api/v0/price/{hash}` and `POST /api/v0/price/estimate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Price {
     /// The price in tokens, as a number.
     pub required_tokens: f64,
@@ -232,6 +243,7 @@ pub struct Price {
 
 /// One part of a price.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PriceDetail {
     /// `EXECUTION`, `EXECUTION_PROGRAM_VOLUME_CODE`, `EXECUTION_VOLUME_DISCOUNT` and so on (pyaleph's `CostType`).
     #[serde(rename = "type")]
@@ -263,6 +275,7 @@ pub struct Aggregates {
 
 /// The error body of every answer that is no success.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// A short word for programs.
     pub code: String,
