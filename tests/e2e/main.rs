@@ -2,6 +2,7 @@
 
 mod adoption;
 mod archive;
+mod attacked;
 mod bad_programs;
 mod ephemeral;
 mod failover;
