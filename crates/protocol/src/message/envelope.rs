@@ -136,7 +136,7 @@ impl Envelope {
     /// # Errors
     /// The first of the [`EnvelopeError`]s that applies.
     pub fn verify_form(&self) -> Result<(), EnvelopeError> {
-        let hash = ItemHash::try_from(self.item_hash.as_str()).map_err(|_| self.hash_form_error())?;
+        let hash = self.parsed_hash()?;
         let form_fits = match hash {
             ItemHash::Native(_) => {
                 self.item_type != ItemType::Ipfs && self.item_hash.bytes().all(|b| !b.is_ascii_uppercase())
@@ -194,11 +194,17 @@ impl Envelope {
         let Some(signature) = &self.signature else {
             return Err(EnvelopeError::Signature("the message is not signed".to_owned()));
         };
-        let hash = ItemHash::try_from(self.item_hash.as_str()).map_err(|_| self.hash_form_error())?;
+        let hash = self.parsed_hash()?;
         let signature: Signature = serde_json::from_value(serde_json::Value::String(signature.clone()))
             .map_err(|e| EnvelopeError::Signature(e.to_string()))?;
         verify_signature::verify(&self.chain, &(&self.sender).into(), &signature, self.message_type, &hash)
             .map_err(|e| EnvelopeError::Signature(e.to_string()))
+    }
+
+    fn parsed_hash(&self) -> Result<ItemHash, EnvelopeError> {
+        // `aleph-types` cuts the text at bytes and panics where one is within a character.
+        let text = Some(self.item_hash.as_str()).filter(|text| text.is_ascii());
+        text.and_then(|text| ItemHash::try_from(text).ok()).ok_or_else(|| self.hash_form_error())
     }
 
     fn hash_form_error(&self) -> EnvelopeError {
@@ -276,6 +282,8 @@ mod tests {
             envelope.verify_form().unwrap_err()
         };
         assert!(matches!(wrong(&|e| e.item_hash = "12".into()), EnvelopeError::HashForm { .. }));
+        let foreign = format!("{}\u{65a}{}", "a".repeat(33), "a".repeat(29));
+        assert!(matches!(wrong(&|e| e.item_hash = foreign.clone()), EnvelopeError::HashForm { .. }));
         assert!(matches!(wrong(&|e| e.item_hash = e.item_hash.to_uppercase()), EnvelopeError::HashForm { .. }));
         assert!(matches!(wrong(&|e| e.item_type = ItemType::Ipfs), EnvelopeError::HashForm { .. }));
         assert!(matches!(wrong(&|e| e.item_type = ItemType::Storage), EnvelopeError::Content(..)));
