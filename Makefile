@@ -27,7 +27,7 @@ PIP := $(TOOLS)/venv/bin/python -m pip --disable-pip-version-check
 DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-tools /usr/bin/mmdebstrap=mmdebstrap /usr/bin/btrfs=btrfs-progs \
 	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc /usr/include/stdio.h=libc6-dev /usr/sbin/mkfs.ext4=e2fsprogs \
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq /usr/bin/pgrep=procps \
-	/usr/lib/postgresql=postgresql /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
+	/usr/lib/postgresql=postgresql /usr/bin/npm=npm /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_FUZZ := /usr/bin/g++=g++
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light /usr/bin/rsync=rsync
 DEBIAN_SWARM := /lib/x86_64-linux-gnu/libdevmapper.so.1.02.1=libdevmapper1.02.1
@@ -41,7 +41,7 @@ demo: build examples
 	examples/demo.sh
 
 # Lint, unit tests and tests of each crate, then everything together on real processes.
-test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis lint
+test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis $(TOOLS)/anvil lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
@@ -55,6 +55,15 @@ $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis: | packages
 	rm -rf $@ $@.new
 	/usr/bin/python3 -m venv $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check -r $< || { rm -rf $@; exit 1; }
+	touch $@
+
+# A chain for the tests of payment; only its binary is used.
+$(TOOLS)/anvil: tests/chain/package.json tests/chain/package-lock.json | packages
+	rm -rf $@ $@.new
+	mkdir -p $@.new
+	cp $^ $@.new
+	cd $@.new && npm ci --ignore-scripts --no-audit --no-fund --silent
+	mv $@.new $@
 	touch $@
 
 # Deterministic: the same seed tells the same story everywhere.
@@ -90,7 +99,7 @@ fuzz: packages-fuzz $(TOOLS)/bin/cargo-fuzz
 	for target in $(TARGETS); do \
 		mkdir -p target/fuzz/corpus/$$target; \
 		PATH=$(abspath $(TOOLS)/bin):$$PATH RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$target \
-			target/fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(SECONDS) -print_final_stats=1; \
+			target/fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; \
 	done
 
 $(TOOLS)/bin/cargo-fuzz:

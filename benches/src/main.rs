@@ -5,6 +5,7 @@ mod contestants;
 mod failover;
 mod first_request;
 mod http;
+mod lists;
 mod machine;
 mod messages;
 mod moves;
@@ -23,7 +24,7 @@ use crate::machine::Machine;
 use crate::report::Measurement;
 
 /// What there is to measure, in this order.
-const NAMES: [&str; 5] = ["first_request", "warm", "failover", "messages", "moves"];
+const NAMES: [&str; 6] = ["first_request", "warm", "failover", "messages", "lists", "moves"];
 
 fn main() -> anyhow::Result<()> {
     let only: Vec<String> = std::env::args().skip(1).collect();
@@ -64,6 +65,7 @@ fn measure(name: &str) -> anyhow::Result<Measurement> {
         "warm" => runtime.block_on(warm::run()),
         "failover" => runtime.block_on(failover::run()),
         "messages" => runtime.block_on(messages::run()),
+        "lists" => runtime.block_on(lists::run()),
         _ => runtime.block_on(moves::run()),
     }
 }

@@ -2,7 +2,6 @@
 //! of the same messages.
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,14 +32,14 @@ const ROUNDS: u32 = 3;
 
 pub(crate) async fn run() -> anyhow::Result<Measurement> {
     let network = up(1, &[]).await;
-    let account = Arc::new(Account::generate());
+    let account = Account::generate();
     let mut accepted: Vec<(Samples, Samples)> = vec![Default::default(); SENDERS.len()];
     let mut checked: Vec<Samples> = vec![Samples::default(); CORES.len()];
     let mut number = 0;
     for round in 0..ROUNDS {
         for ((senders, signed), (rates, latencies)) in SENDERS.into_iter().zip(&mut accepted) {
             eprintln!("bench: messages: round {} of {ROUNDS}: {senders} senders", round + 1);
-            let envelopes = sign(&account, number..number + signed);
+            let envelopes = sign_posts(&account, number..number + signed);
             number += signed;
             let (rate, took) = send(network.port(), &envelopes, senders).await?;
             rates.add(rate);
@@ -48,14 +47,14 @@ pub(crate) async fn run() -> anyhow::Result<Measurement> {
         }
         for (cores, rates) in CORES.into_iter().zip(&mut checked) {
             eprintln!("bench: messages: round {} of {ROUNDS}: signatures checked on {cores} cores", round + 1);
-            rates.add(check(&sign(&account, 0..2000), cores));
+            rates.add(check(&sign_posts(&account, 0..2000), cores));
         }
     }
     Ok(report(&accepted, &checked))
 }
 
 /// Makes and signs messages, on all processors.
-fn sign(account: &Arc<Account>, numbers: std::ops::Range<usize>) -> Vec<Envelope> {
+pub(crate) fn sign_posts(account: &Account, numbers: std::ops::Range<usize>) -> Vec<Envelope> {
     let numbers: Vec<usize> = numbers.collect();
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = numbers.len().div_ceil(threads).max(1);
@@ -102,7 +101,8 @@ async fn send(port: u16, envelopes: &[Envelope], senders: usize) -> anyhow::Resu
     Ok((per_second(took.len(), elapsed), took))
 }
 
-fn request(port: u16, envelope: &Envelope) -> Vec<u8> {
+/// The request that submits a message and waits until it is decided.
+pub(crate) fn request(port: u16, envelope: &Envelope) -> Vec<u8> {
     let body = SubmitRequest { sync: true, message: envelope.clone() };
     let body = serde_json::to_string(&body).expect("a message is JSON");
     format!(

@@ -1,15 +1,18 @@
 //! Volumes with the persistence `store`: they are restored when no node has them any more, and when their owner wants an
-//! earlier snapshot.
+//! earlier snapshot, in place or in another program.
 
 use aleph_tests::{Aleph, ComputeNode, Network, UpOptions, eventually, folder_with, reqwest_client};
 use serde_json::Value;
 
-/// Counts its requests in a file on its archived volume, and in one on a volume that is not archived.
+/// Counts its requests in a file on its archived volume, and in one on a volume that is not archived, and shows the counts.
 const COUNTER: &str = r#"
 import json, os
 
+def look(path):
+    return int(open(path).read()) if os.path.exists(path) else 0
+
 def count(path):
-    n = (int(open(path).read()) if os.path.exists(path) else 0) + 1
+    n = look(path) + 1
     with open(path + ".new", "w") as file:
         file.write(str(n))
         file.flush()
@@ -23,7 +26,8 @@ if not os.path.exists("/data/noise"):
 
 async def app(scope, receive, send):
     assert scope["type"] == "http"
-    counts = [count("/data/n"), count("/cache/n")] if scope["path"] == "/count" else None
+    act = {"/count": count, "/look": look}.get(scope["path"])
+    counts = [act("/data/n"), act("/cache/n")] if act else None
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": json.dumps(counts).encode()})
 "#;
@@ -37,7 +41,16 @@ const VOLUMES: [&str; 5] = [
 ];
 
 async fn count(network: &Network, program: &str) -> (u64, u64) {
-    let url = format!("{}/count", network.program_url(program));
+    ask(network, program, "count").await
+}
+
+/// The counts, which stay as they are.
+async fn look(network: &Network, program: &str) -> (u64, u64) {
+    ask(network, program, "look").await
+}
+
+async fn ask(network: &Network, program: &str, what: &str) -> (u64, u64) {
+    let url = format!("{}/{what}", network.program_url(program));
     let answer = reqwest_client().get(url).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     answer.json().await.unwrap()
@@ -164,4 +177,57 @@ async fn an_owner_goes_back_to_an_earlier_snapshot_and_downloads_it() {
     let seen_by_node = format!("/proc/{}/root{}", node.pid, last.display());
     let volume = std::fs::read_dir(seen_by_node).unwrap().next().unwrap().unwrap().path();
     assert_eq!(std::fs::read_to_string(volume.join("n")).unwrap(), "3");
+}
+
+#[tokio::test]
+async fn an_earlier_state_is_looked_at_in_another_program_while_the_first_runs_on() {
+    let options = ["--pool-mib", "768", "--archive-interval", "1s"];
+    let network = Network::up(UpOptions::new(1, &options)).await;
+    let aleph = Aleph::of(&network);
+    let folder = folder_with("main.py", COUNTER);
+    let first = aleph.upload(folder.path(), "main:app", &VOLUMES).await;
+    let node = network.compute_nodes[0].url.as_str();
+    assert_eq!(count(&network, &first).await, (1, 1));
+    archived(node, &aleph, &first).await;
+    assert_eq!(count(&network, &first).await, (2, 2));
+    let earlier = archived(node, &aleph, &first).await;
+    assert_eq!(count(&network, &first).await, (3, 3));
+    archived(node, &aleph, &first).await;
+
+    let mut volumes = VOLUMES;
+    volumes[2] = "name=db,mount=/data,size_mib=40,persistence=store";
+    let small = aleph.upload(folder.path(), "main:app", &volumes).await;
+    let restore = |into: &str| ["volume", "restore", &first, "--snapshot", &earlier, "--into", into].map(str::to_owned);
+    let error = aleph.error(&restore(&small).each_ref().map(String::as_str)).await;
+    assert!(error["code"] == "refused" && error["message"].as_str().unwrap().contains("40 MiB"), "{error}");
+    assert_eq!(aleph.find(&small).await["epoch"], 1, "it was not stopped");
+
+    // The other program has written, too, and the archive has a snapshot of that.
+    let second = aleph.upload(folder.path(), "main:app", &VOLUMES).await;
+    assert_eq!(count(&network, &second).await, (1, 1));
+    let own = archived(node, &aleph, &second).await;
+    let restored = aleph.json(&restore(&second).each_ref().map(String::as_str)).await;
+    assert_eq!((restored["outcome"].as_str(), restored["epoch"].as_u64()), (Some("done"), Some(2)));
+    assert_eq!(look(&network, &second).await, (2, 0), "what is not archived is empty");
+    assert_eq!(look(&network, &first).await, (3, 3));
+    assert_eq!(aleph.find(&first).await["epoch"], 1, "nothing happened to it");
+    let history = aleph.json(&["program", "history", &second, "--verify"]).await;
+    let fact = history["entries"].as_array().unwrap().iter().find(|entry| entry["fact"] == "restoring").unwrap();
+    assert_eq!((&fact["from"], &fact["snapshot"]), (&first.clone().into(), &earlier.clone().into()));
+
+    // Both go on, each in its own archive.
+    assert_eq!(count(&network, &first).await, (4, 4));
+    archived(node, &aleph, &first).await;
+    assert_eq!(count(&network, &second).await, (3, 1));
+    let later = archived(node, &aleph, &second).await;
+    assert_eq!(count(&network, &second).await, (4, 2));
+    for (snapshot, n) in [(later, 3), (own, 1)] {
+        aleph.json(&["volume", "restore", &second, "--snapshot", &snapshot]).await;
+        assert_eq!(look(&network, &second).await.0, n, "{snapshot}");
+    }
+
+    // What a program wrote that is forgotten can be had like that, too.
+    aleph.json(&["program", "delete", &first, "--yes"]).await;
+    aleph.json(&restore(&second).each_ref().map(String::as_str)).await;
+    assert_eq!(look(&network, &second).await.0, 2);
 }

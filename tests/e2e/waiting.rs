@@ -72,7 +72,7 @@ async fn what_starts_before_the_message_node_waits_for_it_and_says_so() {
     assert_eq!(health(&other_url).await["node"], Value::Null, "it has no id yet");
     for (name, what) in [
         ("scheduler", "the message node cannot be followed"),
-        ("node", "stream is interrupted"),
+        ("node", "the message node cannot be followed"),
         ("other", "cannot register this node"),
     ] {
         eventually("the log says so", async || {

@@ -37,6 +37,11 @@ impl Aleph {
         Self::new(&network.message_node_url, network.account_home())
     }
 
+    /// The base URL of its message node.
+    pub fn api_host(&self) -> &str {
+        &self.api_host
+    }
+
     /// Its folder of keys and settings.
     pub fn home(&self) -> &Path {
         &self.home

@@ -3,20 +3,26 @@
 //! The tests need root and what `make test` builds first: the binaries in `target/debug`, the guest files and the runtime
 //! images.
 
+mod anvil;
 mod client;
 mod namespace;
 mod network;
 mod postgres;
 mod publisher;
+mod python_client;
 mod role;
+mod user;
 mod wait;
 
+pub use anvil::Anvil;
 pub use client::{Aleph, Finished};
 pub use namespace::Namespace;
 pub use network::{ComputeNode, Network, UpOptions, free_ports, is_running, reqwest_client, signal};
 pub use postgres::Postgres;
 pub use publisher::Publisher;
+pub use python_client::PythonClient;
 pub use role::{Role, arguments_of};
+pub use user::User;
 pub use wait::{eventually, within};
 
 use std::path::{Path, PathBuf};
@@ -52,4 +58,14 @@ pub fn folder_with(file: &str, text: &str) -> tempfile::TempDir {
     let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
     std::fs::set_permissions(folder.path().join(file), std::fs::Permissions::from_mode(mode)).expect("it is ours");
     folder
+}
+
+/// Bytes that no packer makes shorter.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 7_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
 }

@@ -243,6 +243,29 @@ impl Network {
         .await;
     }
 
+    /// What the message node answers at this path, in JSON, whatever the status.
+    ///
+    /// # Panics
+    /// When it does not answer, or not in JSON.
+    pub async fn get(&self, path: &str) -> Value {
+        let url = format!("{}{path}", self.message_node_url);
+        let answer = reqwest_client().get(&url).send().await.unwrap_or_else(|e| panic!("{url}: {e}"));
+        answer.json().await.unwrap_or_else(|e| panic!("{url}: {e}"))
+    }
+
+    /// What the message node knows of a message: `status`, `message`, and so on.
+    pub async fn message(&self, item_hash: &str) -> Value {
+        self.get(&format!("/api/v0/messages/{item_hash}")).await
+    }
+
+    /// Waits until a message has this status.
+    pub async fn until_status(&self, item_hash: &str, status: &str) {
+        eventually(&format!("{item_hash} is {status}"), async || {
+            (self.message(item_hash).await["status"] == status).then_some(())
+        })
+        .await;
+    }
+
     /// A program's URL at the gateway, by path.
     pub fn program_url(&self, program: &str) -> String {
         format!("http://127.0.0.1:{}/vm/{program}", self.port + 2)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use protocol::ProgramId;
 use protocol::api::scheduler::{MoveOutcome, MovePhase, MoveRecord, ProgramState, VmRecord};
-use protocol::data::SnapshotId;
+use protocol::data::ArchivedSet;
 use reqwest::redirect::Policy;
 use serde_json::json;
 use tokio::time::Instant;
@@ -201,7 +201,7 @@ pub async fn until_restored(
     context: &Context,
     network: &Network,
     before: &VmRecord,
-    snapshot: SnapshotId,
+    set: ArchivedSet,
     deadline: Instant,
 ) -> Result<VmRecord> {
     let program = &before.vm_hash;
@@ -209,7 +209,7 @@ pub async fn until_restored(
     let mut last = String::from("the scheduler does not answer");
     loop {
         match before_deadline(deadline, network.vm(program)).await {
-            Some(Ok(Some(record))) => match restored(record, before, snapshot)? {
+            Some(Ok(Some(record))) => match restored(record, before, set)? {
                 Phase::Ready(record) => return Ok(*record),
                 Phase::Wait(text) => last = text,
                 Phase::Failing(why, record) => {
@@ -237,8 +237,9 @@ pub async fn until_restored(
 }
 
 /// What a record means to somebody who waits for a snapshot to be restored.
-fn restored(record: VmRecord, before: &VmRecord, snapshot: SnapshotId) -> Result<Phase, Failure> {
-    let has_it = record.data.as_ref().is_some_and(|data| data.restored == Some(snapshot));
+fn restored(record: VmRecord, before: &VmRecord, set: ArchivedSet) -> Result<Phase, Failure> {
+    let has_it =
+        record.data.as_ref().is_some_and(|data| (data.restored, data.restored_from) == (Some(set.snapshot), set.from));
     let failure = record.failure.as_ref().filter(|failure| failure.kind.is_fault_of_node()).map(failure_text);
     let is_new = record.epoch > before.epoch;
     Ok(match phase(Some(record)) {
@@ -248,7 +249,7 @@ fn restored(record: VmRecord, before: &VmRecord, snapshot: SnapshotId) -> Result
                 Code::RestoreFailed,
                 "its node could not get the snapshot: it goes on with what it had",
             )
-            .hint(format!("see `aleph volume snapshots {}`, and order it again", record.vm_hash))
+            .hint(format!("see `aleph volume snapshots {}`, and order it again", set.from.unwrap_or(record.vm_hash)))
             .details(json!({ "item_hash": record.vm_hash, "record": record })));
         }
         Phase::Failing(_, record) if !is_new => Phase::Wait(format!("failing on {}", place(&record))),

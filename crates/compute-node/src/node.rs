@@ -31,7 +31,7 @@ use crate::gateway::{Gateway, Routes};
 use crate::guest_api::GuestApi;
 use crate::machine;
 use crate::metrics::Metrics;
-use crate::programs::catalog::{Catalog, Change};
+use crate::programs::catalog::{Catalog, Change, POLL};
 use crate::programs::code::CodeCache;
 use crate::programs::data::ProgramData;
 use crate::programs::endpoint::Endpoints;
@@ -211,7 +211,7 @@ pub async fn run_gateway(
     let (changes, mut ignored) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(routes.follow(shutdown.clone()));
-    tasks.spawn(catalog.follow(changes, shutdown.clone()));
+    tasks.spawn(catalog.follow(changes, POLL, shutdown.clone()));
     // Nothing runs here that would have to follow.
     tasks.spawn(async move { while ignored.recv().await.is_some() {} });
     ready(address);
@@ -369,7 +369,7 @@ async fn connect(
 async fn follow_catalog(catalog: Arc<Catalog>, handle: AgentHandle, shutdown: CancellationToken) {
     let (changes, mut changed) = mpsc::channel::<Change>(64);
     let messages = handle.changes();
-    tokio::join!(catalog.follow(changes, shutdown), async move {
+    tokio::join!(catalog.follow(changes, POLL, shutdown), async move {
         while let Some(change) = changed.recv().await {
             let _ = messages.send(Message::Changed(change)).await;
         }

@@ -34,6 +34,9 @@ pub enum RunError {
         /// Why not.
         cause: String,
     },
+    /// Balances have two sources.
+    #[error("balances have one source; give --ledger, --balances-from or --token-rpc, and not two of them")]
+    TwoBalances,
     /// The archive cannot be opened.
     #[error("cannot use the archive of snapshots at {place}: {source}; set --snapshots, or what the service needs")]
     Snapshots {

@@ -5,6 +5,7 @@ use protocol::api::message_node::MessageStatus;
 use protocol::message::{Envelope, MessageType};
 
 use crate::core::content::Content;
+use crate::events::News;
 
 /// What a message is filtered by: the columns of its row, or the fields of one that was just processed.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,16 +86,23 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Whether a message that was just processed is wanted. Times are not compared: they are the sender's clock, and a
+    /// Whether something that is told of a message now is wanted. Times are not compared: they are the sender's clock, and a
     /// follower that asked for messages "from now on" wants those of senders whose clock is behind, too.
-    pub(crate) fn wants_live(&self, traits: &Traits) -> bool {
+    ///
+    /// Another status is told only to those who name it: other clients take every message of a stream for a new one.
+    pub(crate) fn wants_live(&self, traits: &Traits, news: News) -> bool {
         fn any<T: PartialEq>(wanted: &[T], value: &T) -> bool {
             wanted.is_empty() || wanted.contains(value)
         }
         fn some(wanted: &[String], value: Option<&String>) -> bool {
             wanted.is_empty() || value.is_some_and(|value| wanted.contains(value))
         }
-        any(&self.types, &traits.message_type)
+        let status = match news {
+            News::Arrived | News::Back => any(&self.statuses, &MessageStatus::Processed),
+            News::Status(status) => self.statuses.contains(&status),
+        };
+        status
+            && any(&self.types, &traits.message_type)
             && any(&self.senders, &traits.sender)
             && any(&self.hashes, &traits.item_hash)
             && any(&self.chains, &traits.chain)
@@ -154,19 +162,34 @@ mod tests {
         for (field, value) in cases {
             let mut filter = Filter::default();
             *field(&mut filter) = list(value);
-            assert!(filter.wants_live(&traits()), "{value}");
+            assert!(filter.wants_live(&traits(), News::Arrived), "{value}");
             *field(&mut filter) = list("wrong");
-            assert!(!filter.wants_live(&traits()), "{value}");
+            assert!(!filter.wants_live(&traits(), News::Arrived), "{value}");
         }
         let filter = Filter { content_types: list("note"), ..Filter::default() };
-        assert!(!filter.wants_live(&traits()), "a message without the field is not wanted");
+        assert!(!filter.wants_live(&traits(), News::Arrived), "a message without the field is not wanted");
         let filter = Filter { types: vec![MessageType::Post], ..Filter::default() };
-        assert!(!filter.wants_live(&traits()));
+        assert!(!filter.wants_live(&traits(), News::Arrived));
+    }
+
+    #[test]
+    fn other_statuses_are_told_to_those_who_name_them() {
+        use MessageStatus::{Processed, Removed, Removing};
+        let news = [News::Arrived, News::Back, News::Status(Removing), News::Status(Removed), News::Status(Processed)];
+        for (statuses, wanted) in [
+            (vec![], [true, true, false, false, false]),
+            (vec![Processed], [true, true, false, false, true]),
+            (vec![Removed], [false, false, false, true, false]),
+            (vec![Processed, Removing, Removed], [true; 5]),
+        ] {
+            let filter = Filter { statuses, ..Filter::default() };
+            assert_eq!(news.map(|news| filter.wants_live(&traits(), news)), wanted, "{:?}", filter.statuses);
+        }
     }
 
     #[test]
     fn live_messages_are_not_compared_by_time() {
         let filter = Filter { start_us: Some(10), end_us: Some(11), ..Filter::default() };
-        assert!(filter.wants_live(&traits()));
+        assert!(filter.wants_live(&traits(), News::Arrived));
     }
 }

@@ -11,20 +11,23 @@
 //! * [`Config`] and [`run`] are the entrance; the binary `aleph-node` reads the one and calls the other.
 //! * `core` decides and does no I/O. `pipeline` looks up what `core` asks for and carries out what it says; its module
 //!   documentation has the life of a message.
+//! * `follow` takes in what another message node has.
 //! * `archive` keeps snapshot sets of programs' volumes, encrypted, for the compute nodes that run them.
 //! * Everything is in one directory: `messages.sqlite`, `files/`, `snapshots/` (or a bucket) and `snapshots.key`. What was
 //!   answered with success is in there, durably.
 
+mod admission;
 mod api;
 mod archive;
 mod balances;
 mod clock;
 mod config;
-mod core;
+pub mod core;
 mod error;
 mod events;
 mod files;
 mod filter;
+mod follow;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod metrics;
@@ -36,7 +39,10 @@ mod server;
 mod store;
 mod view;
 
+pub use crate::core::quota::{Rate, SenderRates};
 pub use archive::{Bucket, SnapshotsPlace};
-pub use config::{ArchiveConfig, Config, Limits, Timing};
+pub use config::{
+    ArchiveConfig, Config, FollowConfig, Limits, PaymentRules, SenderRules, Timing, TokenAddress, TokenConfig,
+};
 pub use error::RunError;
 pub use server::run;

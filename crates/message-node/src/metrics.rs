@@ -9,6 +9,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use protocol::api::message_node::MessageStatus;
 use protocol::message::MessageType;
 
+use crate::balances::ChainNumbers;
+
 /// The node's counters.
 pub(crate) struct Metrics {
     handle: PrometheusHandle,
@@ -25,6 +27,14 @@ pub(crate) struct Metrics {
     pub streams: Gauge,
     /// Streams that were closed because they were too slow.
     pub slow_streams: Counter,
+    /// Whether another message node is followed at the moment: 1 or 0.
+    pub following: Gauge,
+    /// Messages of another node that were new here.
+    pub followed: Counter,
+    /// Messages of another node that were left out.
+    pub follow_refused: Counter,
+    /// Messages of another node were listed until this time, seconds since 1970.
+    pub followed_until: Gauge,
 }
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
@@ -42,6 +52,10 @@ impl Metrics {
             uploads: gauge("aleph_uploads"),
             streams: gauge("aleph_streams"),
             slow_streams: counter("aleph_slow_streams_total"),
+            following: gauge("aleph_following"),
+            followed: counter("aleph_followed_total"),
+            follow_refused: counter("aleph_follow_refused_total"),
+            followed_until: gauge("aleph_followed_until_seconds"),
             handle: recorder.handle(),
             recorder: Box::new(recorder),
         }
@@ -76,6 +90,23 @@ impl Metrics {
         gauge("aleph_messages_pending", "Messages that wait to be decided.", &[(String::new(), stored.pending)]);
         gauge("aleph_files", "Files.", &[(String::new(), stored.files.0)]);
         gauge("aleph_files_bytes", "Bytes of all files.", &[(String::new(), stored.files.1)]);
+        if let Some(ChainNumbers { health, silence }) = &stored.chain {
+            let mut one = |name: &str, help: &str, value: u64| {
+                gauge(name, help, &[(String::new(), i64::try_from(value).unwrap_or(i64::MAX))]);
+            };
+            one("aleph_chain_up", "Whether the RPC node answered the last time.", health.trouble.is_none().into());
+            one("aleph_chain_failures", "How often it did not, since the start.", health.failures);
+            one("aleph_chain_reorganisations", "Reorganisations of blocks that counted.", health.reorganisations);
+            one("aleph_chain_accounts", "Accounts whose balance is known or wanted.", health.accounts as u64);
+            one("aleph_chain_accounts_unread", "Those whose balance is to be read.", health.unread as u64);
+            if let Some(at) = health.at {
+                one("aleph_chain_block", "The block that balances are of.", at.number);
+                one("aleph_chain_block_timestamp_seconds", "Its time.", at.time);
+            }
+            if let Some(silence) = silence {
+                one("aleph_chain_silence_seconds", "Since when not everything was answered.", silence.as_secs());
+            }
+        }
         text
     }
 }
@@ -95,6 +126,8 @@ pub(crate) struct StoredNumbers {
     pub pending: i64,
     /// Files and their bytes.
     pub files: (i64, i64),
+    /// The chain that balances are read from.
+    pub chain: Option<ChainNumbers>,
 }
 
 #[cfg(test)]
@@ -106,8 +139,12 @@ mod tests {
         let metrics = Metrics::new();
         metrics.received.increment(2);
         metrics.decided(MessageType::Post, MessageStatus::Processed);
-        let stored =
-            StoredNumbers { messages: vec![("POST".into(), "processed".into(), 3)], pending: 4, files: (5, 6) };
+        let stored = StoredNumbers {
+            messages: vec![("POST".into(), "processed".into(), 3)],
+            pending: 4,
+            files: (5, 6),
+            chain: None,
+        };
         let text = metrics.render(&stored);
         for line in [
             "aleph_messages_received_total 2",

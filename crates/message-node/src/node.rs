@@ -6,8 +6,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Admission;
+use crate::api::Room;
 use crate::archive::Archive;
-use crate::files::Files;
+use crate::clock::{micros, now_us};
+use crate::files::{Files, StagedFile};
 use crate::pipeline::{Context, Pipeline};
 use crate::store::{Db, Store, Stored};
 
@@ -20,6 +23,10 @@ pub(crate) struct Node {
     pub pipeline: Pipeline,
     /// The snapshot sets of programs.
     pub archive: Arc<Archive>,
+    /// Who may send messages.
+    pub admission: Arc<Admission>,
+    /// Room for large bodies.
+    pub room: Room,
     /// Uploads that may start.
     pub uploads: Arc<Semaphore>,
     /// WebSocket streams that may open.
@@ -44,5 +51,18 @@ impl Node {
     /// The file store.
     pub(crate) fn files(&self) -> &Files {
         &self.context.files
+    }
+
+    /// Makes a file known. It is kept for the grace time at least, and messages that waited for it are tried again.
+    ///
+    /// # Errors
+    /// When the file store or the database fails.
+    pub(crate) async fn publish(&self, file: StagedFile) -> Stored<()> {
+        let (names, bytes) = (file.all_names(), file.bytes());
+        let keep_until_us = now_us() + micros(self.context.timing.file_grace);
+        self.files().publish(file, self.store(), keep_until_us).await?;
+        self.context.metrics.uploaded_bytes.increment(bytes);
+        self.pipeline.file_arrived(&names);
+        Ok(())
     }
 }

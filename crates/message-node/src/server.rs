@@ -12,26 +12,31 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::fs::{FlockOperation, flock};
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api;
+use crate::admission::Admission;
+use crate::api::{self, Room};
 use crate::archive::{self, Archive};
 use crate::balances::Balances;
 use crate::config::Config;
 use crate::error::RunError;
 use crate::events::Events;
 use crate::files::{Files, collect};
+use crate::follow::Follower;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::pipeline::{Context, Pipeline};
 use crate::published::Network;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take nothing of what is sent to it, in milliseconds.
+const STALLED_MS: u32 = 60_000;
 /// How long to wait when the operating system gives no connections (no free file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -49,9 +54,13 @@ pub async fn run(
     let _lock = lock(&config.data_dir)?;
     let data_dir = |source: io::Error| RunError::DataDir { path: config.data_dir.clone(), source };
     let files = Files::open(&config.data_dir.join("files")).map_err(data_dir)?;
-    let balances = Balances::open(config.ledger.as_deref())?;
+    let balances = Balances::open(&config)?;
     let database = config.data_dir.join("messages.sqlite");
     let store = Store::open(&database).await?;
+    let failed = |error: StoreError| RunError::Database { path: database.clone(), cause: error.to_string() };
+    let mut db = store.write().await.map_err(failed)?;
+    balances.drop_untrusted(&mut db).await.map_err(failed)?;
+    db.commit().await.map_err(|error| failed(error.into()))?;
     let bind = |source| RunError::Bind { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
@@ -70,25 +79,35 @@ pub async fn run(
         metrics: Metrics::new(),
         limits: config.limits.clone(),
         timing: config.timing.clone(),
+        payment: config.payment.clone(),
     });
     let (stop_serving, stop_pipeline) = (shutdown.child_token(), CancellationToken::new());
-    let (pipeline, mut tasks) = Pipeline::start(Arc::clone(&context), stop_serving.clone(), stop_pipeline.clone())
-        .await
-        .map_err(|e| RunError::Database { path: database, cause: e.to_string() })?;
+    let (pipeline, mut tasks) =
+        Pipeline::start(Arc::clone(&context), stop_serving.clone(), stop_pipeline.clone()).await.map_err(failed)?;
     let collector =
         collect::run(files, store.clone(), config.limits.clone(), config.timing.clone(), stop_pipeline.clone());
     tasks.push(tokio::spawn(collector));
     tasks.push(tokio::spawn(archive::collect::run(Arc::clone(&archive), stop_pipeline.clone())));
 
+    if let Some(token) = context.balances.token() {
+        let (pipeline, stop) = (pipeline.clone(), stop_pipeline.clone());
+        tasks.push(tokio::spawn(async move { token.run(|| pipeline.balances_changed(), stop).await }));
+    }
+
     let node = Node {
         context,
         pipeline,
         archive,
+        admission: Arc::new(Admission::new(&config.senders, config.authority.as_ref())),
+        room: Room::new(config.limits.body_bytes),
         uploads: Arc::new(Semaphore::new(config.limits.uploads)),
         streams: Arc::new(Semaphore::new(config.limits.streams)),
         open_streams: TaskTracker::new(),
         shutdown: stop_serving.clone(),
     };
+    if let Some(follow) = &config.follow {
+        tasks.push(tokio::spawn(Follower::new(node.clone(), follow).run(stop_pipeline.clone())));
+    }
     tracing::info!(%address, data_dir = %config.data_dir.display(), "the message node is ready");
     ready(address);
 
@@ -150,8 +169,9 @@ async fn accept(listener: TcpListener, node: Node, most: usize, connections: Tas
 }
 
 async fn serve(stream: TcpStream, router: axum::Router, stop: CancellationToken) {
-    // Small answers must not wait for more; an error is no reason not to answer.
+    // Small answers must not wait for more, and a client that takes nothing is cut off; an error is no reason not to answer.
     let _ = stream.set_nodelay(true);
+    let _ = set_tcp_user_timeout(&stream, STALLED_MS);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

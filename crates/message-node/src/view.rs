@@ -3,6 +3,7 @@
 //! `content` is the item content itself, not a new serialisation of it: Python clients compare both, and a float or a large
 //! integer that changes on the way makes a message unreadable for them.
 
+use protocol::api::message_node::MessageStatus;
 use protocol::message::{Envelope, ItemType};
 use serde::Serialize;
 use serde_json::Value;
@@ -30,6 +31,9 @@ pub(crate) struct MessageView<'a> {
     confirmations: [(); 0],
     confirmed: bool,
     size: u64,
+    /// Where it is in its life, when a stream tells that this has changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<MessageStatus>,
 }
 
 impl<'a> MessageView<'a> {
@@ -51,7 +55,13 @@ impl<'a> MessageView<'a> {
             confirmations: [],
             confirmed: false,
             size: row.size(),
+            status: None,
         }
+    }
+
+    /// The same with where it is in its life.
+    pub(crate) fn with_status(self, status: MessageStatus) -> Self {
+        Self { status: Some(status), ..self }
     }
 }
 
@@ -98,6 +108,7 @@ pub(crate) fn to_json(envelope: &Envelope, content: Option<&str>) -> String {
         confirmations: [],
         confirmed: false,
         size: content.map_or(0, |text| text.len() as u64),
+        status: None,
     };
     serde_json::to_string(&view).expect("a message is JSON")
 }

@@ -1,5 +1,11 @@
 //! The command line. Every option can be given as an environment variable, too, `ALEPH_NODE_…`.
 
+mod payment;
+mod senders;
+mod token;
+mod volumes;
+
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,9 +14,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use lease::LeaseConfig;
 use message_node::SnapshotsPlace;
-use protocol::data::SnapshotId;
+use protocol::message::MessageType;
 use protocol::{Address, Alias, NodeId};
 use url::Url;
+
+use payment::{HoldOptions, PaymentOptions};
+use senders::SenderOptions;
+use token::TokenOptions;
+pub(crate) use volumes::{ExportOptions, VolumesCommand, VolumesOptions};
 
 /// Runs programs on a network of independent compute nodes.
 #[derive(Debug, Parser)]
@@ -43,7 +54,7 @@ pub(crate) enum Role {
     /// Run a whole network on this machine
     Up(UpOptions),
     /// Accept, check, store and stream messages and files
-    MessageNode(MessageNodeOptions),
+    MessageNode(Box<MessageNodeOptions>),
     /// Decide which compute node runs each persistent program
     Scheduler(SchedulerOptions),
     /// Run programs
@@ -70,8 +81,14 @@ pub(crate) struct UpOptions {
     pub(crate) port: u16,
 
     /// Tokens that the first account gets when the network is made
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, conflicts_with = "token_rpc")]
     pub(crate) balance: u64,
+
+    #[command(flatten)]
+    pub(crate) token: TokenOptions,
+
+    #[command(flatten)]
+    pub(crate) hold: HoldOptions,
 
     /// MiB that each compute node has for volumes that programs write to, at most; 0 for none
     #[arg(long, default_value_t = 4096, value_parser = pool_mib)]
@@ -120,9 +137,11 @@ pub(crate) struct MessageNodeOptions {
     #[arg(long, default_value = "/var/lib/aleph-node/message-node", env = "ALEPH_NODE_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
 
-    /// A JSON file of balances, {"0x…": "2000"}, read again when it changes; without one nothing has to be paid for
-    #[arg(long, env = "ALEPH_NODE_LEDGER")]
-    pub(crate) ledger: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) payment: PaymentOptions,
+
+    #[command(flatten)]
+    pub(crate) senders: SenderOptions,
 
     /// The account whose aggregates speak for this network: pricing, settings, vm-images
     #[arg(long, env = "ALEPH_NODE_AUTHORITY")]
@@ -153,6 +172,14 @@ pub(crate) struct MessageNodeOptions {
     /// How long the archive of a forgotten program is kept
     #[arg(long, default_value = "7d", value_parser = retention, env = "ALEPH_NODE_SNAPSHOTS_RETENTION")]
     pub(crate) snapshots_retention: Duration,
+
+    /// Base URL of another message node, whose messages and files this one takes in
+    #[arg(long, value_parser = base_url, env = "ALEPH_NODE_FOLLOW")]
+    pub(crate) follow: Option<String>,
+
+    /// Take in these types of messages only: PROGRAM,STORE,FORGET,AGGREGATE, say
+    #[arg(long, requires = "follow", value_delimiter = ',', value_parser = message_type, env = "ALEPH_NODE_FOLLOW_ONLY")]
+    pub(crate) only: Vec<MessageType>,
 }
 
 /// `aleph-node scheduler`.
@@ -375,58 +402,6 @@ pub(crate) struct GatewayOptions {
     pub(crate) hold: Duration,
 }
 
-/// `aleph-node volumes`.
-#[derive(Debug, Args)]
-pub(crate) struct VolumesOptions {
-    /// The data directory of the compute node, which has to run on this machine
-    #[arg(long, global = true, default_value = "/var/lib/aleph-node/compute-node", env = "ALEPH_NODE_DATA_DIR")]
-    pub(crate) data_dir: PathBuf,
-
-    #[command(subcommand)]
-    pub(crate) command: VolumesCommand,
-}
-
-/// What to do with volumes.
-#[derive(Debug, Subcommand)]
-pub(crate) enum VolumesCommand {
-    /// Show the programs that this node has data of: volumes, snapshots, recovery points, and until when they are kept
-    List {
-        /// Only this program: its id, or the first 8 digits or more of it
-        program: Option<String>,
-    },
-    /// Keep the data of a program that was forgotten, until `forget`
-    Undelete {
-        /// The program: its id, or the first 8 digits or more of it
-        program: String,
-    },
-    /// Take `undelete` back: the data is removed when the retention time, which starts anew, is over
-    Forget {
-        /// The program: its id, or the first 8 digits or more of it
-        program: String,
-    },
-    /// Take a copy of all volumes of a program out, as a tar archive with a folder for each; nothing is changed
-    Export(ExportOptions),
-}
-
-/// `aleph-node volumes export`.
-#[derive(Debug, Args)]
-pub(crate) struct ExportOptions {
-    /// The program: its id, or the first 8 digits or more of it
-    pub(crate) program: String,
-
-    /// This snapshot, like 3-17; what was written last, as far as this node knows, if nothing is named
-    #[arg(long, conflicts_with = "recovery_point")]
-    pub(crate) snapshot: Option<SnapshotId>,
-
-    /// The recovery point with this number
-    #[arg(long)]
-    pub(crate) recovery_point: Option<u64>,
-
-    /// The file to write, which must not exist; - for standard output
-    #[arg(long)]
-    pub(crate) output: PathBuf,
-}
-
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write for example 500ms, 5s or 2m"))
 }
@@ -435,6 +410,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn interval(text: &str) -> Result<Duration, String> {
     const SHORTEST: Duration = Duration::from_millis(100);
     duration(text).and_then(|time| if time >= SHORTEST { Ok(time) } else { Err("at least 100ms".to_owned()) })
+}
+
+/// A time as an argument of another process.
+pub(crate) fn in_millis(duration: Duration) -> OsString {
+    format!("{}ms", duration.as_millis()).into()
 }
 
 fn pool_mib(text: &str) -> Result<u64, String> {
@@ -453,6 +433,11 @@ fn store(text: &str) -> Result<Url, String> {
     let expected = "expected postgres://user:password@host:port/database";
     let url: Url = text.parse().map_err(|e| format!("{e}; {expected}"))?;
     if matches!(url.scheme(), "postgres" | "postgresql") { Ok(url) } else { Err(expected.to_owned()) }
+}
+
+fn message_type(text: &str) -> Result<MessageType, String> {
+    serde_json::from_value(text.to_uppercase().into())
+        .map_err(|_| "expected a type of message: PROGRAM, STORE, FORGET, AGGREGATE, POST".to_owned())
 }
 
 fn base_url(text: &str) -> Result<String, String> {

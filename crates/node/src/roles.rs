@@ -20,7 +20,7 @@ pub(crate) async fn run(role: Role, json: bool) -> anyhow::Result<()> {
     let ready = move |name: &'static str| move |address: SocketAddr| announce(name, address, json);
     match role {
         Role::MessageNode(options) => {
-            message_node::run(message_node_config(options), ready("message node"), shutdown).await?;
+            message_node::run(message_node_config(*options), ready("message node"), shutdown).await?;
         }
         Role::Scheduler(options) => scheduler::run(scheduler_config(options), ready("scheduler"), shutdown).await?,
         Role::ComputeNode(options) => {
@@ -59,8 +59,7 @@ pub(crate) fn end_on_signals() -> anyhow::Result<CancellationToken> {
 }
 
 fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
-    message_node::Config {
-        ledger: options.ledger,
+    let config = message_node::Config {
         authority: options.authority,
         aliases: options.aliases.into_iter().collect(),
         archive: message_node::ArchiveConfig {
@@ -71,8 +70,10 @@ fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
             retention: options.snapshots_retention,
             ..message_node::ArchiveConfig::default()
         },
+        follow: options.follow.map(|url| message_node::FollowConfig { url, only: options.only }),
         ..message_node::Config::new(options.listen, options.data_dir)
-    }
+    };
+    options.senders.set(options.payment.set(config))
 }
 
 fn scheduler_config(options: SchedulerOptions) -> scheduler::Config {

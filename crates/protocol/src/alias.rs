@@ -1,6 +1,7 @@
 //! Other names of files: a network of one's own cannot have the messages of the public one, whose hashes clients have built in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use crate::FileHash;
@@ -35,6 +36,13 @@ impl FromStr for Alias {
     }
 }
 
+/// As it is parsed, NAME=OF.
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.of)
+    }
+}
+
 /// What an operator has other names for. They are not followed further: a name of a name is a name that nobody knows.
 #[derive(Debug, Clone, Default)]
 pub struct Aliases(BTreeMap<String, String>);
@@ -43,11 +51,6 @@ impl Aliases {
     /// The hash of the message that is meant.
     pub fn resolve<'a>(&'a self, reference: &'a str) -> &'a str {
         self.0.get(reference).map_or(reference, String::as_str)
-    }
-
-    /// Whether a program that refers to `reference` means the message `of`.
-    pub fn means(&self, reference: &str, of: &str) -> bool {
-        self.resolve(reference) == of
     }
 }
 
@@ -65,9 +68,14 @@ mod tests {
     fn what_has_another_name_is_found_by_both() {
         let of = "2dd8461befef716345cfd1423a43cf655a237a68c46c6edf85b49126563221f7";
         let aliases: Aliases = [format!("{PUBLIC_RUNTIME}={of}").parse().unwrap()].into_iter().collect();
-        assert_eq!(aliases.resolve(PUBLIC_RUNTIME), of);
-        assert!(aliases.means(PUBLIC_RUNTIME, of) && aliases.means(of, of) && !aliases.means(of, PUBLIC_RUNTIME));
+        assert_eq!((aliases.resolve(PUBLIC_RUNTIME), aliases.resolve(of)), (of, of));
         assert_eq!(Aliases::default().resolve(PUBLIC_RUNTIME), PUBLIC_RUNTIME);
+    }
+
+    #[test]
+    fn an_alias_is_written_as_it_is_read() {
+        let text = format!("{PUBLIC_RUNTIME}=2dd8461befef716345cfd1423a43cf655a237a68c46c6edf85b49126563221f7");
+        assert_eq!(text.parse::<Alias>().unwrap().to_string(), text);
     }
 
     #[test]

@@ -32,6 +32,21 @@ impl SnapshotId {
     pub const fn new(epoch: Epoch, sequence: u64) -> Self {
         Self { epoch, sequence }
     }
+
+    /// What a program starts with under this epoch that another program wrote.
+    pub const fn foreign(epoch: Epoch) -> Self {
+        Self::new(epoch, 0)
+    }
+
+    /// A snapshot of another program on which that builds. It never becomes complete.
+    pub const fn below_foreign(number: u64) -> Self {
+        Self::new(Epoch::new(0), number)
+    }
+
+    /// Whether it is one of those: epochs and snapshots that are taken count from 1.
+    pub const fn is_foreign(self) -> bool {
+        self.epoch.get() == 0 || self.sequence == 0
+    }
 }
 
 impl fmt::Display for SnapshotId {
@@ -138,6 +153,44 @@ pub enum DataBase {
         /// With this set; `None` for the newest that can be restored.
         snapshot: Option<SnapshotId>,
     },
+    /// With what the archive has of another program of the same owner: each volume with the persistence `store` is what that
+    /// program's volume of the same name was; others are empty.
+    Foreign {
+        /// That program.
+        program: ProgramId,
+        /// The set of its archive.
+        snapshot: SnapshotId,
+    },
+}
+
+/// A set of the archive that somebody wants a program to start with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchivedSet {
+    /// Its name.
+    pub snapshot: SnapshotId,
+    /// The program whose archive has it; `None` for the program's own.
+    pub from: Option<ProgramId>,
+}
+
+impl ArchivedSet {
+    /// What a program starts with that goes back to it.
+    pub const fn base(self) -> DataBase {
+        match self.from {
+            None => DataBase::Archive { snapshot: Some(self.snapshot) },
+            Some(program) => DataBase::Foreign { program, snapshot: self.snapshot },
+        }
+    }
+}
+
+impl DataBase {
+    /// The set that somebody wants it to start with, if it is one.
+    pub const fn archived(self) -> Option<ArchivedSet> {
+        match self {
+            Self::Archive { snapshot: Some(snapshot) } => Some(ArchivedSet { snapshot, from: None }),
+            Self::Foreign { program, snapshot } => Some(ArchivedSet { snapshot, from: Some(program) }),
+            Self::Empty | Self::Own { .. } | Self::Copy { .. } | Self::Archive { snapshot: None } => None,
+        }
+    }
 }
 
 /// Snapshots of epochs before `since` count up to `until` only: the program went on from there, and what others wrote after it
@@ -216,5 +269,22 @@ mod tests {
         assert_eq!(json["order"]["order"], "live");
         assert_eq!(json["order"]["base"]["at_least"], "3-17");
         assert_eq!(serde_json::from_value::<DataEntry>(json).unwrap(), entry);
+    }
+
+    #[test]
+    fn a_set_of_the_archive_is_what_a_program_starts_with_and_nobody_takes_it_for_its_own() {
+        let snapshot = SnapshotId::new(Epoch::new(3), 17);
+        for from in [None, Some(ProgramId::from_bytes([2; 32]))] {
+            let set = ArchivedSet { snapshot, from };
+            assert_eq!(set.base().archived(), Some(set));
+            let json = serde_json::to_value(set.base()).unwrap();
+            assert_eq!(json["base"], if from.is_some() { "foreign" } else { "archive" });
+            assert_eq!(serde_json::from_value::<DataBase>(json).unwrap(), set.base());
+        }
+        // As it was written before there was another program's.
+        let earlier = serde_json::json!({"base": "archive", "snapshot": "3-17"});
+        let own = ArchivedSet { snapshot, from: None };
+        assert_eq!(serde_json::from_value::<DataBase>(earlier).unwrap(), own.base());
+        assert_eq!(DataBase::Archive { snapshot: None }.archived(), None);
     }
 }

@@ -117,6 +117,9 @@ pub enum Fact {
         by: Address,
         /// The set.
         snapshot: SnapshotId,
+        /// The program whose volumes they were; `None` for its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<ProgramId>,
     },
     /// Somebody asked to leave it where it is.
     MoveCancelled {

@@ -1,7 +1,7 @@
 //! Schemas of what is a text or a number on the wire, and of the words of other crates.
 
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::data::SnapshotId;
@@ -28,6 +28,16 @@ schemas! {
     Epoch: number("Counts the assignments of a program to nodes").schema_type(Type::Integer);
     MessageTime: number("Seconds since 1970 by the sender's clock; ISO 8601 text is read as well")
         .maximum(Some(MessageTime::MAX));
+}
+
+/// A signature in the forms that [`crate::message::Envelope`] reads.
+pub(crate) fn signature() -> Schema {
+    OneOfBuilder::new()
+        .description(Some("By the sender; shown as a text. An account of Solana may send an object in its place."))
+        .item(ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null])))
+        .item(ObjectBuilder::new().schema_type(Type::Object))
+        .build()
+        .into()
 }
 
 fn text(what: &str, example: &str) -> ObjectBuilder {

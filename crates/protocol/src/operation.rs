@@ -52,13 +52,16 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<NodeId>,
     },
-    /// Stop a persistent program, and start it with what the archive has of its volumes in this snapshot. Its owner may order
-    /// this, too. What it had written is kept on its node for a while.
+    /// Stop a persistent program, and start it with what the archive has of its volumes in this snapshot, or of another
+    /// program's volumes of the same names. Its owner may order this, too. What it had written is kept on its node for a while.
     Restore {
         /// The program.
         program: ProgramId,
         /// The set of the archive.
         snapshot: SnapshotId,
+        /// The program whose archive has it, of the same owner, to which nothing happens; `None` for the program's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<ProgramId>,
     },
     /// Leave a program where it is, although somebody had ordered to move it. Its owner may order this, too.
     CancelMove {
@@ -77,7 +80,7 @@ impl Operation {
         }
     }
 
-    /// The program that it is about, whose owner may order it as well.
+    /// The program that it changes, whose owner may order it as well.
     pub fn program(&self) -> Option<ProgramId> {
         match self {
             Self::Move { program, .. } | Self::Restore { program, .. } | Self::CancelMove { program } => Some(*program),
@@ -171,6 +174,28 @@ mod tests {
             assert_eq!((order.operation.program(), order.operation.node()), (Some(program), to));
             assert_eq!(order.operation, operation);
         }
+    }
+
+    #[test]
+    fn an_order_to_restore_is_signed_for_both_programs() {
+        let (owner, scheduler) = (Account::generate(), Account::generate());
+        let (now, program) = (DateTime::from_timestamp(1_700_000_000, 0).unwrap(), ProgramId::from_bytes([7; 32]));
+        let (from, other) = (ProgramId::from_bytes([8; 32]), ProgramId::from_bytes([9; 32]));
+        let operation = Operation::Restore { program, snapshot: "3-17".parse().unwrap(), from: Some(from) };
+        let signed = SignedOrder::new(&owner, scheduler.address().clone(), now, operation.clone());
+        let (order, signer) = signed.read(scheduler.address(), now).unwrap();
+        assert_eq!(
+            (&order.operation, order.operation.program(), &signer),
+            (&operation, Some(program), owner.address())
+        );
+        let replaced = signed.order.replace(&from.to_string(), &other.to_string());
+        let signer = SignedOrder { order: replaced, ..signed }.read(scheduler.address(), now).map(|(_, signer)| signer);
+        assert_ne!(signer.as_ref(), Ok(owner.address()), "another source is another order");
+        // As orders were before there was a source.
+        let earlier = serde_json::json!({"operation": "restore", "program": program, "snapshot": "3-17"});
+        let own = Operation::Restore { program, snapshot: "3-17".parse().unwrap(), from: None };
+        assert_eq!(serde_json::to_value(&own).unwrap(), earlier);
+        assert_eq!(serde_json::from_value::<Operation>(earlier).unwrap(), own);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Term {
         let client = MessageNode::new(config.message_node.as_str());
         let (nodes, node_list) = Nodes::new(client.clone(), inbox.clone(), snapshots.clone());
         let known = (restored.known(), restored.unread());
-        let programs = Programs::new(client, inbox.clone(), known, following, node_list.clone(), config.resync);
+        let programs = Programs::new(client.clone(), inbox.clone(), known, following, node_list.clone(), config.resync);
         let policy = Policy { restore_after: config.restore_after, ..Policy::default() };
         let core = Scheduler::new(seat.times, policy, random_nonce());
         let engine = Engine::new(core, events_in, writes, snapshot, events.clone(), metrics.clone());
@@ -80,6 +80,7 @@ impl Term {
             engine: inbox.clone(),
             operators: config.operators.clone().into(),
             control: Arc::new(control),
+            messages: client,
             gateway: config.gateway_url.as_deref().map(Into::into),
             metrics: metrics.clone(),
             streams: Arc::new(Semaphore::new(api::MAX_STREAMS)),

@@ -37,6 +37,10 @@ pub enum Invariant {
     Flushes,
     /// I4: a planned move loses nothing.
     Moves,
+    /// I4: a program goes back to what its owner wanted, exactly, and only when its owner wanted that.
+    Restores,
+    /// I4: what the archive lists can be restored, and is what was archived.
+    Archive,
     /// I5: no node is given more than it has.
     Room,
     /// Rule 4: nothing ends, moves or stops without evidence.
@@ -58,6 +62,8 @@ impl fmt::Display for Invariant {
             Self::Nothing => "I4 (never with nothing)",
             Self::Flushes => "I4 (flushes)",
             Self::Moves => "I4 (moves)",
+            Self::Restores => "I4 (restores)",
+            Self::Archive => "I4 (archive)",
             Self::Room => "I5 (room)",
             Self::Evidence => "rule 4 (evidence)",
             Self::Deadlines => "rule 3 (deadlines)",

@@ -2,7 +2,7 @@
 //! schedulers with their store, a message node, gateways, and a network between them in which everything goes wrong that can.
 //!
 //! What decides is the product's: `scheduler::core` and its `leadership`, `compute_node::core::persistent`, `data` and `routes`,
-//! `volumes::core` and `volumes::replication::core`, `sandbox::supervisor::core`, `lease`. What this crate adds are shells around them as thin as the product's own, models of
+//! `volumes::core` and `volumes::replication::core`, `compute_node::core::archive` and the archive's rules in `message_node::core`, `sandbox::supervisor::core`, `lease`. What this crate adds are shells around them as thin as the product's own, models of
 //! what they talk to, faults, and a checker that sees everything at once. There is no clock and no randomness but the seed's:
 //! the same seed tells the same story, on every machine.
 //!
@@ -24,6 +24,8 @@
 //! | I4 never with nothing | at every start of a program that shall wait for its data |
 //! | I4 flushes | at every start with less: what was flushed is there, as long as any disk has it |
 //! | I4 moves | after a node was drained in calm |
+//! | I4 restores | at every assignment that goes back, that somebody wants that; at its start, that it has the snapshot, no more, no less |
+//! | I4 archive | whenever it is listed or tidied up: what it lists can be restored, and is what was archived |
 //! | I5 room | at the scheduler, in its store, in what nodes are told to run and to keep, and on the machines |
 //! | rules 3 and 4 | at every deadline, end and stop |
 //!

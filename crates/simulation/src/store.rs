@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
+use protocol::data::{ArchivedSet, DataBase, SnapshotId};
 use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::{LeaderEpoch, LeaderRow};
+use scheduler::core::restores::AskedRestore;
 use scheduler::core::{
     AskedMove, Cause, Event, Loss, OpenAssignment, ProgramSpec, Proof, Registration, Restored, Write, Writer,
 };
@@ -30,6 +32,7 @@ pub(crate) struct Database {
     leader: Option<LeaderRow>,
     draining: BTreeMap<NodeId, String>,
     moves: BTreeMap<ProgramId, AskedMove>,
+    restores: BTreeMap<ProgramId, AskedRestore>,
     /// The newest closed assignment of each program that may have written, and who keeps copies.
     writers: BTreeMap<ProgramId, Writer>,
     standbys: BTreeMap<ProgramId, NodeId>,
@@ -37,6 +40,8 @@ pub(crate) struct Database {
     pub(crate) seen: BTreeSet<(ProgramId, Epoch)>,
     /// Programs that were dropped, for the checker.
     forgotten: Vec<ProgramId>,
+    /// What assignments go back to as somebody wanted, and with `None` that the wish is over, for the checker.
+    went_back: Vec<(ProgramId, Option<SnapshotId>)>,
     /// What the starts cost that were written down, for the checker.
     losses: Vec<(ProgramId, Epoch, Loss)>,
 }
@@ -52,11 +57,14 @@ impl Database {
             Write::Assign { spec, node, at_least, start, loss, .. } => {
                 self.remember(spec);
                 let (program, counted) = (spec.id, self.next_epoch(spec.id).max(*at_least));
-                let (epochs, losses) = (&mut self.epochs, &mut self.losses);
+                let (epochs, losses, went_back) = (&mut self.epochs, &mut self.losses, &mut self.went_back);
                 let Writer { node, epoch, .. } = *self.open.entry(program).or_insert_with(|| {
                     let epoch = clock_epoch.unwrap_or(counted);
                     epochs.insert(program, epoch);
                     losses.extend(loss.map(|loss| (program, epoch, loss)));
+                    if let Some(DataBase::Archive { snapshot: Some(snapshot) }) = start.map(|start| start.base) {
+                        went_back.push((program, Some(snapshot)));
+                    }
                     Writer { program, node: *node, epoch, start: *start }
                 });
                 Some(Event::Stored { program, node, epoch })
@@ -75,12 +83,18 @@ impl Database {
                 self.open.remove(program);
                 self.programs.remove(program);
                 self.moves.remove(program);
+                self.restores.remove(program);
                 self.standbys.remove(program);
                 self.forgotten.push(*program);
                 Some(Event::Forgotten { program: *program })
             }
             // The signed history is the real store's; its own tests check it.
-            Write::Record { .. } | Write::RestoreOver { .. } => None,
+            Write::Record { .. } => None,
+            Write::RestoreOver { program } => {
+                self.restores.remove(program);
+                self.went_back.push((*program, None));
+                None
+            }
             Write::MoveOver { program } => {
                 self.moves.remove(program);
                 None
@@ -118,12 +132,9 @@ impl Database {
     pub(crate) fn restore(&mut self, own_wait: Duration) -> Restored {
         let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
         let open = self.open.values().map(|open| OpenAssignment {
-            program: open.program,
-            node: open.node,
-            epoch: open.epoch,
+            writer: *open,
             at: DateTime::UNIX_EPOCH,
             was_seen: self.seen.contains(&(open.program, open.epoch)),
-            start: open.start,
         });
         let restored = Restored {
             programs: programs.collect(),
@@ -131,7 +142,7 @@ impl Database {
             writers: self.writers.values().copied().collect(),
             standbys: self.standbys.iter().map(|(program, node)| (*program, *node)).collect(),
             moves: self.moves.values().cloned().collect(),
-            restores: Vec::new(),
+            restores: self.restores.values().cloned().collect(),
             nodes: self.nodes.values().cloned().collect(),
             draining: self.draining.clone().into_iter().collect(),
             earlier_wait: self.lease_wait,
@@ -185,6 +196,17 @@ impl Database {
     /// Somebody wants a program to stay after all.
     pub(crate) fn cancel_move(&mut self, program: ProgramId) {
         self.moves.remove(&program);
+    }
+
+    /// Somebody wants a program to go back to a snapshot.
+    pub(crate) fn ask_to_restore(&mut self, program: ProgramId, set: ArchivedSet, by: Address) {
+        let (of, at) = (self.open.get(&program).map(|open| open.epoch), DateTime::UNIX_EPOCH);
+        self.restores.insert(program, AskedRestore { program, set, of, by, at });
+    }
+
+    /// What assignments went back to since this was last asked, and which wishes are over.
+    pub(crate) fn take_went_back(&mut self) -> Vec<(ProgramId, Option<SnapshotId>)> {
+        std::mem::take(&mut self.went_back)
     }
 
     /// The nodes that are drained.

@@ -44,6 +44,10 @@ pub struct Tally {
     pub(crate) data_losses: u64,
     pub(crate) lost_writes: u64,
     pub(crate) unrecorded: u64,
+    /// Moves that owners ordered, and programs that were forgotten while they moved.
+    pub(crate) moves_ordered: u64,
+    pub(crate) forgotten_moving: u64,
+    pub(crate) archive: ArchiveTally,
     /// Programs with data that stayed on a node which was drained in a calm world, and those that moved.
     pub moves: [u64; 2],
     /// Programs that answered on when a leader died in a calm world, and those that did not.
@@ -92,6 +96,9 @@ impl Tally {
         self.data_losses += other.data_losses;
         self.lost_writes += other.lost_writes;
         self.unrecorded += other.unrecorded;
+        self.moves_ordered += other.moves_ordered;
+        self.forgotten_moving += other.forgotten_moving;
+        self.archive.add(&other.archive);
         for (mine, theirs) in self.moves.iter_mut().zip(other.moves) {
             *mine += theirs;
         }
@@ -102,6 +109,87 @@ impl Tally {
         self.losses += other.losses;
         self.recoveries.extend(&other.recoveries);
         self.settled_after = self.settled_after.max(other.settled_after);
+    }
+}
+
+/// What is counted of the archive.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ArchiveTally {
+    /// Sets that became complete, by kind, and tries that failed.
+    pub(crate) full: u64,
+    pub(crate) differences: u64,
+    pub(crate) failed: u64,
+    /// Streams that were cut, that arrived as another thing, and for which there was no room.
+    pub(crate) cut: u64,
+    pub(crate) wrong_digests: u64,
+    pub(crate) over_quota: u64,
+    /// Sets that were given up, and archives of forgotten programs.
+    pub(crate) collected: u64,
+    pub(crate) forgotten: u64,
+    /// Objects that were damaged, and those of which that was noticed.
+    pub(crate) damaged: u64,
+    pub(crate) damage_noticed: u64,
+    /// Orders of owners, tries to restore, and those that failed and succeeded.
+    pub(crate) ordered: u64,
+    pub(crate) restores_begun: u64,
+    pub(crate) restores_failed: u64,
+    pub(crate) restored: u64,
+    /// Programs that began with that: as their owners wanted, and because all copies were lost.
+    pub(crate) began: [u64; 2],
+    /// Those of the latter that began with writes which they did not know any more.
+    pub(crate) came_back: u64,
+    /// What struck in the middle of what.
+    pub(crate) ambushed: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+impl ArchiveTally {
+    fn add(&mut self, other: &Self) {
+        self.full += other.full;
+        self.differences += other.differences;
+        self.failed += other.failed;
+        self.cut += other.cut;
+        self.wrong_digests += other.wrong_digests;
+        self.over_quota += other.over_quota;
+        self.collected += other.collected;
+        self.forgotten += other.forgotten;
+        self.damaged += other.damaged;
+        self.damage_noticed += other.damage_noticed;
+        self.ordered += other.ordered;
+        self.restores_begun += other.restores_begun;
+        self.restores_failed += other.restores_failed;
+        self.restored += other.restored;
+        self.came_back += other.came_back;
+        for (mine, theirs) in self.began.iter_mut().zip(other.began) {
+            *mine += theirs;
+        }
+        for (what, count) in &other.ambushed {
+            *self.ambushed.entry(*what).or_default() += count;
+        }
+    }
+}
+
+impl fmt::Display for ArchiveTally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { full, differences, failed, cut, wrong_digests, over_quota, collected, forgotten, .. } = self;
+        writeln!(f, "archived             {full} full sets, {differences} differences; {failed} tries failed")?;
+        writeln!(f, "  streams            cut {cut}, other than sent {wrong_digests}, over the quota {over_quota}")?;
+        writeln!(f, "  given up           {collected} sets, {forgotten} times all of a forgotten program")?;
+        let Self { damaged, damage_noticed, ordered, restores_begun, restores_failed, restored, .. } = self;
+        writeln!(f, "  damaged            {damaged}, noticed {damage_noticed}")?;
+        writeln!(
+            f,
+            "  restores           {ordered} ordered; {restores_begun} begun, {restores_failed} failed, {restored} done"
+        )?;
+        let [back, lost] = self.began;
+        let came_back = self.came_back;
+        writeln!(
+            f,
+            "  began with it      {back} as ordered, {lost} because all copies were lost, {came_back} of another line"
+        )?;
+        for ((fault, step), count) in &self.ambushed {
+            writeln!(f, "  while {step:<12} {fault}: {count}")?;
+        }
+        Ok(())
     }
 }
 
@@ -152,6 +240,9 @@ impl fmt::Display for Tally {
         writeln!(f, "drained in calm      {moved} programs with data moved, {stayed} stayed")?;
         let losses = self.data_losses;
         writeln!(f, "starts with less     {losses}, by {lost} writes; {unrecorded} that no scheduler knew of")?;
+        write!(f, "{}", self.archive)?;
+        let (ordered, forgotten) = (self.moves_ordered, self.forgotten_moving);
+        writeln!(f, "moves by owners      {ordered}, programs forgotten while they moved {forgotten}")?;
         writeln!(
             f,
             "programs             {}, taken back {}, new code {}",

@@ -61,6 +61,16 @@ traps! {
     AgeFromArrival = "age-from-arrival",
     /// Programs that should wait for their data are taken for such as begin with nothing.
     FreshForWait = "fresh-for-wait",
+    /// A node that restores takes the newest set, whatever it was told.
+    RestoresTheNewest = "restores-the-newest",
+    /// Retention does not look what a set builds on.
+    CompactionForgetsChains = "compaction-forgets-chains",
+    /// A set in the archive counts before all of it has arrived.
+    OpenSetCounts = "open-set-counts",
+    /// The archive gives out what is stored, whatever that is.
+    DamageIsServed = "damage-is-served",
+    /// The archive takes in what anybody sends, of whatever epoch.
+    ArchiveIgnoresEpochs = "archive-ignores-epochs",
 }
 
 impl fmt::Display for Trap {

@@ -125,3 +125,37 @@ fn the_age_of_a_copy_counted_from_its_arrival() {
 fn starting_with_nothing_when_no_copy_is_heard_of() {
     is_caught(Trap::FreshForWait, Invariant::Nothing, CRASHES, 50);
 }
+
+/// Whatever its owner wanted, it starts with something else.
+#[test]
+fn the_newest_set_instead_of_the_one_that_was_wanted() {
+    let faults = &["owner goes back to a snapshot", "agent killed"];
+    is_caught(Trap::RestoresTheNewest, Invariant::Restores, faults, 50);
+}
+
+/// It is listed, and what it builds on is gone.
+#[test]
+fn retention_that_does_not_look_what_a_set_builds_on() {
+    let faults = &["owner goes back to a snapshot", "streams to the archive cut off"];
+    is_caught(Trap::CompactionForgetsChains, Invariant::Archive, faults, 200);
+}
+
+#[test]
+fn a_set_that_counts_before_it_is_complete() {
+    let faults = &["machine crashed while it archives", "streams to the archive cut off"];
+    is_caught(Trap::OpenSetCounts, Invariant::Archive, faults, 50);
+}
+
+/// What comes of it was never written by any program.
+#[test]
+fn a_damaged_object_that_is_given_out() {
+    let faults = &["archived snapshot damaged", "owner goes back to a snapshot", "all copies of a program lost"];
+    is_caught(Trap::DamageIsServed, Invariant::Lineage, faults, 200);
+}
+
+/// The node that has the program by now has read the archive already, and goes on from there.
+#[test]
+fn an_archive_that_takes_what_an_earlier_epoch_sends() {
+    let faults = &["all copies of a program lost", "partition", "agent paused", "owner goes back to a snapshot"];
+    is_caught(Trap::ArchiveIgnoresEpochs, Invariant::Streams, faults, 500);
+}

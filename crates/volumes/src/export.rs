@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use protocol::{Epoch, ProgramId};
 use tracing::warn;
 
-use crate::btrfs::{self, Access};
+use crate::btrfs;
 use crate::core::keeping::Readable;
 use crate::core::name::VolumeSpec;
 use crate::core::program::Source;
 use crate::error::Error;
 use crate::inventory::folder_of;
-use crate::live::{make_folder, path_in};
+use crate::live::make_folder;
 use crate::pool::{Pool, Slot};
 use crate::process::ProcessStream;
 
@@ -76,7 +76,7 @@ impl Pool {
                 let epoch = known.live().map_or_else(|| known.highest(), |live| live.epoch);
                 let to = places.export(NEXT.fetch_add(1, Ordering::Relaxed));
                 make_folder(&places, &to).await?;
-                let frozen = self.hold_still(&folder, &to, volumes, freeze(epoch)).await;
+                let frozen = self.hold_still(&folder, &to, volumes, || freeze(epoch)).await;
                 if let Err(error) = frozen {
                     remove(program, &to).await;
                     return Err(error);
@@ -99,28 +99,6 @@ impl Pool {
                 Err(error)
             }
         }
-    }
-
-    /// Makes read-only snapshots of what is live, at one point in time.
-    async fn hold_still<Frozen>(
-        &self,
-        from: &Path,
-        to: &Path,
-        volumes: &[VolumeSpec],
-        freeze: impl Future<Output = io::Result<Frozen>>,
-    ) -> Result<(), Error> {
-        let frozen = if volumes.len() > 1 {
-            // Most is written out before, so that the program stands still for the rest only.
-            self.sync().await?;
-            Some(freeze.await.map_err(Error::Freeze)?)
-        } else {
-            None
-        };
-        for volume in volumes {
-            btrfs::snapshot(&path_in(from, volume), &path_in(to, volume), Access::ReadOnly).await?;
-        }
-        drop(frozen);
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ mod btrfs;
 pub mod core;
 mod error;
 mod export;
+mod foreign;
 mod inventory;
 mod live;
 mod pool;

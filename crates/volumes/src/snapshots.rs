@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use protocol::ProgramId;
 
 use crate::btrfs::{self, Access, kernel};
+use crate::core::name::VolumeSpec;
 use crate::core::snapshot::{Origin, SnapshotId, SnapshotSet, surplus};
 use crate::error::Error;
 use crate::live::{make_folder, path_in};
@@ -40,17 +42,7 @@ impl Pool {
         let live = state.known()?.may_take(id)?.clone();
         let (from, to) = (places.live_folder(live.folder), places.snapshot_folder(id));
         make_folder(&places, &to).await?;
-        let frozen = if live.volumes.len() > 1 {
-            // Most is written out before, so that the program stands still for the rest only.
-            self.sync().await?;
-            Some(freeze().await.map_err(Error::Freeze)?)
-        } else {
-            None
-        };
-        for volume in &live.volumes {
-            btrfs::snapshot(&path_in(&from, volume), &path_in(&to, volume), Access::ReadOnly).await?;
-        }
-        drop(frozen);
+        self.hold_still(&from, &to, &live.volumes, freeze).await?;
         let mut generations = Vec::new();
         for volume in &live.volumes {
             let path = path_in(&to, volume);
@@ -60,6 +52,31 @@ impl Pool {
         }
         let origin = Origin::Taken { folder: live.folder, generations };
         complete(&mut state, &places, SnapshotSet { id, taken, volumes: live.volumes, origin })
+    }
+
+    /// Makes read-only snapshots of what is live, at one point in time; `freeze` as for [`Pool::snapshot`].
+    pub(crate) async fn hold_still<Frozen, F>(
+        &self,
+        from: &Path,
+        to: &Path,
+        volumes: &[VolumeSpec],
+        freeze: impl FnOnce() -> F,
+    ) -> Result<(), Error>
+    where
+        F: Future<Output = io::Result<Frozen>>,
+    {
+        let frozen = if volumes.len() > 1 {
+            // Most is written out before, so that the program stands still for the rest only.
+            self.sync().await?;
+            Some(freeze().await.map_err(Error::Freeze)?)
+        } else {
+            None
+        };
+        for volume in volumes {
+            btrfs::snapshot(&path_in(from, volume), &path_in(to, volume), Access::ReadOnly).await?;
+        }
+        drop(frozen);
+        Ok(())
     }
 
     /// The complete snapshot sets of a program, oldest first.

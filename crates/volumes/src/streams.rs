@@ -18,6 +18,7 @@ use crate::core::name::{VolumeName, VolumeSpec};
 use crate::core::program::{Program, Refusal, check};
 use crate::core::snapshot::{Origin, SnapshotId, SnapshotSet};
 use crate::error::Error;
+use crate::foreign;
 use crate::live::{make_folder, path_in};
 use crate::pool::{Pool, Slot};
 use crate::process::ProcessStream;
@@ -126,11 +127,13 @@ impl Pool {
         max_bytes: u64,
         stream: impl AsyncRead,
     ) -> Result<u64, Error> {
-        self.receive_if(program, id, volume, (max_bytes, stream), |p| p.may_receive(id)).await
+        let bytes = Arriving { stream, most: max_bytes, taken_over_by: None };
+        self.receive_if(program, id, volume, bytes, |p| p.may_receive(id)).await
     }
 
     /// The same for the stream of a set from the archive, with which the program shall start under this epoch.
     /// [`Pool::commit_restored`] makes the set complete; sets of which only later ones are differences need not become it.
+    /// Those of another program are told by their names ([`SnapshotId::is_foreign`]).
     ///
     /// # Errors
     /// As [`Pool::receive`].
@@ -143,7 +146,8 @@ impl Pool {
         max_bytes: u64,
         stream: impl AsyncRead,
     ) -> Result<u64, Error> {
-        self.receive_if(program, id, volume, (max_bytes, stream), |p| p.may_restore(id, epoch)).await
+        let bytes = Arriving { stream, most: max_bytes, taken_over_by: id.is_foreign().then_some(program) };
+        self.receive_if(program, id, volume, bytes, |p| p.may_restore(id, epoch)).await
     }
 
     async fn receive_if(
@@ -151,7 +155,7 @@ impl Pool {
         program: ProgramId,
         id: SnapshotId,
         volume: &VolumeName,
-        (max_bytes, stream): (u64, impl AsyncRead),
+        bytes: Arriving<impl AsyncRead>,
         may: impl FnOnce(&mut Program) -> Result<(), Refusal>,
     ) -> Result<u64, Error> {
         self.grow_if_needed().await?;
@@ -167,7 +171,7 @@ impl Pool {
         let (arriving, arrived) = (places.arriving(&volume.key()), places.snapshot(id, &volume.key()));
         btrfs::remove(&arriving).await?;
         btrfs::remove(&arrived).await?;
-        let result = match apply(&places, max_bytes, stream).await {
+        let result = match apply(&places, bytes).await {
             Ok(bytes) => take_over(&places, volume, id).await.map(|()| bytes),
             Err(error) => Err(error),
         };
@@ -245,9 +249,19 @@ impl Pool {
     }
 }
 
+/// A stream that arrives.
+struct Arriving<R> {
+    stream: R,
+    /// The most bytes that it may have.
+    most: u64,
+    /// The program that it becomes a snapshot of, if another one took it.
+    taken_over_by: Option<ProgramId>,
+}
+
 /// Feeds `btrfs receive`, confined to the program's own data: a stream is a list of writes to paths, and who sends it
 /// may be anybody's node.
-async fn apply(places: &Places, max_bytes: u64, stream: impl AsyncRead) -> Result<u64, Error> {
+async fn apply(places: &Places, bytes: Arriving<impl AsyncRead>) -> Result<u64, Error> {
+    let Arriving { stream, most, taken_over_by } = bytes;
     let mut command = btrfs::command("btrfs");
     // -e: a stream has to end with its end mark. -C confines what it writes, -m what it may name as parent or clone
     // from: without it, a stream could take in the snapshots of other programs.
@@ -256,8 +270,11 @@ async fn apply(places: &Places, max_bytes: u64, stream: impl AsyncRead) -> Resul
     let mut input = process.stdin.take().expect("it is piped");
     // It ends the input when it ends, whether all was copied or not.
     let copy = async move {
-        let mut stream = std::pin::pin!(stream.take(max_bytes.saturating_add(1)));
-        tokio::io::copy(&mut stream, &mut input).await
+        let mut stream = std::pin::pin!(stream.take(most.saturating_add(1)));
+        match taken_over_by {
+            Some(program) => foreign::copy(&program, &mut stream, &mut input).await,
+            None => tokio::io::copy(&mut stream, &mut input).await,
+        }
     };
     let (mut copy, mut process) = (std::pin::pin!(copy), std::pin::pin!(process.wait_with_output()));
     let mut ended = None;
@@ -280,7 +297,7 @@ async fn apply(places: &Places, max_bytes: u64, stream: impl AsyncRead) -> Resul
         None => process.await.map_err(|e| Error::io("wait for btrfs", e))?,
     };
     match copied {
-        Ok(bytes) if bytes > max_bytes => Err(Error::BadStream(format!("it has more than {max_bytes} bytes"))),
+        Ok(bytes) if bytes > most => Err(Error::BadStream(format!("it has more than {most} bytes"))),
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::StreamEnded(error)),
         _ if !output.status.success() => Err(receive_error(&output.stderr)),
         Ok(bytes) => Ok(bytes),

@@ -16,7 +16,7 @@ pub enum VolumeCommand {
     Snapshots(ProgramArgs),
     /// Download a volume from the archive, as files for `btrfs receive`
     Download(DownloadArgs),
-    /// Stop a program, and start it with a snapshot of the archive (its owner, or operators)
+    /// Stop a program, and start it with a snapshot of its own or of another program (its owner, or operators)
     Restore(RestoreArgs),
 }
 
@@ -40,12 +40,15 @@ pub struct DownloadArgs {
 /// `aleph volume restore`
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// The program: its id, the first 8 digits or more of it, or its URL
+    /// The program whose snapshot it is: its id, the first 8 digits or more of it, or its URL
     #[arg(value_name = "ID")]
     pub program: String,
     /// The snapshot, like 3-17
     #[arg(long, value_name = "SNAPSHOT")]
     pub snapshot: SnapshotId,
+    /// Have this program of the same owner start with it instead: its volumes become what those of the same names were
+    #[arg(long, value_name = "OTHER_ID")]
+    pub into: Option<String>,
     /// Return as soon as the order is taken
     #[arg(long)]
     pub no_wait: bool,

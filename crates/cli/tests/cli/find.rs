@@ -136,3 +136,22 @@ fn what_is_no_program_is_refused() {
     let error = user.json_error(&["program", "find", RUNTIME]);
     assert!(error["message"].as_str().unwrap().contains("STORE message, not a program"), "{error}");
 }
+
+#[test]
+fn a_program_that_is_not_paid_for_any_more_has_a_deadline() {
+    let until = "2026-11-24T05:06:43.425616+00:00";
+    let (user, id) = user_with("--persistent", Verdict::Removing(until));
+    let found = user.json(&["program", "find", &id]);
+    assert_eq!((&found["message_status"], &found["removal_at"]), (&json!("removing"), &json!(until)), "{found}");
+    assert_eq!(found["state"], "ready", "it runs");
+    let outcome = user.run(&["program", "find", &id]);
+    assert!(outcome.stdout.contains("will be removed at") && outcome.stdout.contains("2026-11-24"), "{outcome:?}");
+    let list = user.json(&["program", "list"]);
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["removal_at"]), (1, &json!(until)));
+    let table = user.run(&["program", "list"]).stdout;
+    assert!(table.contains("removed at 2026-11-24"), "{table}");
+    let paid = user.json(&["program", "upload", "--no-wait", "--name", "paid", "src", "main:app"])["item_hash"].clone();
+    let list = user.json(&["program", "list"]);
+    let of = |id: &Value| list.as_array().unwrap().iter().find(|item| item["item_hash"] == *id).unwrap().clone();
+    assert_eq!(of(&paid).get("removal_at"), None, "{list}");
+}

@@ -24,6 +24,8 @@ pub(crate) const MINIMAL: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
 pub(crate) enum Verdict {
     Processed,
     Rejected(i32, Value),
+    /// Not paid for any more, and removed then.
+    Removing(&'static str),
     /// Undecided for so many questions, then this.
     Pending(u32, Box<Verdict>),
 }
@@ -266,6 +268,12 @@ impl World {
             }
             (Verdict::Processed, None) => {
                 answer["status"] = "processed".into();
+                answer["message"] = message;
+            }
+            (Verdict::Removing(until), None) => {
+                answer["status"] = "removing".into();
+                answer["reason"] = "balance_insufficient".into();
+                answer["until"] = (*until).into();
                 answer["message"] = message;
             }
             (Verdict::Pending(..), None) => {

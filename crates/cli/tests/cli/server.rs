@@ -84,7 +84,12 @@ async fn messages(State(world): Shared, Query(query): Query<HashMap<String, Stri
         let one_of = |name: &str, value: &str| {
             query.get(name).is_none_or(|list| list.split(',').any(|item| item.eq_ignore_ascii_case(value)))
         };
-        let in_force = matches!(stored.verdict, Verdict::Processed);
+        let wanted = query.get("msgStatuses").map_or("processed,removing", String::as_str);
+        let in_force = match stored.verdict {
+            Verdict::Processed => wanted.contains("processed"),
+            Verdict::Removing(_) => wanted.contains("removing"),
+            _ => false,
+        };
         stored.forgotten_by.is_none()
             && (in_force || query.get("msgStatuses").is_some_and(|statuses| statuses.contains("rejected")))
             && one_of("msgTypes", &stored.envelope.message_type.to_string())
@@ -112,7 +117,7 @@ async fn submit(State(world): Shared, Json(body): Json<Value>) -> Response {
         return busy;
     }
     let (status, word) = match world.submit(envelope) {
-        Verdict::Processed => {
+        Verdict::Processed | Verdict::Removing(_) => {
             world.process(&hash);
             (StatusCode::OK, "processed")
         }
@@ -161,7 +166,7 @@ async fn add_file(State(world): Shared, uri: Uri, mut form: Multipart) -> Respon
     world.files.insert(hash.clone(), file.to_vec());
     let message = envelope.item_hash.clone();
     match world.submit(envelope) {
-        Verdict::Processed => world.process(&message),
+        Verdict::Processed | Verdict::Removing(_) => world.process(&message),
         Verdict::Pending(..) => {}
         Verdict::Rejected(..) => {
             let error = json!({"code": "rejected", "message": "the message was rejected"});

@@ -35,19 +35,19 @@ fn set(id: &str, parent: Option<&str>, state: &str) -> Value {
     })
 }
 
+fn upload(user: &User, volumes: &[&str]) -> String {
+    let words = ["program", "upload", "--persistent", "--no-wait"];
+    let volumes = volumes.iter().flat_map(|volume| ["--persistent-volume", volume]);
+    let words: Vec<_> = words.into_iter().chain(volumes).chain(["src", "main:app"]).collect();
+    user.json(&words)["item_hash"].as_str().unwrap().to_owned()
+}
+
 /// A user with a program with volumes, and what the archive has of it.
 fn user() -> (User, String) {
     let user = User::new();
     user.write_tutorial();
-    let volumes = [
-        "--persistent-volume",
-        "name=../db,mount=/data,size_mib=50,persistence=store",
-        "--persistent-volume",
-        "name=cache,mount=/cache,size_mib=20",
-    ];
-    let words = ["program", "upload", "--persistent", "--no-wait"];
-    let words: Vec<_> = words.into_iter().chain(volumes).chain(["src", "main:app"]).collect();
-    let id = user.json(&words)["item_hash"].as_str().unwrap().to_owned();
+    let volumes = ["name=../db,mount=/data,size_mib=50,persistence=store", "name=cache,mount=/cache,size_mib=20"];
+    let id = upload(&user, &volumes);
     let key = protocol::api::archive::volume_key(NAME);
     let sets = [
         set("1-1", None, "complete"),
@@ -165,7 +165,7 @@ fn a_restore_is_ordered_with_the_owners_key_and_followed() {
     let outcome = user.run(&["volume", "restore", &id[..10], "--snapshot", "1-4"]);
     assert_eq!(outcome.code, 0, "{outcome:?}");
     assert!(outcome.stderr.contains("the archive is busy") && outcome.stdout.contains("1-4"), "{outcome:?}");
-    let operation = Operation::Restore { program: id.parse().unwrap(), snapshot: "1-4".parse().unwrap() };
+    let operation = Operation::Restore { program: id.parse().unwrap(), snapshot: "1-4".parse().unwrap(), from: None };
     assert_eq!(user.network.world().orders, [(operation, user.account.address().clone())]);
 
     let ordered = user.json(&["volume", "restore", &id, "--snapshot", "1-1", "--no-wait"]);
@@ -191,4 +191,54 @@ fn a_program_is_not_stopped_for_a_snapshot_that_cannot_be_had() {
     assert!(error["message"].as_str().unwrap().contains("being moved"), "{error}");
     user.network.world().vms = vec![None];
     assert_eq!(user.json_error(&["volume", "restore", &id, "--snapshot", "1-4"])["code"], "not_found");
+}
+
+#[test]
+fn a_snapshot_is_restored_into_another_program_of_the_same_owner() {
+    let (user, id) = user();
+    let into = upload(&user, &["name=../db,mount=/old,size_mib=60,persistence=store"]);
+    let url = user.network.url();
+    let say = |records: &[Value]| {
+        let record = |change: &Value| {
+            vm(&url, json!({"vm_hash": into.clone(), "data": change["data"], "epoch": change["epoch"]}))
+        };
+        user.network.world().vms = records.iter().map(|change| Some(record(change))).collect();
+    };
+    let data = |restored: Value, from: Value| json!({"standby": null, "standby_is_complete": false, "at_risk_ms": null, "restored": restored, "restored_from": from});
+    let none = json!({"epoch": 1, "data": data(Value::Null, Value::Null)});
+    let restore = ["volume", "restore", &id, "--snapshot", "1-4", "--into", &into];
+    say(&[none.clone(), none.clone(), json!({"epoch": 2, "data": data(json!("1-4"), json!(id))})]);
+    let done = user.json(&restore);
+    assert_eq!((&done["outcome"], &done["item_hash"], &done["from"]), (&json!("done"), &json!(into), &json!(id)));
+    let from = Some(id.parse().unwrap());
+    let operation = Operation::Restore { program: into.parse().unwrap(), snapshot: "1-4".parse().unwrap(), from };
+    assert_eq!(user.network.world().orders, [(operation, user.account.address().clone())]);
+
+    // A snapshot of its own that is called the same is not what was asked for.
+    say(&[none.clone(), json!({"epoch": 2, "data": data(json!("1-4"), Value::Null)})]);
+    assert_eq!(user.json_error(&restore)["code"], "restore_failed");
+
+    let ordered = user.network.world().orders.len();
+    say(&[none]);
+    assert_eq!(user.json_error(&["volume", "restore", &id, "--snapshot", "1-4", "--into", &id])["code"], "usage");
+    let refused = |into: &str, snapshot: &str| {
+        user.json_error(&["volume", "restore", &id, "--snapshot", snapshot, "--into", into])
+    };
+    assert_eq!(refused(&into, "1-8")["code"], "not_found", "its parent is damaged");
+    for (volumes, why) in [
+        (&["name=../db,mount=/a,size_mib=49,persistence=store"][..], "49 MiB"),
+        (
+            &["name=../db,mount=/a,size_mib=50,persistence=store", "name=files,mount=/f,size_mib=1,persistence=store"],
+            "files",
+        ),
+        (&["name=../db,mount=/a,size_mib=50"], "no volume with the persistence `store`"),
+    ] {
+        let error = refused(&upload(&user, volumes), "1-4");
+        assert_eq!(error["code"], "refused", "{error}");
+        assert!(error["message"].as_str().unwrap().contains(why), "{error}");
+    }
+    let refusal = json!({"code": "not_found", "message": "there is no such program here"});
+    user.network.world().archive.refusal = Some((StatusCode::NOT_FOUND, refusal));
+    assert_eq!(refused(&into, "1-4")["code"], "not_found");
+    assert_eq!(user.network.world().orders.len(), ordered, "nothing is stopped for any of these");
 }

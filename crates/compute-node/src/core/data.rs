@@ -1,4 +1,5 @@
-//! What a program's volumes hold when it starts, and from whom copies of others' volumes are taken.
+//! What a program's volumes hold when it starts, from whom copies of others' volumes are taken, and what is said about all of
+//! them.
 //!
 //! ```text
 //!                              live in this very epoch
@@ -6,17 +7,24 @@
 //!        │                     live in the epoch before, as ordered      ▲
 //!        ├─ Own ─────────────────────────────────────────────────────────┘
 //!        │      └ not live, or of another epoch ──────────────────────▶ refused: not here
-//!        ├─ Copy ── a complete snapshot, not older than ordered ──────▶ promote the newest
+//!        ├─ Copy ── a complete snapshot, not older than ordered and
+//!        │      │   not of writes that were lost ─────────────────────▶ promote the newest of these
 //!        │      └ none ───────────────────────────────────────────────▶ refused: not here
-//!        ├─ Archive ──────────────────────────────────────────────────▶ restore
+//!        ├─ Archive, Foreign ─────────────────────────────────────────▶ restore
 //!        └─ Empty ────────────────────────────────────────────────────▶ create
 //! ```
 //! Whatever the order says, a program that is live in the epoch that it starts under was started in it before, and goes on
-//! with what it wrote. Without an order nothing starts: a node never guesses what it may begin with. Nothing starts under an
-//! epoch below one that this node has seen, in a stream for example: the scheduler that asks for it has an old database.
+//! with what it wrote. Writes that were lost stay lost: the order's branch says up to where snapshots of earlier epochs count,
+//! and newer ones are not promoted, however new they look. Without an order nothing starts: a node never guesses what it may
+//! begin with. Nothing starts under an epoch below one that this node has seen, in a stream for example: the scheduler that asks for it has an old database.
 
-use protocol::data::{DataBase, DataEntry, DataOrder, Peer, SnapshotId};
-use protocol::{Epoch, NodeId};
+use std::time::Duration;
+
+use lease::BootTime;
+use protocol::data::{
+    ArchivedSet, CopyReport, DataBase, DataEntry, DataOrder, DataReport, LiveReport, Peer, SnapshotId,
+};
+use protocol::{Epoch, NodeId, ProgramId};
 use volumes::Program;
 
 use super::persistent::{Assignment, Event};
@@ -30,8 +38,8 @@ pub enum Plan {
     Create,
     /// They are a copy of this snapshot.
     Promote(SnapshotId),
-    /// They come from the archive: this set, or the newest.
-    Restore(Option<SnapshotId>),
+    /// They come from the archive: this set, or the newest of the program's own.
+    Restore(Option<ArchivedSet>),
 }
 
 /// Why a program cannot start.
@@ -78,7 +86,7 @@ pub fn plan(known: &Program, order: Option<&DataEntry>, epoch: Epoch) -> Result<
         DataBase::Empty => Ok(Plan::Create),
         DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
         DataBase::Own { .. } => Err(NoPlan::NotHere),
-        DataBase::Archive { snapshot } => Ok(Plan::Restore(snapshot)),
+        base @ (DataBase::Archive { .. } | DataBase::Foreign { .. }) => Ok(Plan::Restore(base.archived())),
         DataBase::Copy { at_least, branch } => {
             let sets = known.sets().map(|set| set.id);
             let newest = sets.filter(|id| branch.is_none_or(|branch| !branch.cuts_off(*id))).max();
@@ -105,11 +113,49 @@ pub fn sender(order: Option<&DataEntry>, epoch: Epoch, node: NodeId) -> Option<&
     }
 }
 
+/// Whether a program's volumes are this node's to write in this epoch, by the newest orders.
+pub fn is_live<'a>(orders: impl IntoIterator<Item = &'a DataEntry>, program: ProgramId, epoch: Epoch) -> bool {
+    orders
+        .into_iter()
+        .any(|entry| (entry.program, entry.epoch) == (program, epoch) && matches!(entry.order, DataOrder::Live { .. }))
+}
+
+/// What a look found of a program.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// The program.
+    pub program: ProgramId,
+    /// The epoch of what is live.
+    pub live: Option<Epoch>,
+    /// The newest complete snapshot, and how old it was.
+    pub copy: Option<(SnapshotId, Duration)>,
+    /// When it was looked.
+    pub at: BootTime,
+}
+
+impl Seen {
+    /// What a heartbeat says of it at `now`: ages are those of now. `live` is what the replica of this epoch says, if there is
+    /// one.
+    pub fn report(&self, now: BootTime, live: impl FnOnce(Epoch) -> Option<LiveReport>) -> DataReport {
+        // Without a replica no other node has any of it.
+        let unknown = |epoch| LiveReport { epoch, confirmed: None, at_risk_ms: u64::MAX, is_final: false };
+        DataReport {
+            program: self.program,
+            live: self.live.map(|epoch| live(epoch).unwrap_or_else(|| unknown(epoch))),
+            copy: self.copy.map(|(newest, age)| CopyReport {
+                newest,
+                // Never less than it is.
+                age_ms: u64::try_from((age + now.since(self.at)).as_millis()).unwrap_or(u64::MAX).saturating_add(1),
+            }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
+    use protocol::Address;
     use protocol::data::Branch;
-    use protocol::{Address, ProgramId};
     use volumes::SnapshotSet;
     use volumes::core::snapshot::Origin;
 
@@ -158,6 +204,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_archive_has_is_restored_whoever_wrote_it_and_only_once() {
+        let set = ArchivedSet { snapshot: snapshot(9, 1), from: Some(ProgramId::from_bytes([2; 32])) };
+        let own = ArchivedSet { from: None, ..set };
+        for (base, wanted) in
+            [(set.base(), Some(set)), (own.base(), Some(own)), (DataBase::Archive { snapshot: None }, None)]
+        {
+            for known in [live_in(3), Program::default(), with_copies(&[snapshot(9, 1)])] {
+                assert_eq!(plan(&known, Some(&live(9, base)), Epoch::new(9)), Ok(Plan::Restore(wanted)));
+            }
+            assert_eq!(plan(&live_in(9), Some(&live(9, base)), Epoch::new(9)), Ok(Plan::GoOn));
+        }
+    }
+
+    #[test]
     fn its_own_data_has_to_be_of_the_epoch_that_wrote_last() {
         let order = live(4, DataBase::Own { epoch: Epoch::new(3) });
         assert_eq!(plan(&live_in(3), Some(&order), Epoch::new(4)), Ok(Plan::GoOn));
@@ -197,5 +257,27 @@ mod tests {
         assert_eq!(sender(Some(&keep), Epoch::new(3), node(2)), None);
         assert_eq!(sender(Some(&live(3, DataBase::Empty)), Epoch::new(3), node(1)), None);
         assert_eq!(sender(None, Epoch::new(3), node(1)), None);
+    }
+
+    #[test]
+    fn what_was_seen_grows_older_until_it_is_said_and_without_a_replica_all_is_at_risk() {
+        let at = BootTime::from_nanos(5_000_000_000);
+        let copy = Some((snapshot(2, 7), Duration::from_millis(300)));
+        let seen = Seen { program: ProgramId::from_bytes([1; 32]), live: Some(Epoch::new(3)), copy, at };
+        let report = seen.report(at + Duration::from_millis(200), |_| None);
+        assert_eq!(report.copy, Some(CopyReport { newest: snapshot(2, 7), age_ms: 501 }), "rounded up");
+        let live = report.live.unwrap();
+        assert_eq!((live.epoch, live.confirmed, live.at_risk_ms), (Epoch::new(3), None, u64::MAX));
+        let said = LiveReport { at_risk_ms: 4, ..live };
+        assert_eq!(seen.report(at, |_| Some(said.clone())).live, Some(said));
+    }
+
+    #[test]
+    fn volumes_are_live_under_the_epoch_of_their_order_only() {
+        let program = ProgramId::from_bytes([1; 32]);
+        let orders = [live(3, DataBase::Empty), ordered(4, DataOrder::Retire)];
+        assert!(is_live(&orders, program, Epoch::new(3)));
+        assert!(!is_live(&orders, program, Epoch::new(4)) && !is_live(&orders, program, Epoch::new(2)));
+        assert!(!is_live(&orders, ProgramId::from_bytes([2; 32]), Epoch::new(3)));
     }
 }

@@ -1,5 +1,6 @@
 //! What a compute node decides: pure, given events and the time.
 
+pub mod archive;
 pub mod backoff;
 pub mod data;
 pub mod on_demand;

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use protocol::api::message_node::{MessageFilter, MessageStatus, StoredMessage};
 use protocol::client::{ClientError, MessageNode};
-use protocol::message::{ForgetContent, MessageType, ProgramContent, StoreContent, parse_content};
+use protocol::message::{
+    Envelope, ForgetContent, MessageTime, MessageType, ProgramContent, StoreContent, parse_content,
+};
 use protocol::{Address, ProgramId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::revisions::Revisions;
 use crate::single_flight::SingleFlight;
 
 /// A program in force is asked for again after this long, in case the stream missed something.
@@ -25,6 +28,17 @@ const MAX_REMEMBERED: usize = 100_000;
 
 /// How long to wait before the stream is opened again.
 const RECONNECT: Duration = Duration::from_secs(1);
+
+/// How often a message node without a stream is asked for changes.
+pub(crate) const POLL: Duration = Duration::from_secs(10);
+
+/// How the message node is followed, as it was last logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    Streams,
+    Polled,
+    Fails,
+}
 
 /// A program in force: signed by somebody, with this content.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +90,12 @@ impl Catalog {
     pub(crate) async fn lookup(self: &Arc<Self>, id: ProgramId) -> Found {
         let known = self.remembered(id);
         if let Some((lookup, asked)) = &known {
-            let fresh = if matches!(lookup, Lookup::Found(_) | Lookup::Over(_)) { FRESH } else { UNKNOWN_FRESH };
+            let fresh = match lookup {
+                // It may be paid for again at any time.
+                Lookup::Over(MessageStatus::Removed) => UNKNOWN_FRESH,
+                Lookup::Found(_) | Lookup::Over(_) => FRESH,
+                Lookup::Unknown | Lookup::Pending | Lookup::Invalid(_) => UNKNOWN_FRESH,
+            };
             if asked.elapsed() < fresh {
                 return Ok(lookup.clone());
             }
@@ -147,35 +166,58 @@ impl Catalog {
         })
     }
 
-    /// Follows the message node's stream and says which known programs ended or have new code, until `shutdown`.
-    pub(crate) async fn follow(self: Arc<Self>, changes: mpsc::Sender<Change>, shutdown: CancellationToken) {
-        let mut was_connected = true;
-        while !shutdown.is_cancelled() {
-            let followed = shutdown.run_until_cancelled(self.follow_once(&changes)).await;
-            if let Some(Err(error)) = followed
-                && was_connected
-            {
-                warn!(%error, "the message node's stream is interrupted, trying again");
-                was_connected = false;
-            } else {
-                was_connected = true;
+    /// Follows the message node and says which known programs ended or have new code, until `shutdown`: by its stream, or,
+    /// where it has none, by asking every `poll`.
+    pub(crate) async fn follow(
+        self: Arc<Self>,
+        changes: mpsc::Sender<Change>,
+        poll: Duration,
+        shutdown: CancellationToken,
+    ) {
+        let (mut revisions, mut logged) = (Revisions::new(MessageTime::now()), Connection::Streams);
+        loop {
+            let session = self.follow_once(&mut revisions, &changes, &mut logged, poll);
+            match shutdown.run_until_cancelled(session).await {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(error)) if logged != Connection::Fails => {
+                    warn!(%error, "the message node cannot be followed, trying again");
+                    logged = Connection::Fails;
+                }
+                Some(Err(_)) => {}
             }
             shutdown.run_until_cancelled(tokio::time::sleep(RECONNECT)).await;
         }
     }
 
-    async fn follow_once(self: &Arc<Self>, changes: &mpsc::Sender<Change>) -> Result<(), ClientError> {
+    /// Follows until the stream ends; without one, asks once and waits.
+    async fn follow_once(
+        self: &Arc<Self>,
+        revisions: &mut Revisions,
+        changes: &mpsc::Sender<Change>,
+        logged: &mut Connection,
+        poll: Duration,
+    ) -> Result<(), ClientError> {
         let filter = MessageFilter { types: vec![MessageType::Forget, MessageType::Store], ..MessageFilter::default() };
-        let mut stream = self.message_node.watch(&filter, 0).await?;
+        let stream = self.message_node.watch(&filter, 0).await;
+        self.catch_up(revisions, changes).await?;
+        let mut stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                if *logged != Connection::Polled {
+                    warn!(%error, every = ?poll, "the message node has no stream: it is asked for changes");
+                    *logged = Connection::Polled;
+                }
+                tokio::time::sleep(poll.saturating_sub(RECONNECT)).await;
+                return Ok(());
+            }
+        };
         info!(url = self.message_node.url(), "following the message node");
-        // What happened while nobody listened.
-        for id in self.in_force() {
-            self.recheck(id, changes).await;
-        }
+        *logged = Connection::Streams;
         while let Some(message) = stream.next().await? {
-            let Ok(content) = self.message_node.item_content(&message.envelope).await else { continue };
             match message.envelope.message_type {
                 MessageType::Forget => {
+                    let Ok(content) = self.message_node.item_content(&message.envelope).await else { continue };
                     let hashes =
                         parse_content::<ForgetContent>(&content).map(|forget| forget.hashes).unwrap_or_default();
                     for id in hashes.iter().filter_map(|hash| hash.parse().ok()) {
@@ -184,17 +226,42 @@ impl Catalog {
                         }
                     }
                 }
-                MessageType::Store => {
-                    if let Ok(StoreContent { address, reference: Some(reference), .. }) = parse_content(&content) {
-                        for id in self.with_code(&reference, &address) {
-                            let _ = changes.send(Change::NewCode(id)).await;
-                        }
-                    }
+                MessageType::Store if revisions.is_new(&message.envelope) => {
+                    self.tell_of_revision(&message.envelope, changes).await;
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Tells what happened while nobody listened.
+    async fn catch_up(
+        self: &Arc<Self>,
+        revisions: &mut Revisions,
+        changes: &mpsc::Sender<Change>,
+    ) -> Result<(), ClientError> {
+        for id in self.in_force() {
+            self.recheck(id, changes).await;
+        }
+        let start_date = Some(revisions.since().as_seconds());
+        let filter = MessageFilter { types: vec![MessageType::Store], start_date, ..MessageFilter::default() };
+        let listed = self.message_node.all_messages(&filter).await?;
+        let listed = listed.into_iter().map(|message| message.envelope).collect();
+        for message in revisions.listed(listed, MessageTime::now()) {
+            self.tell_of_revision(&message, changes).await;
+        }
+        Ok(())
+    }
+
+    /// Tells which programs have new code, if this message is a revision of some.
+    async fn tell_of_revision(&self, message: &Envelope, changes: &mpsc::Sender<Change>) {
+        let Ok(content) = self.message_node.item_content(message).await else { return };
+        if let Ok(StoreContent { address, reference: Some(reference), .. }) = parse_content(&content) {
+            for id in self.with_code(&reference, &address) {
+                let _ = changes.send(Change::NewCode(id)).await;
+            }
+        }
     }
 
     async fn recheck(self: &Arc<Self>, id: ProgramId, changes: &mpsc::Sender<Change>) {
@@ -225,5 +292,89 @@ impl Catalog {
             })
             .map(|(id, _)| *id)
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::{Path, State};
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use protocol::Account;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A message node without a stream: messages and whether they are in force, and how often they were listed.
+    type Shelf = Arc<Mutex<(Vec<(Envelope, bool)>, usize)>>;
+
+    async fn message_node(shelf: Shelf) -> MessageNode {
+        let list = async |State(shelf): State<Shelf>| {
+            let mut shelf = shelf.lock().unwrap();
+            shelf.1 += 1;
+            let messages: Vec<Value> = shelf.0.iter().map(|(m, _)| json!(m)).collect();
+            Json(json!({"messages": messages, "next_cursor": null}))
+        };
+        let message = async |State(shelf): State<Shelf>, Path(hash): Path<String>| {
+            let shelf = shelf.lock().unwrap();
+            let (message, in_force) = shelf.0.iter().find(|(m, _)| m.item_hash == hash).unwrap();
+            let status = if *in_force { "processed" } else { "forgotten" };
+            Json(json!({"status": status, "item_hash": hash, "reception_time": "", "message": message}))
+        };
+        let router = Router::new()
+            .route("/api/v0/messages.json", get(list))
+            .route("/api/v0/messages/{hash}", get(message))
+            .with_state(shelf);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        MessageNode::new(url)
+    }
+
+    fn sign(owner: &Account, message_type: MessageType, mut content: Value) -> Envelope {
+        content["address"] = json!(owner.address());
+        content["time"] = json!(MessageTime::now());
+        Envelope::sign_inline(owner, message_type, content.to_string(), MessageTime::now(), None)
+    }
+
+    fn revision(owner: &Account, of: &str) -> Envelope {
+        let content = json!({"item_type": "storage", "item_hash": "ab".repeat(32), "ref": of});
+        sign(owner, MessageType::Store, content)
+    }
+
+    #[tokio::test]
+    async fn without_a_stream_changes_are_found_by_asking() {
+        let (owner, code) = (Account::generate(), "cd".repeat(32));
+        let program = sign(
+            &owner,
+            MessageType::Program,
+            json!({
+                "type": "vm-function", "allow_amend": false, "on": {"http": true, "persistent": false},
+                "code": {"encoding": "zip", "entrypoint": "main:app", "ref": code, "use_latest": true},
+                "runtime": {"ref": "ef".repeat(32), "use_latest": true, "comment": ""},
+                "environment": {}, "resources": {}, "volumes": [],
+            }),
+        );
+        let id: ProgramId = program.item_hash.parse().unwrap();
+        let earlier = revision(&owner, &code);
+        let shelf: Shelf = Arc::new(Mutex::new((vec![(program, true), (earlier, true)], 0)));
+        let catalog = Catalog::new(message_node(shelf.clone()).await);
+        assert!(matches!(catalog.lookup(id).await, Ok(Lookup::Found(_))));
+
+        let (changes, mut changed) = mpsc::channel(10);
+        let stop = CancellationToken::new();
+        let following = tokio::spawn(catalog.clone().follow(changes, Duration::ZERO, stop.clone()));
+        let mut next = async || tokio::time::timeout(Duration::from_secs(30), changed.recv()).await.unwrap().unwrap();
+        while shelf.lock().unwrap().1 == 0 {
+            tokio::task::yield_now().await;
+        }
+        // Of somebody else, and of the owner: only the second one counts, and once.
+        shelf.lock().unwrap().0.push((revision(&Account::generate(), &code), true));
+        shelf.lock().unwrap().0.push((revision(&owner, &code), true));
+        assert_eq!(next().await, Change::NewCode(id));
+        shelf.lock().unwrap().0[0].1 = false;
+        assert_eq!(next().await, Change::Over(id));
+        stop.cancel();
+        following.await.unwrap();
     }
 }

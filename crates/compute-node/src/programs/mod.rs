@@ -11,5 +11,6 @@ pub(crate) mod images;
 pub(crate) mod launch;
 pub(crate) mod network;
 pub(crate) mod pins;
+mod revisions;
 pub(crate) mod sandboxes;
 pub(crate) mod slots;

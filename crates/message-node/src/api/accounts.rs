@@ -5,21 +5,25 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use protocol::Address;
 use protocol::api::message_node::Balance;
+use protocol::message::PaymentKind;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::described::OwnedFiles;
-use super::error::Answer;
+use super::error::{Answer, ApiError};
 use super::openapi::{BadRequest, Failed, Invalid};
 use super::parameters::{Account, Direction, Pages, Places};
 use super::path::Path;
 use super::query::{Params, write_cursor};
+use crate::balances::CHAIN;
 use crate::clock::{iso, seconds};
+use crate::core::chain::Holding;
 use crate::filter::canonical;
 use crate::node::Node;
+use crate::store::balances::Entry;
 use crate::store::list::{Place, Window};
 use crate::store::stores::{StoreRow, of_owner, totals};
 use crate::store::{costs, from_db};
@@ -27,19 +31,46 @@ use crate::store::{costs, from_db};
 /// What every account holds on a network where nothing is paid for: clients compare it with prices before they send anything.
 const UNLIMITED: f64 = 1_000_000_000.0;
 
-/// The chain that clients are told the tokens are on.
-const CHAIN: &str = "ETH";
+/// The same in credits on a network where credits pay and nothing is charged.
+const UNLIMITED_CREDITS: i64 = 1_000_000_000_000;
 
 /// `GET /addresses/{address}/balance`.
 #[utoipa::path(get, path = "/api/v0/addresses/{address}/balance", tag = "accounts", params(Account),
     responses((status = 200, description = "What it holds", body = Balance), BadRequest, Failed))]
 pub(super) async fn balance(State(node): State<Node>, Path(address): Path<String>) -> Answer<Response> {
     let address = Address::new(address);
-    let locked = costs::locked(&mut *node.db().await?, &address.canonical()).await?;
-    let balance = node.context.balances.of(&address).map_or(UNLIMITED, number);
-    let details = Some(json!({ CHAIN: balance }));
-    let answer = Balance { address, balance, details, locked_amount: number(locked), credit_balance: 0 };
+    let balance = match holding(&node, &address).await? {
+        Holding::Unlimited => UNLIMITED,
+        Holding::Tokens(tokens) => number(tokens),
+        Holding::Unknown => return Err(unknown(&node, &address)),
+    };
+    let mut db = node.db().await?;
+    let locked = costs::locked(&mut db, &address.canonical()).await?;
+    let by_chain = node.context.balances.by_chain(&mut db, &address).await?;
+    let details: Map<String, Value> =
+        by_chain.into_iter().map(|entry| (entry.chain, number(entry.balance).into())).collect();
+    let details = if details.is_empty() { json!({ CHAIN: balance }) } else { details.into() };
+    let free = node.context.payment.without_charge.contains(&PaymentKind::Credit);
+    let answer = Balance {
+        address,
+        balance,
+        details: Some(details),
+        locked_amount: number(locked),
+        credit_balance: if free { UNLIMITED_CREDITS } else { 0 },
+    };
     Ok(Json(answer).into_response())
+}
+
+/// What an account holds; waits a while for it to be read.
+pub(super) async fn holding(node: &Node, address: &Address) -> Answer<Holding> {
+    let wait = node.context.timing.balance_wait;
+    Ok(node.context.balances.read(&node.context.store, address, wait).await?)
+}
+
+/// The answer where a balance is not known, which is not zero.
+pub(super) fn unknown(node: &Node, address: &Address) -> ApiError {
+    let why = node.context.balances.why_unknown();
+    ApiError::busy(format!("the balance of {address} is not known: {why}; try again in a few seconds"))
 }
 
 fn number(amount: Decimal) -> f64 {
@@ -50,41 +81,33 @@ fn number(amount: Decimal) -> f64 {
 struct BalanceEntry {
     address: String,
     balance: f64,
-    chain: &'static str,
+    chain: String,
 }
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct Balances {
     balances: Vec<BalanceEntry>,
     pagination_page: u64,
-    pagination_total: usize,
+    pagination_total: u64,
     pagination_per_page: u32,
     pagination_item: &'static str,
 }
 
-/// `GET /balances`: the ledger by page, ordered by address. Empty on a network where nothing is paid for.
+/// `GET /balances`: the balances that are known by page, ordered by address. Empty on a network where nothing is paid for.
 #[utoipa::path(get, path = "/api/v0/balances", tag = "accounts", params(Pages),
-    responses((status = 200, description = "Balances", body = Balances), BadRequest, Invalid))]
+    responses((status = 200, description = "Balances", body = Balances), BadRequest, Invalid, Failed))]
 pub(super) async fn balances(State(node): State<Node>, params: Params) -> Answer<Response> {
     let paging = params.paging(&node.context.limits)?;
-    let ledger = node.context.balances.current().unwrap_or_default();
-    let mut entries: Vec<(&String, &Decimal)> = ledger.iter().collect();
-    entries.sort_unstable();
     let skip = match &paging.window {
-        Window::Skip(rows) => usize::try_from(*rows).unwrap_or(usize::MAX),
+        Window::Skip(rows) => *rows,
         Window::After(_) => 0,
     };
-    let page = entries.iter().skip(skip).take(paging.per_page as usize);
+    let (entries, all) = node.context.balances.page(&mut *node.db().await?, skip, paging.per_page).await?;
+    let show = |Entry { account, chain, balance }| BalanceEntry { address: account, balance: number(balance), chain };
     let answer = Balances {
-        balances: page
-            .map(|(address, amount)| BalanceEntry {
-                address: (*address).clone(),
-                balance: number(**amount),
-                chain: CHAIN,
-            })
-            .collect(),
+        balances: entries.into_iter().map(show).collect(),
         pagination_page: paging.page.unwrap_or(1),
-        pagination_total: entries.len(),
+        pagination_total: all,
         pagination_per_page: paging.per_page,
         pagination_item: "balances",
     };

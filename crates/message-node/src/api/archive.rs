@@ -23,7 +23,7 @@ use super::MAX_JSON_BYTES;
 use super::described::Binary;
 use super::error::{Answer, ApiError};
 use super::openapi::ArchiveRefusals;
-use super::parameters::{InProgram, InSet, InVolume};
+use super::parameters::{InProgram, InSet, InVolume, ReadsFor};
 use super::path::Path;
 use super::query::Params;
 use crate::archive::Request;
@@ -76,19 +76,25 @@ fn bad_id(message: String) -> ApiError {
     Refusal::new(ArchiveCode::BadId, message).into()
 }
 
+/// The program that is to start with what is read, if it is another one.
+fn reads_for(params: &Params) -> Answer<Option<ProgramId>> {
+    params.present(&["for"]).map(program).transpose()
+}
+
 /// `GET …/snapshots`.
 #[utoipa::path(get, path = "/api/v1/programs/{program}/snapshots", tag = "snapshots", operation_id = "snapshots",
-    params(InProgram), security(("delegation" = [], "operation" = [])),
+    params(InProgram, ReadsFor), security(("delegation" = [], "operation" = [])),
     responses((status = 200, description = "All sets", body = ArchiveList), ArchiveRefusals))]
 pub(super) async fn list(
     State(node): State<Node>,
     Path(program_id): Path<String>,
     uri: OriginalUri,
     headers: HeaderMap,
+    params: Params,
 ) -> Answer<Json<ArchiveList>> {
     let program = program(&program_id)?;
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    Ok(Json(node.archive.list(&by, &program).await?))
+    Ok(Json(node.archive.list(&by, &program, reads_for(&params)?.as_ref()).await?))
 }
 
 /// `POST …/snapshots`.
@@ -112,17 +118,18 @@ pub(super) async fn begin(
 
 /// `GET …/snapshots/{id}`.
 #[utoipa::path(get, path = "/api/v1/programs/{program}/snapshots/{id}", tag = "snapshots", operation_id = "snapshot",
-    params(InSet), security(("delegation" = [], "operation" = [])),
+    params(InSet, ReadsFor), security(("delegation" = [], "operation" = [])),
     responses((status = 200, description = "The set", body = SetRecord), ArchiveRefusals))]
 pub(super) async fn get(
     State(node): State<Node>,
     Path((program_id, id)): Path<(String, String)>,
     uri: OriginalUri,
     headers: HeaderMap,
+    params: Params,
 ) -> Answer<Json<SetRecord>> {
     let (program, id) = (program(&program_id)?, set(&id)?);
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    Ok(Json(node.archive.set(&by, &program, id).await?))
+    Ok(Json(node.archive.set(&by, &program, reads_for(&params)?.as_ref(), id).await?))
 }
 
 /// `POST …/snapshots/{id}/complete`.
@@ -248,7 +255,7 @@ fn chunks_of(body: Body) -> impl Stream<Item = Result<Bytes, Refusal>> + Send {
 /// `GET …/snapshots/{id}/volumes/{key}`.
 #[utoipa::path(get, path = "/api/v1/programs/{program}/snapshots/{id}/volumes/{volume}", tag = "snapshots",
     operation_id = "stream",
-    params(InVolume), security(("delegation" = [], "operation" = [])),
+    params(InVolume, ReadsFor), security(("delegation" = [], "operation" = [])),
     responses((status = 200, description = "The stream", body = Binary, content_type = "application/octet-stream"),
         ArchiveRefusals))]
 pub(super) async fn fetch(
@@ -256,10 +263,12 @@ pub(super) async fn fetch(
     Path((program_id, id, key)): Path<(String, String, String)>,
     uri: OriginalUri,
     headers: HeaderMap,
+    params: Params,
 ) -> Answer<Response> {
     let (program, id, key) = (program(&program_id)?, set(&id)?, volume(&key)?);
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    let (received, bytes) = node.archive.open_stream(&by, &program, id, key).await?;
+    let reads_for = reads_for(&params)?;
+    let (received, bytes) = node.archive.open_stream(&by, &program, reads_for.as_ref(), (id, key)).await?;
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::CONTENT_LENGTH, received.bytes)

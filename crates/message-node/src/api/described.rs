@@ -1,7 +1,7 @@
 //! What is only described: forms, which are read part by part, and answers of several shapes.
 #![expect(dead_code, reason = "it is only described")]
 
-use protocol::api::message_node::AddFileMetadata;
+use protocol::api::message_node::{AddFileMetadata, StoredMessage};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -38,6 +38,22 @@ pub(super) struct AddedFile {
     name: Option<String>,
     /// Bytes; not told of JSON documents.
     size: Option<u64>,
+}
+
+/// Messages by page or by place.
+#[derive(ToSchema)]
+pub(super) struct MessageList {
+    messages: Vec<StoredMessage>,
+    /// Messages in a page.
+    pagination_per_page: u32,
+    /// The page, from 1; absent in lists by place.
+    pagination_page: Option<u64>,
+    /// How many messages there are in all; absent in lists by place.
+    pagination_total: Option<u64>,
+    /// `messages`; absent in lists by place.
+    pagination_item: Option<String>,
+    /// In lists by place: where the next part starts; null at the end.
+    next_cursor: Option<String>,
 }
 
 /// Posts by page or by place.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use protocol::api::archive::StaleEpochDetails;
 use protocol::api::message_node::ErrorBody;
@@ -10,23 +10,27 @@ use protocol::message::{ContentError, EnvelopeError};
 use serde_json::{Value, json};
 
 use super::openapi;
+use crate::admission::{NotAdmitted, whole_seconds};
 use crate::archive::Failure;
 use crate::core::Rejection;
 use crate::core::archive::Refusal;
 use crate::core::car::CarError;
+use crate::core::quota::Exceeded;
 use crate::files::UploadError;
 use crate::files::car::ImportError;
 use crate::pipeline::SubmitError;
 use crate::store::StoreError;
 
-/// Seconds after which a client that was turned away may come back.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+/// Seconds after which a client that was turned away by a busy node may come back.
+const RETRY_AFTER: u64 = 2;
 
 /// Why a request failed.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     body: ErrorBody,
+    /// Seconds after which a client that was turned away may come back.
+    retry_after: Option<u64>,
 }
 
 /// The result of a request.
@@ -34,7 +38,11 @@ pub(crate) type Answer<T> = Result<T, ApiError>;
 
 impl ApiError {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, body: ErrorBody { code: code.to_owned(), message: message.into(), details: None } }
+        Self {
+            status,
+            body: ErrorBody { code: code.to_owned(), message: message.into(), details: None },
+            retry_after: None,
+        }
     }
 
     /// 400.
@@ -106,7 +114,7 @@ impl ApiError {
 
     /// 503: later it may work.
     pub(super) fn busy(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+        Self { retry_after: Some(RETRY_AFTER), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message) }
     }
 
     /// 500; the cause goes to the log.
@@ -137,10 +145,9 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let busy = self.status == StatusCode::SERVICE_UNAVAILABLE;
         let mut response = (self.status, Json(self.body)).into_response();
-        if busy {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -149,6 +156,22 @@ impl IntoResponse for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         Self::internal(&error)
+    }
+}
+
+impl From<NotAdmitted> for ApiError {
+    fn from(refusal: NotAdmitted) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            NotAdmitted::Signature(error) => Self::wrong_signature(&error),
+            NotAdmitted::Stranger(_) | NotAdmitted::Anonymous => {
+                Self::new(StatusCode::FORBIDDEN, "sender_not_allowed", message)
+            }
+            NotAdmitted::TooMuch(_, Exceeded { after, .. }) => Self {
+                retry_after: after.map(whole_seconds),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "sender_limit", message)
+            },
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl VolumeSizes for Sizes {
 #[utoipa::path(post, path = "/api/v0/price/estimate", tag = "prices", request_body = Request,
     responses((status = 200, description = "The price", body = Price), BadRequest, TimedOut, TooLarge, Invalid,
         Failed))]
-pub(super) async fn estimate(State(node): State<Node>, SmallBody(body): SmallBody) -> Answer<Json<Price>> {
+pub(super) async fn estimate(State(node): State<Node>, SmallBody(body, _room): SmallBody) -> Answer<Json<Price>> {
     let Request { message } = parse_json(&body)?;
     let content = match (message.item_content, message.content) {
         (Some(text), _) => parse_json(text.as_bytes())?,

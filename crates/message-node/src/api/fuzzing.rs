@@ -103,7 +103,7 @@ fn received(bytes: &[u8], piece: usize) -> Received {
         .header(header::CONTENT_TYPE, "multipart/form-data; boundary=X")
         .body(Body::from_stream(stream::iter(pieces)))
         .expect("it is a request");
-    let Parts { file, metadata } = at_once(read_form(&(), request, Collected::default())).ok()?;
+    let Parts { file, metadata } = at_once(read_form(request, Collected::default(), |_| Ok(()))).ok()?;
     let (Collected(file), name) = file?;
     Some((file, name, metadata.map(|metadata| metadata.message)))
 }

@@ -11,9 +11,11 @@ use serde_json::json;
 
 use super::described::{AddedFile, Binary, CarForm, FileForm};
 use super::error::{Answer, ApiError};
-use super::openapi::{BadRequest, Busy, Failed, Gone, Invalid, Rejected, TimedOut, TooLarge, Unpaid, WrongSignature};
+use super::openapi::{
+    BadRequest, Failed, Forbidden, Gone, Invalid, NotAllowed, Rejected, TimedOut, TooLarge, TooMuch, Unpaid,
+};
 use super::receive::{Metadata, Parts, Sink, Turn, is_form, read_form};
-use super::upload::{Arrived, check_funds_for, check_name, no_file, publish, receive, receive_document, submit};
+use super::upload::{Arrived, check_funds_for, check_name, no_file, receive, receive_document, submit};
 use crate::core::car::CarReader;
 use crate::files::Spool;
 use crate::node::Node;
@@ -27,7 +29,7 @@ const UNNAMED: &str = "file";
     request_body(content((FileForm = "multipart/form-data"), (Binary = "application/octet-stream"))),
     responses((status = 200, description = "It is here", body = AddedFile),
         (status = 202, description = "It is here; the message is not decided yet", body = AddedFile),
-        BadRequest, Unpaid, WrongSignature, TimedOut, Gone, TooLarge, Rejected, Failed, Busy))]
+        BadRequest, Unpaid, Forbidden, TimedOut, Gone, TooLarge, Rejected, TooMuch, Failed))]
 pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     let Arrived { file, filename, metadata } = receive(&node, request, node.context.limits.ipfs_upload_bytes).await?;
@@ -35,25 +37,26 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
     if let Some(metadata) = &metadata {
         check_item_type(metadata)?;
         check_name(&file, metadata, &cid)?;
+        node.admission.check(&metadata.message, file.bytes())?;
         check_funds_for(&node, &file, metadata).await?;
         cid.clone_from(&metadata.content.item_hash);
     }
     let name = filename.unwrap_or_else(|| UNNAMED.to_owned());
     let body = json!({ "status": "success", "hash": cid, "name": name, "size": file.bytes() });
-    publish(&node, file).await?;
+    node.publish(file).await?;
     submit(&node, metadata, body).await
 }
 
 /// A JSON document, kept byte for byte as it was sent: its CID is that of the body.
 #[utoipa::path(post, path = "/api/v0/ipfs/add_json", tag = "ipfs", operation_id = "ipfs_add_json",
     request_body = Value,
-    responses((status = 200, description = "It is here", body = AddedFile), TimedOut, TooLarge, Invalid, Failed,
-        Busy))]
+    responses((status = 200, description = "It is here", body = AddedFile), NotAllowed, TimedOut, TooLarge,
+        Invalid, Failed))]
 pub(super) async fn add_json(State(node): State<Node>, body: Body) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     let file = receive_document(&node, body).await?;
     let body = json!({ "status": "success", "hash": file.names.v0.to_string() });
-    publish(&node, file).await?;
+    node.publish(file).await?;
     Ok(Json(body).into_response())
 }
 
@@ -80,7 +83,7 @@ impl Sink for CarSink {
     request_body(content = CarForm, content_type = "multipart/form-data"),
     responses((status = 200, description = "It is here", body = AddedFile),
         (status = 202, description = "It is here; the message is not decided yet", body = AddedFile),
-        BadRequest, Unpaid, WrongSignature, TimedOut, Gone, TooLarge, Rejected, Failed, Busy))]
+        BadRequest, Unpaid, Forbidden, TimedOut, Gone, TooLarge, Rejected, TooMuch, Failed))]
 pub(super) async fn add_car(State(node): State<Node>, request: Request) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     if !is_form(&request) {
@@ -88,7 +91,7 @@ pub(super) async fn add_car(State(node): State<Node>, request: Request) -> Answe
     }
     let limits = &node.context.limits;
     let sink = CarSink { spool: node.files().spool(limits.car_upload_bytes).await?, reader: CarReader::default() };
-    let Parts { file, metadata } = read_form(&node, request, sink).await?;
+    let Parts { file, metadata } = read_form(request, sink, |sender| node.admission.check_sender(sender)).await?;
     let (CarSink { spool, reader }, _) = file.ok_or_else(no_file)?;
     let metadata = metadata.ok_or_else(|| {
         ApiError::invalid("metadata is required for CAR upload: send a STORE message in the part 'metadata'")
@@ -97,9 +100,10 @@ pub(super) async fn add_car(State(node): State<Node>, request: Request) -> Answe
     let index = reader.finish()?;
     check_root(index.root, &metadata)?;
     let file = node.files().import(&spool.finish().await?, &index, limits.ipfs_upload_bytes).await?;
+    node.admission.check(&metadata.message, file.bytes())?;
     check_funds_for(&node, &file, &metadata).await?;
     let body = json!({ "status": "success", "hash": metadata.content.item_hash, "size": file.bytes() });
-    publish(&node, file).await?;
+    node.publish(file).await?;
     submit(&node, Some(metadata), body).await
 }
 

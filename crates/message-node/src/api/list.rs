@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use protocol::api::message_node::MessageList;
 use serde::Serialize;
 
+use super::described::MessageList;
 use super::error::{Answer, ApiError};
 use super::openapi::{BadRequest, Failed, Invalid};
 use super::parameters::{Direction, MessageFilters, PageSize, Places};

@@ -1,5 +1,7 @@
 //! One message: `GET /messages/{hash}` and its parts.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -16,7 +18,7 @@ use super::path::Path;
 use crate::clock::iso;
 use crate::node::Node;
 use crate::store::messages::{MessageRow, forgotten_by, get};
-use crate::store::{StoreError, pending};
+use crate::store::{StoreError, holds, pending};
 use crate::view::{self, MessageView, raw};
 
 #[derive(Serialize, ToSchema)]
@@ -43,7 +45,10 @@ struct Whole<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     forgotten_by: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
+    reason: Option<Cow<'a, str>>,
+    /// When it goes out of force, or nothing of it is kept any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
 }
 
 /// What is known of a hash: a decided message, unless it is rejected and tried again at the moment.
@@ -98,12 +103,14 @@ pub(super) async fn message(State(node): State<Node>, Path(hash): Path<String>) 
         details: None,
         forgotten_by: None,
         reason: None,
+        until: None,
     };
     let whole = match &known {
         Known::Pending(submissions) => {
             let views = submissions.iter().map(|s| view::to_json(&s.envelope, s.envelope.item_content.as_deref()));
             let views = views.map(|json| RawValue::from_string(json).expect("a view is JSON")).collect();
-            Whole { messages: Some(views), ..empty }
+            let reason = submissions.iter().find_map(|s| node.pipeline.why_pending(s.seq)).map(Cow::Owned);
+            Whole { messages: Some(views), reason, ..empty }
         }
         Known::Decided(row) => {
             let details = row.error_details.as_deref().map(|text| raw(text, &row.item_hash)).transpose()?;
@@ -112,12 +119,19 @@ pub(super) async fn message(State(node): State<Node>, Path(hash): Path<String>) 
                 true => Some(forgotten_by(&mut *node.db().await?, &hash).await?),
                 false => None,
             };
+            let until = match row.status.0 {
+                MessageStatus::Removing | MessageStatus::Removed => {
+                    holds::until(&mut *node.db().await?, &hash).await?.map(iso)
+                }
+                _ => None,
+            };
             Whole {
                 message: Some(MessageView::of_row(row)),
                 error_code: row.error_code,
                 details,
                 forgotten_by: by,
-                reason: row.reason.as_deref(),
+                reason: row.reason.as_deref().map(Cow::Borrowed),
+                until,
                 ..empty
             }
         }

@@ -12,6 +12,7 @@ use super::error::Answer;
 use super::openapi::{self, BadRequest, Failed, Invalid};
 use super::parameters::Direction;
 use super::query::Params;
+use crate::balances::ChainNumbers;
 use crate::metrics::StoredNumbers;
 use crate::node::Node;
 use crate::store::{files, messages, pending, programs};
@@ -82,6 +83,7 @@ async fn numbers(node: &Node) -> Answer<StoredNumbers> {
         messages: messages::counts(&mut db).await?,
         pending: pending::extent(&mut db).await?.0,
         files: files::totals(&mut db).await?,
+        chain: node.context.balances.chain(),
     })
 }
 
@@ -91,6 +93,19 @@ async fn numbers(node: &Node) -> Answer<StoredNumbers> {
 pub(super) async fn metrics(State(node): State<Node>) -> Answer<Response> {
     let text = node.context.metrics.render(&numbers(&node).await?);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+/// How it stands with the chain that balances are read from.
+fn chain_sentence(chain: &ChainNumbers) -> String {
+    let at = match chain.health.at {
+        Some(block) => format!("Balances are as of block {} of the chain.", block.number),
+        None => "No balances are known.".to_owned(),
+    };
+    // The other side's words are not to be trusted.
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let trouble = chain.health.trouble.as_deref();
+    let trouble = trouble.map(|why| format!(" <b>They are not read now: {}.</b>", escaped(why))).unwrap_or_default();
+    format!("<p>{at}{trouble}</p>")
 }
 
 /// `GET /status`: a page for people.
@@ -104,12 +119,13 @@ pub(super) async fn status_page(State(node): State<Node>) -> Answer<Html<String>
         .map(|(kind, status, count)| format!("<tr><td>{kind}</td><td>{status}</td><td>{count}</td></tr>"))
         .collect();
     let (files, bytes) = numbers.files;
+    let chain = numbers.chain.as_ref().map(chain_sentence).unwrap_or_default();
     Ok(Html(format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Aleph message node</title>\
          <style>body{{font:16px/1.5 system-ui;margin:2rem auto;max-width:40rem}}td,th{{padding:0 1rem 0 0;text-align:left}}\
          </style><h1>Aleph message node {VERSION}</h1>\
          <p>{pending} messages wait to be decided. {files} files with {bytes} bytes. \
-         <a href=\"/metrics\">Metrics</a>, <a href=\"{openapi}\">description of the API</a></p>\
+         <a href=\"/metrics\">Metrics</a>, <a href=\"{openapi}\">description of the API</a></p>{chain}\
          <table><tr><th>Type</th><th>Status</th><th>Messages</th></tr>{rows}</table></html>",
         pending = numbers.pending,
         openapi = openapi::PATH,

@@ -20,6 +20,7 @@ mod posts;
 mod prices;
 mod query;
 mod receive;
+mod room;
 mod stream;
 mod submit;
 mod upload;
@@ -27,7 +28,7 @@ mod upload;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use tower_http::cors::{Any, CorsLayer};
 use utoipa_axum::routes;
@@ -35,6 +36,7 @@ use utoipa_axum::routes;
 use crate::node::Node;
 use error::ApiError;
 use openapi::Routes;
+pub(crate) use room::Room;
 
 /// The largest JSON body: a message with the longest content, every character of it escaped, fits.
 const MAX_JSON_BYTES: usize = 4 * 1024 * 1024;
@@ -44,6 +46,7 @@ pub(crate) fn router(node: Node) -> Router {
     let (router, _) = routes().split();
     router
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(from_fn_with_state(node.clone(), room::for_answers))
         .layer(map_response(close_after_failed_post))
         .fallback(ApiError::no_such_route)
         .method_not_allowed_fallback(ApiError::no_such_method)

@@ -11,7 +11,7 @@ use protocol::api::archive::ArchiveCode;
 use protocol::api::message_node::ErrorBody;
 use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER};
 use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::path::PathItem;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Ref, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
@@ -56,6 +56,7 @@ impl Routes {
     /// The routes, and the description of all of them.
     pub(super) fn split(self) -> (Router<Node>, OpenApi) {
         let (router, mut document) = self.0.split_for_parts();
+        document.paths.paths.values_mut().flat_map(operations).for_each(may_be_busy);
         document.info = Info::new("Aleph message node", env!("CARGO_PKG_VERSION"));
         document.info.description = Some(ABOUT.to_owned());
         let components = document.components.get_or_insert_default();
@@ -71,12 +72,21 @@ const ABOUT: &str = "Accepts, checks, stores and streams Aleph messages; keeps f
     prices. Every answer that is no success has a `code` for programs and a `message` for people, which says what is wrong \
     and what to do.";
 
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
+}
+
 /// Without the name of its operation, which another path has.
 fn unnamed(mut item: PathItem) -> PathItem {
-    for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
-        operation.operation_id = None;
-    }
+    operations(&mut item).for_each(|operation| operation.operation_id = None);
     item
+}
+
+/// Whatever is asked for, there may be no room for the answer ([`super::room`]).
+fn may_be_busy(operation: &mut Operation) {
+    for (status, response) in Busy::responses() {
+        operation.responses.responses.entry(status).or_insert(response);
+    }
 }
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
@@ -109,7 +119,9 @@ macro_rules! refusals {
 refusals! {
     BadRequest = "400" ["bad_request"], "The request cannot be read.";
     Unpaid = "402" ["payment_required"], "The owner's balance is below the price.";
-    WrongSignature = "403" ["invalid_signature"], "The message is not signed by its sender.";
+    Forbidden = "403" ["invalid_signature", "sender_not_allowed"],
+        "The message is not signed by its sender, or the node's operator does not name the sender.";
+    NotAllowed = "403" ["sender_not_allowed"], "The node takes files only with messages of senders that its operator names.";
     NotFound = "404" ["not_found"], "It is not here.";
     TimedOut = "408" ["timed_out"], "The body did not arrive in time.";
     Gone = "410" ["gone"], "It was forgotten or removed.";
@@ -117,6 +129,7 @@ refusals! {
     OutOfRange = "416" ["bad_range"], "The file has no such part.";
     Invalid = "422" ["invalid"], "A parameter or a field is wrong.";
     Rejected = "422" ["invalid", "rejected"], "A field is wrong, or the message is against a rule.";
+    TooMuch = "429" ["sender_limit"], "The sender has sent too much; `Retry-After` says when to come back.";
     NoUpgrade = "426" ["upgrade_required"], "The connection cannot become a WebSocket.";
     Failed = "500" ["internal"], "The node failed.";
     Busy = "503" ["busy"], "Too much at the same time; `Retry-After` says when to come back.";
@@ -168,6 +181,13 @@ mod tests {
         let routed: BTreeSet<&str> = router.split('"').filter(is_path).collect();
         assert_eq!(routed, document.paths.paths.keys().map(String::as_str).collect());
         assert!(routed.contains("/") && routed.len() > 40, "{routed:?}");
+    }
+
+    #[test]
+    fn any_operation_may_find_the_node_busy() {
+        let (_, mut document) = super::super::routes().split();
+        let operations: Vec<_> = document.paths.paths.values_mut().flat_map(operations).collect();
+        assert!(operations.len() > 40 && operations.iter().all(|o| o.responses.responses.contains_key("503")));
     }
 
     #[test]

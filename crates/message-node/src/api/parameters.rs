@@ -44,6 +44,7 @@ macro_rules! parameters {
 
 const HASHES: Named = ("hashes", Takes::Texts(&["5f"]), "Item hashes.");
 const REFS: Named = ("refs", Takes::Texts(&["5f"]), "`ref` in the content.");
+const CHAINS: Named = ("chains", Takes::Texts(&["ETH"]), "Chains.");
 const CHANNELS: Named = ("channels", Takes::Texts(&["TEST"]), "Channels.");
 const START: Named =
     ("startDate", Takes::Time(1.5), "Not before this time; 0 is not set. `start_date` is read as well.");
@@ -64,7 +65,7 @@ parameters! {
         ("contentHashes", Takes::Texts(&["5f"]), "`item_hash` in the content. `content_hashes` is read as well."),
         ("contentKeys", Takes::Texts(&["k"]), "`key` in the content. `content_keys` is read as well."),
         ("contentTypes", Takes::Texts(&["note"]), "`type` in the content. `content_types` is read as well."),
-        ("chains", Takes::Texts(&["ETH"]), "Chains."),
+        CHAINS,
         CHANNELS,
         START,
         END,
@@ -75,12 +76,18 @@ parameters! {
         HASHES,
         REFS,
         ("types", Takes::Texts(&["note"]), "`type` in the content. `post_types` is read as well."),
+        CHAINS,
         CHANNELS,
         START,
         END,
     ];
     /// The direction of a list.
-    Direction: [("sortOrder", Takes::Direction, "1: oldest first; -1, and if it is not given: newest first. `sort_order` is read as well.")];
+    Direction: [(
+        "sortOrder",
+        Takes::Direction,
+        "1: oldest first; -1, and if it is not given: newest first. `sort_order` is read as well. The order is that of the \
+         times in the messages, whatever `sortBy` says: this node writes nothing to a chain."
+    )];
     /// The page of a list.
     Pages: [PAGE, PAGINATION];
     /// The page of a list, or the place where it goes on.
@@ -93,6 +100,8 @@ parameters! {
     PageSize: [PAGINATION];
     /// What a stream begins with.
     History: [("history", Takes::Number(0, 3), "So many older messages first, 10 if it is not given, at most 200.")];
+    /// Whom an archive is read for.
+    ReadsFor: [("for", Takes::Text("5f"), "Another program of the same owner, which is to start with what is read.")];
     /// Which documents are wanted.
     Documents: [
         ("keys", Takes::Texts(&["security"]), "Keys; all if it is not given."),

@@ -128,6 +128,7 @@ pub(super) fn filter(params: &Params) -> Answer<PostFilter> {
         refs: messages.refs,
         types: params.list(&["types", "post_types"])?,
         channels: messages.channels,
+        chains: messages.chains,
         start_us: messages.start_us,
         end_us: messages.end_us,
     })

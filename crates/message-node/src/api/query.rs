@@ -47,7 +47,7 @@ impl Params {
     }
 
     /// The value of the first of these names that is there.
-    fn present(&self, names: &[&str]) -> Option<&str> {
+    pub(super) fn present(&self, names: &[&str]) -> Option<&str> {
         let find = |name: &&str| self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         names.iter().find_map(find)
     }

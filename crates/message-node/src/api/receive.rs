@@ -8,6 +8,7 @@ use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::header;
 use futures_util::StreamExt;
+use protocol::Address;
 use protocol::api::message_node::AddFileMetadata;
 use protocol::message::{Envelope, ItemType, MessageType, StoreContent};
 use tokio::sync::SemaphorePermit;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::MAX_JSON_BYTES;
 use super::error::{Answer, ApiError};
 use super::submit::parse_json;
+use crate::admission::NotAdmitted;
 use crate::core::content::Content;
 use crate::files::Upload;
 use crate::node::Node;
@@ -24,6 +26,10 @@ use crate::node::Node;
 const SILENCE: Duration = Duration::from_secs(30);
 /// After this time an upload must have kept up [`MIN_BYTES_PER_SECOND`], because it takes the place of others.
 const WARM_UP: Duration = Duration::from_secs(60);
+/// How long a part of a form may take that is not the file.
+const SMALL_WITHIN: Duration = Duration::from_secs(60);
+/// Parts of a form that nobody asked for.
+const MAX_OTHER_PARTS: usize = 8;
 /// The slowest upload, on average.
 const MIN_BYTES_PER_SECOND: u64 = 16 * 1024;
 
@@ -87,12 +93,16 @@ pub(super) fn is_form(request: &Request) -> bool {
     })
 }
 
-/// Reads a form with the parts `file`, whose bytes go into the sink, and `metadata`.
-pub(super) async fn read_form<S: Sink>(state: &(impl Send + Sync), request: Request, sink: S) -> Answer<Parts<S>> {
-    let form = Multipart::from_request(request, state).await;
+/// Reads a form with the parts `file`, whose bytes go into the sink, and `metadata`, whose sender is to be admitted.
+pub(super) async fn read_form<S: Sink>(
+    request: Request,
+    sink: S,
+    admit: impl Fn(&Address) -> Result<(), NotAdmitted>,
+) -> Answer<Parts<S>> {
+    let form = Multipart::from_request(request, &()).await;
     let mut form = form.map_err(|e| unreadable_form(&e.body_text()))?;
     let mut parts = Parts { file: None, metadata: None };
-    let mut sink = Some(sink);
+    let (mut sink, mut others) = (Some(sink), 0);
     while let Some(mut field) = patiently(form.next_field()).await? {
         match field.name() {
             Some(name @ "file") => {
@@ -108,9 +118,18 @@ pub(super) async fn read_form<S: Sink>(state: &(impl Send + Sync), request: Requ
                 if parts.metadata.is_some() {
                     return Err(twice(name));
                 }
-                parts.metadata = Some(read_metadata(&read_small(&mut field).await?)?);
+                let metadata = read_metadata(&read_small(&mut field).await?)?;
+                // Before the file is read, if the message comes first.
+                admit(&metadata.message.sender)?;
+                parts.metadata = Some(metadata);
             }
-            _ => drop(read_small(&mut field).await?),
+            _ => {
+                others += 1;
+                if others > MAX_OTHER_PARTS {
+                    return Err(ApiError::bad_request("the form has too many parts; send 'file' and 'metadata'"));
+                }
+                drop(read_small(&mut field).await?);
+            }
         }
     }
     Ok(parts)
@@ -143,6 +162,13 @@ pub(super) async fn read_document(body: Body, most: u64) -> Answer<Bytes> {
 }
 
 async fn read_small(field: &mut Field<'_>) -> Answer<Vec<u8>> {
+    let late = |_| {
+        ApiError::timed_out(format!("a part of the form took longer than {} s; send it again", SMALL_WITHIN.as_secs()))
+    };
+    timeout(SMALL_WITHIN, read_bounded(field)).await.map_err(late)?
+}
+
+async fn read_bounded(field: &mut Field<'_>) -> Answer<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(chunk) = patiently(field.chunk()).await? {
         if bytes.len() + chunk.len() > MAX_JSON_BYTES {
@@ -168,13 +194,12 @@ fn silent() -> ApiError {
     ApiError::timed_out(format!("nothing was sent for {} s; send it again", SILENCE.as_secs()))
 }
 
-fn check_pace(bytes: u64, elapsed: Duration) -> Answer<()> {
+/// Whoever is slower for long is cut off.
+pub(super) fn check_pace(bytes: u64, elapsed: Duration) -> Answer<()> {
     if elapsed < WARM_UP || bytes >= elapsed.as_secs() * MIN_BYTES_PER_SECOND {
         return Ok(());
     }
-    Err(ApiError::timed_out(format!(
-        "the upload is slower than {MIN_BYTES_PER_SECOND} bytes per second; send it again"
-    )))
+    Err(ApiError::timed_out(format!("this is slower than {MIN_BYTES_PER_SECOND} bytes per second; send it again")))
 }
 
 /// Reads the message and checks what can be checked without the file. The signature is checked here, too, and not only when

@@ -1,4 +1,5 @@
-//! `/api/ws0/messages`: messages as they are processed, after a history of older ones.
+//! `/api/ws0/messages`: messages as they are processed, after a history of older ones. Who names statuses (`msgStatuses`)
+//! is told as well when a message gets one of them, with the field `status`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::error::{Answer, ApiError};
 use super::openapi::{BadRequest, Invalid, NoUpgrade};
 use super::parameters::{History, MessageFilters};
 use super::query::Params;
+use crate::events::{Event, News};
 use crate::filter::Filter;
 use crate::node::Node;
 use crate::store::Stored;
@@ -28,6 +30,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The longest frame that clients may send; they have nothing to say.
 const MAX_FRAME_BYTES: usize = 64 * 1024;
 
+/// Bytes of the contents of the history of a stream; what is older is left out.
+const HISTORY_BYTES: u64 = 2 * 1024 * 1024;
+
 /// What clients are told when the node stops.
 const STOPPING: &str = "the node is stopping: list what you missed and subscribe again";
 
@@ -39,7 +44,8 @@ enum End {
     Close(u16, String),
 }
 
-/// Opens a stream. Filters are those of lists; times select the history only.
+/// Opens a stream. Filters are those of lists; times select the history only. Who names statuses is told as well when a message
+/// gets one of them, with the field `status`.
 #[utoipa::path(get, path = "/api/ws0/messages", tag = "messages", params(MessageFilters, History),
     responses((status = 101, description = "A WebSocket; each text on it is a message"), BadRequest, Invalid,
         NoUpgrade))]
@@ -90,6 +96,9 @@ async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u
     // Before the history is read, so that nothing is missed between the two.
     let mut events = node.context.events.subscribe();
     let mut shown = HashSet::new();
+    let Ok(room) = node.room.take(if history == 0 { 0 } else { HISTORY_BYTES }) else {
+        return End::Close(close_code::AGAIN, "too many streams begin; try again in a few seconds".to_owned());
+    };
     match read_history(node, filter, history).await {
         Ok(messages) => {
             for (hash, json) in messages {
@@ -104,6 +113,7 @@ async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u
             return End::Close(close_code::ERROR, "the node failed; try again later".to_owned());
         }
     }
+    drop(room);
     let (mut ping, mut heard) = (interval(PING_EVERY), Instant::now());
     loop {
         let sent = tokio::select! {
@@ -111,7 +121,7 @@ async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u
                 return End::Close(close_code::AWAY, STOPPING.to_owned());
             }
             event = events.recv() => match event {
-                Ok(event) if filter.wants_live(&event.traits) && !shown.remove(&event.traits.item_hash) => {
+                Ok(event) if filter.wants_live(&event.traits, event.news) && !is_shown(&mut shown, &event) => {
                     send(node, socket, Message::Text(event.json.clone())).await
                 }
                 Ok(_) => Ok(()),
@@ -136,6 +146,11 @@ async fn stream(node: &Node, socket: &mut WebSocket, filter: &Filter, history: u
     }
 }
 
+/// Whether the history showed already what an event tells.
+fn is_shown(shown: &mut HashSet<String>, event: &Event) -> bool {
+    event.news == News::Arrived && shown.remove(&event.traits.item_hash)
+}
+
 async fn send(node: &Node, socket: &mut WebSocket, message: Message) -> Result<(), End> {
     match timeout(node.context.timing.stream_send, socket.send(message)).await {
         Ok(Ok(())) => Ok(()),
@@ -154,7 +169,7 @@ async fn read_history(node: &Node, filter: &Filter, count: u32) -> Stored<Vec<(S
     if count == 0 {
         return Ok(Vec::new());
     }
-    let most = node.context.limits.page_bytes;
+    let most = node.context.limits.page_bytes.min(HISTORY_BYTES);
     let mut db = node.db().await?;
     let found = part(&mut db, filter, Order::Descending, &Window::After(None), count, most).await?;
     let json = |row| serde_json::to_string(&MessageView::of_row(row)).expect("a message is JSON");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,8 @@ use utoipa::ToSchema;
 
 use super::MAX_JSON_BYTES;
 use super::error::{Answer, ApiError};
-use super::openapi::{BadRequest, Busy, Failed, Gone, Rejected, TimedOut, TooLarge};
+use super::openapi::{BadRequest, Failed, Forbidden, Gone, Rejected, TimedOut, TooLarge, TooMuch};
+use super::room::Taken;
 use crate::node::Node;
 use crate::pipeline::Outcome;
 
@@ -43,10 +44,11 @@ pub(super) struct Answered {
 #[utoipa::path(post, path = "/api/v0/messages", tag = "messages", request_body = SubmitRequest,
     responses((status = 200, description = "It is in force", body = Answered),
         (status = 202, description = "It is not decided yet", body = Answered),
-        BadRequest, TimedOut, Gone, TooLarge, Rejected, Failed, Busy))]
-pub(super) async fn submit(State(node): State<Node>, SmallBody(body): SmallBody) -> Answer<Response> {
+        BadRequest, Forbidden, TimedOut, Gone, TooLarge, Rejected, TooMuch, Failed))]
+pub(super) async fn submit(State(node): State<Node>, SmallBody(body, _room): SmallBody) -> Answer<Response> {
     let request: SubmitRequest = parse_json(&body)?;
     request.message.verify_form()?;
+    node.admission.check(&request.message, 0)?;
     let wait = request.sync.then_some(node.context.timing.sync_wait);
     let outcome = node.pipeline.submit(request.message, wait).await?;
     Ok(answer(&outcome))
@@ -55,17 +57,19 @@ pub(super) async fn submit(State(node): State<Node>, SmallBody(body): SmallBody)
 /// How long a small body may take.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
-/// A body of bounded size.
-pub(super) struct SmallBody(pub Bytes);
+/// A body of bounded size, and the room that it takes.
+pub(super) struct SmallBody(pub Bytes, pub Taken);
 
-impl<S: Send + Sync> FromRequest<S> for SmallBody {
+impl FromRequest<Node> for SmallBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
+    async fn from_request(request: Request, node: &Node) -> Result<Self, ApiError> {
+        let said = HttpBody::size_hint(request.body()).exact();
+        let room = node.room.take(said.unwrap_or(MAX_JSON_BYTES as u64).min(MAX_JSON_BYTES as u64))?;
+        let body = timeout(BODY_WITHIN, Bytes::from_request(request, node)).await;
         let late =
             |_| ApiError::timed_out(format!("the body took longer than {} s; send it again", BODY_WITHIN.as_secs()));
-        body.map_err(late)?.map(Self).map_err(|e| match e.status() {
+        body.map_err(late)?.map(|body| Self(body, room)).map_err(|e| match e.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(format!(
                 "the body has more than {MAX_JSON_BYTES} bytes; store a long content by storage/add_json"
             )),

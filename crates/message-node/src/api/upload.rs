@@ -4,16 +4,20 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use protocol::Address;
 use protocol::api::message_node::{AddFileResponse, MessageStatus};
 use serde_json::{Value, json};
 
+use super::accounts;
 use super::described::{Binary, FileForm};
 use super::error::{Answer, ApiError};
-use super::openapi::{BadRequest, Busy, Failed, Gone, Invalid, Rejected, TimedOut, TooLarge, Unpaid, WrongSignature};
+use super::openapi::{
+    BadRequest, Failed, Forbidden, Gone, Invalid, NotAllowed, Rejected, TimedOut, TooLarge, TooMuch, Unpaid,
+};
 use super::receive::{Metadata, Parts, Turn, is_form, read_body, read_document, read_form};
 use super::submit::http_status;
-use crate::clock::{micros, now_us};
-use crate::core::payment::{Funds, check_funds};
+use crate::core::Refusal;
+use crate::core::payment::{Funds, check_funds, check_method};
 use crate::files::StagedFile;
 use crate::node::Node;
 use crate::prices::store_price;
@@ -33,29 +37,30 @@ pub(super) struct Arrived {
     request_body(content((FileForm = "multipart/form-data"), (Binary = "application/octet-stream"))),
     responses((status = 200, description = "It is here", body = AddFileResponse),
         (status = 202, description = "It is here; the message is not decided yet", body = AddFileResponse),
-        BadRequest, Unpaid, WrongSignature, TimedOut, Gone, TooLarge, Rejected, Failed, Busy))]
+        BadRequest, Unpaid, Forbidden, TimedOut, Gone, TooLarge, Rejected, TooMuch, Failed))]
 pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     let Arrived { file, metadata, .. } = receive(&node, request, node.context.limits.upload_bytes).await?;
     if let Some(metadata) = &metadata {
         check_name(&file, metadata, &file.hash())?;
+        node.admission.check(&metadata.message, file.bytes())?;
         check_funds_for(&node, &file, metadata).await?;
     }
     let body = stored(&file.hash());
-    publish(&node, file).await?;
+    node.publish(file).await?;
     submit(&node, metadata, body).await
 }
 
 /// A JSON document, kept byte for byte as it was sent: its hash is that of the body.
 #[utoipa::path(post, path = "/api/v0/storage/add_json", tag = "files", operation_id = "add_json",
     request_body = Value,
-    responses((status = 200, description = "It is here", body = AddFileResponse), TimedOut, TooLarge, Invalid,
-        Failed, Busy))]
+    responses((status = 200, description = "It is here", body = AddFileResponse), NotAllowed, TimedOut, TooLarge,
+        Invalid, Failed))]
 pub(super) async fn add_json(State(node): State<Node>, body: Body) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     let file = receive_document(&node, body).await?;
     let body = stored(&file.hash());
-    publish(&node, file).await?;
+    node.publish(file).await?;
     Ok(Json(body).into_response())
 }
 
@@ -67,13 +72,18 @@ fn stored(hash: &str) -> Value {
 pub(super) async fn receive(node: &Node, request: Request, most: u64) -> Answer<Arrived> {
     let anonymous = node.context.limits.anonymous_upload_bytes;
     if !is_form(&request) {
+        node.admission.check_anonymous()?;
         let mut upload = node.files().upload(anonymous).await?;
         read_body(&mut upload, request.into_body()).await?;
         return Ok(Arrived { file: upload.finish().await?, filename: None, metadata: None });
     }
-    let Parts { file, metadata } = read_form(node, request, node.files().upload(most).await?).await?;
+    let (sink, admit) = (node.files().upload(most).await?, |sender: &Address| node.admission.check_sender(sender));
+    let Parts { file, metadata } = read_form(request, sink, admit).await?;
     let (upload, filename) = file.ok_or_else(no_file)?;
     let file = upload.finish().await?;
+    if metadata.is_none() {
+        node.admission.check_anonymous()?;
+    }
     if metadata.is_none() && file.bytes() > anonymous {
         let message =
             format!("a file without a STORE message has at most {anonymous} bytes; send one in the part 'metadata'");
@@ -84,6 +94,7 @@ pub(super) async fn receive(node: &Node, request: Request, most: u64) -> Answer<
 
 /// Reads a JSON document into a file.
 pub(super) async fn receive_document(node: &Node, body: Body) -> Answer<StagedFile> {
+    node.admission.check_anonymous()?;
     let limits = &node.context.limits;
     let most = limits.content_bytes.min(limits.anonymous_upload_bytes);
     let mut upload = node.files().upload(most).await?;
@@ -93,16 +104,6 @@ pub(super) async fn receive_document(node: &Node, body: Body) -> Answer<StagedFi
 
 pub(super) fn no_file() -> ApiError {
     ApiError::bad_request("the form has no part 'file'; send the bytes in one")
-}
-
-/// Makes a file known.
-pub(super) async fn publish(node: &Node, file: StagedFile) -> Answer<()> {
-    let (names, bytes) = (file.all_names(), file.bytes());
-    let keep_until_us = now_us() + micros(node.context.timing.file_grace);
-    node.files().publish(file, node.store(), keep_until_us).await?;
-    node.context.metrics.uploaded_bytes.increment(bytes);
-    node.pipeline.file_arrived(&names);
-    Ok(())
 }
 
 /// Submits the message of a file that is known now, if there is one, and answers with `body` unless it is refused.
@@ -136,8 +137,19 @@ pub(super) async fn check_funds_for(node: &Node, file: &StagedFile, metadata: &M
     let mut db = node.db().await?;
     let table = node.context.network.price_table(&mut db).await?;
     let cost = store_price(&content.address, file.bytes(), &table).cost;
-    let cost = costs::read(&cost, &file.hash())?;
+    let price = costs::read(&cost, &file.hash())?;
+    if price.is_zero() {
+        return Ok(());
+    }
+    let charge = check_method(content.into(), &node.context.payment).map_err(|r| ApiError::rejected(&r))?;
     let locked = costs::locked(&mut db, &content.address.canonical()).await?;
-    let funds = Funds { balance: node.context.balances.of(&content.address), locked };
-    check_funds(funds, cost).map_err(|rejection| ApiError::payment_required(&rejection))
+    // Others need the connection while the balance is read.
+    drop(db);
+    let (cost, balance) = (charge.of(price), accounts::holding(node, &content.address).await?);
+    let funds = Funds { balance, locked };
+    check_funds(&content.address, funds, cost).map_err(|refusal| match refusal {
+        Refusal::Final(rejection) => ApiError::payment_required(&rejection),
+        // Large files are for those of whom is known that they can pay.
+        Refusal::Until(..) => accounts::unknown(node, &content.address),
+    })
 }

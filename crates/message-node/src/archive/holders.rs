@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use protocol::api::archive::ArchiveCode;
 use protocol::client::Scheduler;
-use protocol::{NodeId, ProgramId};
+use protocol::data::SnapshotId;
+use protocol::{Epoch, NodeId, ProgramId};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::core::archive::{Holder, Refusal};
@@ -32,8 +33,15 @@ pub(crate) enum Freshness {
     New(Instant),
 }
 
-/// A node and an epoch.
-type Assignment = Option<(NodeId, protocol::Epoch)>;
+/// What a scheduler says; `None` when the program is assigned to no node.
+type Assignment = Option<Assigned>;
+
+#[derive(Debug, Clone, Copy)]
+struct Assigned {
+    node: NodeId,
+    epoch: Epoch,
+    starts_with: Option<(ProgramId, SnapshotId)>,
+}
 
 /// The schedulers, and what they said.
 pub(crate) struct Holders {
@@ -60,8 +68,8 @@ impl Holders {
             Some(assignment) => assignment,
             None => self.ask(program).await?,
         };
-        let Some((node, epoch)) = assignment else { return Ok(None) };
-        Ok(Some(Holder { node, account: account(store, &node).await?, epoch }))
+        let Some(Assigned { node, epoch, starts_with }) = assignment else { return Ok(None) };
+        Ok(Some(Holder { node, account: account(store, &node).await?, epoch, starts_with }))
     }
 
     /// An answer that is fresh enough. Waits a moment rather than have the scheduler asked too often.
@@ -84,7 +92,10 @@ impl Holders {
             let asked = Instant::now();
             match timeout(PATIENCE, scheduler.vm(program)).await {
                 Ok(Ok(found)) => {
-                    let assignment = found.and_then(|record| Some((record.allocated_node?, record.epoch?)));
+                    let assignment = found.and_then(|record| {
+                        let starts_with = record.data.and_then(|data| data.restored_from.zip(data.restored));
+                        Some(Assigned { node: record.allocated_node?, epoch: record.epoch?, starts_with })
+                    });
                     self.remember(program, asked, assignment);
                     return Ok(assignment);
                 }

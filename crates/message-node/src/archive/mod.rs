@@ -34,9 +34,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::config::{ArchiveConfig, Config};
-use crate::core::archive::{Refusal, archived_volumes, check_epoch, check_reader, check_writer};
+use crate::core::archive::{
+    Holder, Refusal, archived_volumes, check_epoch, check_foreign_reader, check_reader, check_writer,
+};
 use crate::core::content::Content;
-use crate::core::retention::{Progress, SetFacts};
+use crate::core::retention::{Progress, SetFacts, Sets};
 use crate::error::RunError;
 use crate::store::archive::{self as rows, SetRow, SetStage, StreamRow};
 use crate::store::{Connection, Store, StoreError, Stored, messages};
@@ -97,6 +99,13 @@ struct Program {
     owner: Address,
     /// The volumes that are archived; `None` when the program is not in force any more.
     volumes: Option<Vec<VolumeDraft>>,
+}
+
+/// What somebody may read.
+struct Reader {
+    program: Program,
+    /// Only this set, and what it builds on.
+    only: Option<SnapshotId>,
 }
 
 /// What the database has of a program's archive, without what is leaving.
@@ -227,28 +236,53 @@ impl Archive {
         Ok(volumes)
     }
 
-    /// Makes sure that this request may read a program's archive. A node that reads does so to go on from there: from then
-    /// on nobody writes in an epoch before its own.
-    async fn reader(&self, by: &Verified, program: &ProgramId) -> Result<Program, Failure> {
+    /// Makes sure that this request may read a program's archive. A node that reads does so to have this program go on from
+    /// there, or the one that it reads for: from then on nobody writes for that one in an epoch before its own.
+    async fn reader(
+        &self,
+        by: &Verified,
+        program: &ProgramId,
+        reads_for: Option<&ProgramId>,
+    ) -> Result<Reader, Failure> {
         let facts = self.program(program).await?;
         if by.signer == facts.owner {
-            return Ok(facts);
+            return Ok(Reader { program: facts, only: None });
         }
-        let holder = self.holders.of(&self.store, program, Freshness::Recent).await?;
-        let epoch = match check_reader(&by.signer, holder.as_ref()) {
-            Ok(epoch) => epoch,
-            Err(_) => {
-                let holder = self.holders.of(&self.store, program, Freshness::New(Instant::now())).await?;
-                check_reader(&by.signer, holder.as_ref())?
-            }
+        if let Some(other) = reads_for
+            && self.program(other).await?.owner != facts.owner
+        {
+            let message = format!("program {other} has another owner: for that one there is no program {program}");
+            return Err(Refusal::new(ArchiveCode::NotFound, message).into());
+        }
+        let starts = reads_for.unwrap_or(program);
+        let check = |holder: Option<&Holder>| match reads_for {
+            None => check_reader(&by.signer, holder).map(|epoch| (epoch, None)),
+            Some(_) => check_foreign_reader(&by.signer, holder, program).map(|(epoch, set)| (epoch, Some(set))),
         };
-        let highest = rows::highest_epoch(&mut *self.store.read().await?, program).await?;
+        let holder = self.holders.of(&self.store, starts, Freshness::Recent).await?;
+        let (epoch, only) = match check(holder.as_ref()) {
+            Ok(allowed) => allowed,
+            Err(_) => check(self.holders.of(&self.store, starts, Freshness::New(Instant::now())).await?.as_ref())?,
+        };
+        let highest = rows::highest_epoch(&mut *self.store.read().await?, starts).await?;
         if highest != Some(epoch) {
             let mut tx = self.store.write().await?;
-            fence(&mut tx, program, epoch).await?;
+            fence(&mut tx, starts, epoch).await?;
             tx.commit().await.map_err(StoreError::from)?;
         }
-        Ok(facts)
+        Ok(Reader { program: facts, only })
+    }
+
+    /// What there is of a program's archive for this reader.
+    async fn shelf_of(&self, program: &ProgramId, reader: &Reader) -> Result<Shelf, Failure> {
+        let mut shelf = Shelf::read(&mut *self.store.read().await?, program).await?;
+        if let Some(only) = reader.only {
+            let facts = self.facts(program, &shelf);
+            let chain: Vec<_> = Sets::new(&facts).chain(only).iter().map(|set| set.id).collect();
+            shelf.sets.retain(|set| chain.contains(&set.id));
+            shelf.streams.retain(|stream| chain.contains(&stream.set));
+        }
+        Ok(shelf)
     }
 
     fn master(&self) -> Result<&MasterKey, Refusal> {

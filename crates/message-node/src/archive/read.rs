@@ -13,7 +13,7 @@ use protocol::{FileHash, ProgramId};
 use sha2::{Digest, Sha256};
 
 use super::seal::{Damaged, Opener, StreamName};
-use super::{Archive, Failure, Shelf, place, unknown_set};
+use super::{Archive, Failure, place, unknown_set};
 use crate::core::archive::{Refusal, quota};
 use crate::core::retention::Sets;
 use crate::store::archive::{self as rows, SetStage};
@@ -21,21 +21,32 @@ use crate::store::{StoreError, Stored};
 
 impl Archive {
     /// All sets of a program.
-    pub(crate) async fn list(&self, by: &Verified, program: &ProgramId) -> Result<ArchiveList, Failure> {
-        let facts = self.reader(by, program).await?;
-        let shelf = Shelf::read(&mut *self.store.read().await?, program).await?;
+    pub(crate) async fn list(
+        &self,
+        by: &Verified,
+        program: &ProgramId,
+        reads_for: Option<&ProgramId>,
+    ) -> Result<ArchiveList, Failure> {
+        let reader = self.reader(by, program, reads_for).await?;
+        let shelf = self.shelf_of(program, &reader).await?;
         Ok(ArchiveList {
             sets: shelf.sets.iter().map(|set| self.record(program, set, &shelf)).collect(),
             next: Sets::new(&self.facts(program, &shelf)).next(),
             bytes: shelf.bytes(),
-            quota_bytes: facts.volumes.map_or(0, |volumes| quota(&volumes, self.config.quota)),
+            quota_bytes: reader.program.volumes.map_or(0, |volumes| quota(&volumes, self.config.quota)),
         })
     }
 
     /// One set.
-    pub(crate) async fn set(&self, by: &Verified, program: &ProgramId, id: SnapshotId) -> Result<SetRecord, Failure> {
-        self.reader(by, program).await?;
-        let shelf = Shelf::read(&mut *self.store.read().await?, program).await?;
+    pub(crate) async fn set(
+        &self,
+        by: &Verified,
+        program: &ProgramId,
+        reads_for: Option<&ProgramId>,
+        id: SnapshotId,
+    ) -> Result<SetRecord, Failure> {
+        let reader = self.reader(by, program, reads_for).await?;
+        let shelf = self.shelf_of(program, &reader).await?;
         let set = shelf.sets.iter().find(|set| set.id == id).ok_or_else(|| unknown_set(id))?;
         Ok(self.record(program, set, &shelf))
     }
@@ -45,12 +56,12 @@ impl Archive {
         self: &Arc<Self>,
         by: &Verified,
         program: &ProgramId,
-        id: SnapshotId,
-        key: &str,
+        reads_for: Option<&ProgramId>,
+        (id, key): (SnapshotId, &str),
     ) -> Result<(StreamReceived, impl Stream<Item = Result<Bytes, Failure>> + Send + use<>), Failure> {
-        self.reader(by, program).await?;
-        let set = rows::set(&mut *self.store.read().await?, program, id).await?;
-        let set = set.filter(|set| set.stage != SetStage::Leaving).ok_or_else(|| unknown_set(id))?;
+        let reader = self.reader(by, program, reads_for).await?;
+        let sets = self.shelf_of(program, &reader).await?.sets;
+        let set = sets.into_iter().find(|set| set.id == id).ok_or_else(|| unknown_set(id))?;
         if set.stage == SetStage::Open {
             let message = format!("snapshot {id} is not complete: it cannot be restored; take one that is");
             return Err(Refusal::new(ArchiveCode::Incomplete, message).into());

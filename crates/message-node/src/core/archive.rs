@@ -1,8 +1,9 @@
 //! Who may do what with a program's archive, and which sets and streams it takes.
 
 use protocol::api::archive::{ArchiveCode, SentStream, SetDraft, StreamReceived, VolumeDraft, volume_key};
-use protocol::message::{Persistence, ProgramContent, VolumeKind, place_volumes};
-use protocol::{Address, Epoch, NodeId};
+use protocol::data::SnapshotId;
+use protocol::message::{ProgramContent, place_volumes};
+use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::retention::{LONGEST_CHAIN, Progress, SetFacts, Sets};
 
@@ -20,7 +21,7 @@ const MOST_OPEN: usize = 4;
 /// Why the archive says no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub(crate) struct Refusal {
+pub struct Refusal {
     /// The word for programs.
     pub code: ArchiveCode,
     /// The sentence for people.
@@ -37,17 +38,22 @@ impl Refusal {
 
 /// Who has a program, as the scheduler says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holder {
+pub struct Holder {
     /// The node.
     pub node: NodeId,
     /// The account that registered it; `None` when it is not registered here.
     pub account: Option<Address>,
     /// The epoch of the assignment.
     pub epoch: Epoch,
+    /// The other program, and the set of its archive, that it starts with in this epoch, if it is one.
+    pub starts_with: Option<(ProgramId, SnapshotId)>,
 }
 
 /// Refuses an epoch below the highest that was seen.
-pub(crate) fn check_epoch(epoch: Epoch, highest: Option<Epoch>) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`ArchiveCode::StaleEpoch`].
+pub fn check_epoch(epoch: Epoch, highest: Option<Epoch>) -> Result<(), Refusal> {
     match highest {
         Some(highest) if epoch < highest => {
             let message = format!(
@@ -61,7 +67,10 @@ pub(crate) fn check_epoch(epoch: Epoch, highest: Option<Epoch>) -> Result<(), Re
 }
 
 /// Only the account of the node that has the program in this epoch writes.
-pub(crate) fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holder>) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`ArchiveCode::NotAllowed`], or [`ArchiveCode::StaleEpoch`].
+pub fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holder>) -> Result<(), Refusal> {
     let Some(holder) = holder else {
         let message = "the scheduler has assigned the program to no node; nobody may write to its archive until it is";
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
@@ -78,8 +87,11 @@ pub(crate) fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holde
     Ok(())
 }
 
-/// The account of the node that has the program now, or its owner, read.
-pub(crate) fn check_reader(signer: &Address, holder: Option<&Holder>) -> Result<Epoch, Refusal> {
+/// The account of the node that has the program now, or its owner, read. Returns the node's epoch.
+///
+/// # Errors
+/// [`ArchiveCode::NotAllowed`].
+pub fn check_reader(signer: &Address, holder: Option<&Holder>) -> Result<Epoch, Refusal> {
     let Some(holder) = holder else {
         let message = format!(
             "{signer} does not own the program, and the scheduler has assigned it to no node; sign as its owner"
@@ -87,6 +99,24 @@ pub(crate) fn check_reader(signer: &Address, holder: Option<&Holder>) -> Result<
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
     };
     check_node(signer, holder).map(|()| holder.epoch)
+}
+
+/// The account of the node that has another program now reads what this one starts with in its present epoch: that set, and
+/// what it builds on.
+pub(crate) fn check_foreign_reader(
+    signer: &Address,
+    holder: Option<&Holder>,
+    program: &ProgramId,
+) -> Result<(Epoch, SnapshotId), Refusal> {
+    let epoch = check_reader(signer, holder)?;
+    match holder.and_then(|holder| holder.starts_with) {
+        Some((from, snapshot)) if from == *program => Ok((epoch, snapshot)),
+        _ => {
+            let message =
+                format!("the scheduler does not say that the program to read for starts with a snapshot of {program}");
+            Err(Refusal::new(ArchiveCode::NotAllowed, message))
+        }
+    }
 }
 
 fn check_node(signer: &Address, holder: &Holder) -> Result<(), Refusal> {
@@ -106,22 +136,16 @@ fn check_node(signer: &Address, holder: &Holder) -> Result<(), Refusal> {
 /// The volumes of a program that are archived: the persistent ones with `persistence: "store"`.
 pub(crate) fn archived_volumes(content: &ProgramContent) -> Result<Vec<VolumeDraft>, Refusal> {
     let placed = place_volumes(&content.volumes).map_err(|e| Refusal::new(ArchiveCode::Invalid, e.to_string()))?;
-    let archived = placed.into_iter().filter_map(|volume| match (volume.kind, volume.name) {
-        (VolumeKind::Persistent { size_mib, persistence: Some(Persistence::Store), .. }, Some(name)) => {
-            Some(VolumeDraft { name, size_mib })
-        }
-        _ => None,
-    });
-    Ok(archived.collect())
+    Ok(VolumeDraft::archived(&placed))
 }
 
 /// Bytes that the archive of these volumes may have.
-pub(crate) fn quota(volumes: &[VolumeDraft], multiple: u64) -> u64 {
+pub fn quota(volumes: &[VolumeDraft], multiple: u64) -> u64 {
     volumes_bytes(volumes).saturating_mul(multiple)
 }
 
 /// Bytes that retention may keep of these sets: the rest is for the next full one.
-pub(crate) fn budget(volumes: &[VolumeDraft], multiple: u64, sets: &Sets<'_>) -> u64 {
+pub fn budget(volumes: &[VolumeDraft], multiple: u64, sets: &Sets<'_>) -> u64 {
     quota(volumes, multiple).saturating_sub(sets.room_for_next(volumes_bytes(volumes)))
 }
 
@@ -130,7 +154,10 @@ fn volumes_bytes(volumes: &[VolumeDraft]) -> u64 {
 }
 
 /// Decides on a new set of a program with these archived volumes and sets. A set of the same name that is open is replaced.
-pub(crate) fn check_draft(draft: &SetDraft, volumes: &[VolumeDraft], sets: &[SetFacts]) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`Refusal`].
+pub fn check_draft(draft: &SetDraft, volumes: &[VolumeDraft], sets: &[SetFacts]) -> Result<(), Refusal> {
     check_volumes(draft, volumes)?;
     if let Some(same) = sets.iter().find(|set| set.id == draft.id)
         && same.progress != Progress::Open
@@ -206,7 +233,7 @@ pub(crate) fn too_large(volume: &VolumeDraft) -> Refusal {
 }
 
 /// The refusal of a stream for which there is no room.
-pub(crate) fn over_quota(used: u64, quota: u64) -> Refusal {
+pub fn over_quota(used: u64, quota: u64) -> Refusal {
     let message = format!(
         "the archive of this program may have {quota} bytes and has {used}, which leaves no room for this stream; \
          delete older sets"
@@ -216,7 +243,7 @@ pub(crate) fn over_quota(used: u64, quota: u64) -> Refusal {
 
 /// What becomes of a completion.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Completion {
+pub enum Completion {
     /// All that was sent has arrived.
     Whole,
     /// The stream of this volume is another one than was sent: it must go, and be sent again.
@@ -229,7 +256,10 @@ pub(crate) enum Completion {
 }
 
 /// Compares what arrived, by volume in the order of the draft, with what its sender says it sent.
-pub(crate) fn check_completion(
+///
+/// # Errors
+/// When the completion is none, or something has not arrived.
+pub fn check_completion(
     arrived: &[(VolumeDraft, Option<StreamReceived>)],
     sent: &[SentStream],
 ) -> Result<Completion, Refusal> {
@@ -292,7 +322,8 @@ mod tests {
     #[test]
     fn only_the_holder_writes_and_only_in_its_epoch() {
         let (node, other) = (Address::new("0xA"), Address::new("0xB"));
-        let holder = Holder { node: NodeId::from_bytes([1; 32]), account: Some(node.clone()), epoch: Epoch::new(5) };
+        let account = Some(node.clone());
+        let holder = Holder { node: NodeId::from_bytes([1; 32]), account, epoch: Epoch::new(5), starts_with: None };
         let check = |signer, epoch| check_writer(signer, Epoch::new(epoch), Some(&holder));
         assert_eq!(check(&node, 5), Ok(()));
         assert_eq!(check(&node, 4).unwrap_err().highest, Some(Epoch::new(5)));
@@ -304,6 +335,21 @@ mod tests {
         assert_eq!(check_reader(&node, Some(&holder)), Ok(Epoch::new(5)));
         assert_eq!(code(check_reader(&other, Some(&holder))), ArchiveCode::NotAllowed);
         assert_eq!(code(check_reader(&other, None)), ArchiveCode::NotAllowed);
+    }
+
+    #[test]
+    fn what_another_program_starts_with_is_read_by_its_node_and_nothing_else() {
+        let (node, other) = (Address::new("0xA"), Address::new("0xB"));
+        let (program, set) = (ProgramId::from_bytes([1; 32]), SnapshotId::new(Epoch::new(9), 4));
+        let (id, account) = (NodeId::from_bytes([1; 32]), Some(node.clone()));
+        let holder = Holder { node: id, account, epoch: Epoch::new(5), starts_with: Some((program, set)) };
+        let check = |signer, holder: &Holder, program| check_foreign_reader(signer, Some(holder), &program);
+        assert_eq!(check(&node, &holder, program), Ok((Epoch::new(5), set)));
+        assert_eq!(code(check(&other, &holder, program)), ArchiveCode::NotAllowed);
+        assert_eq!(code(check(&node, &holder, ProgramId::from_bytes([2; 32]))), ArchiveCode::NotAllowed);
+        let own = Holder { starts_with: None, ..holder };
+        assert_eq!(code(check(&node, &own, program)), ArchiveCode::NotAllowed);
+        assert_eq!(code(check_foreign_reader(&node, None, &program)), ArchiveCode::NotAllowed);
     }
 
     #[test]

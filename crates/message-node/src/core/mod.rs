@@ -4,16 +4,21 @@
 //! `Ok` with what there is to do, or a [`Refusal`].
 
 pub(crate) mod aggregate;
-pub(crate) mod archive;
+pub mod archive;
+pub(crate) mod balances;
 pub(crate) mod car;
+pub(crate) mod chain;
 pub(crate) mod content;
+pub(crate) mod follow;
 pub(crate) mod forget;
+pub(crate) mod hold;
 pub(crate) mod network;
 pub(crate) mod payment;
 pub(crate) mod permission;
 pub(crate) mod post;
 pub(crate) mod program;
-pub(crate) mod retention;
+pub(crate) mod quota;
+pub mod retention;
 pub(crate) mod store;
 pub(crate) mod unixfs;
 
@@ -54,6 +59,8 @@ pub(crate) enum Awaited {
     Message(String),
     /// The file that this is a name of.
     File(FileName),
+    /// What this account holds, canonical. However long that takes: unknown is not zero.
+    Balance(String),
 }
 
 /// Why a message is not accepted now.

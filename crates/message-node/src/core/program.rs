@@ -11,6 +11,7 @@ use serde_json::json;
 use super::payment::{Funds, check_funds, check_method};
 use super::store::amount;
 use super::{Known, Refusal, Rejection};
+use crate::config::PaymentRules;
 use crate::prices::{PriceTable, Slot, VolumeSizes, mib, program_price};
 
 /// A program in force that another one replaces.
@@ -52,7 +53,7 @@ pub(crate) struct Facts {
 pub(crate) struct Accepted {
     /// What it costs.
     pub price: Price,
-    /// The price as a number.
+    /// What has to be held of it.
     pub cost: Decimal,
     /// Whether the balance covers the program only if the one that it replaces is forgotten.
     pub on_condition: bool,
@@ -75,8 +76,13 @@ impl VolumeSizes for References {
 ///
 /// # Errors
 /// [`Refusal`] with one of the codes 2, 5, 202, 300, 301, 302, 304.
-pub(crate) fn check(content: &ProgramContent, facts: &Facts, table: &PriceTable) -> Result<Accepted, Refusal> {
-    check_method(content.payment.as_ref())?;
+pub(crate) fn check(
+    content: &ProgramContent,
+    facts: &Facts,
+    table: &PriceTable,
+    rules: &PaymentRules,
+) -> Result<Accepted, Refusal> {
+    let charge = check_method(content.into(), rules)?;
     let replaced = check_replaced(content, facts)?;
     for (reference, use_latest) in content.references() {
         let known = facts.references.get(&(reference.to_owned(), use_latest)).cloned().unwrap_or(Known::NotYet);
@@ -84,10 +90,11 @@ pub(crate) fn check(content: &ProgramContent, facts: &Facts, table: &PriceTable)
     }
     check_parents(content, &facts.references)?;
     let price = program_price(content, &facts.references, table);
-    let cost = amount(&price);
+    let cost = charge.of(amount(&price));
     let released = replaced.map_or(Decimal::ZERO, |replaced| replaced.cost);
-    check_funds(Funds { locked: facts.funds.locked - released, ..facts.funds }, cost)?;
-    Ok(Accepted { price, cost, on_condition: check_funds(facts.funds, cost).is_err() })
+    let owner = &content.address;
+    check_funds(owner, Funds { locked: facts.funds.locked - released, ..facts.funds }, cost)?;
+    Ok(Accepted { price, cost, on_condition: check_funds(owner, facts.funds, cost).is_err() })
 }
 
 fn check_replaced(content: &ProgramContent, facts: &Facts) -> Result<Option<Replaced>, Refusal> {
@@ -125,6 +132,7 @@ fn check_parents(content: &ProgramContent, references: &References) -> Result<()
 mod tests {
     use super::*;
     use crate::core::Awaited;
+    use crate::core::chain::Holding;
     use crate::prices::default_pricing;
     use serde_json::Value;
 
@@ -147,7 +155,7 @@ mod tests {
     fn facts(balance: u32, locked: u32) -> Facts {
         let references =
             [("code", file(1)), ("runtime", file(1))].map(|(name, file)| ((name.to_owned(), true), file)).into();
-        let funds = Funds { balance: Some(balance.into()), locked: locked.into() };
+        let funds = Funds { balance: Holding::Tokens(balance.into()), locked: locked.into() };
         Facts { replaced: None, references, funds }
     }
 
@@ -156,7 +164,7 @@ mod tests {
     }
 
     fn decide(content: &ProgramContent, facts: &Facts) -> Result<Accepted, Refusal> {
-        check(content, facts, &PriceTable::from_aggregate(default_pricing()))
+        check(content, facts, &PriceTable::from_aggregate(default_pricing()), &PaymentRules::default())
     }
 
     fn code(result: Result<Accepted, Refusal>) -> ErrorCode {

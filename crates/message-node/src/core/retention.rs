@@ -21,13 +21,13 @@ const HOURLY_FOR_US: i64 = DAY_US;
 const DAILY_FOR_US: i64 = 7 * DAY_US;
 
 /// Differences in a row after which a full set is due.
-pub(crate) const DIFFERENCES: usize = 32;
+pub const DIFFERENCES: usize = 32;
 /// The longest chain that is taken, for nodes that do not send full sets when they are due.
-pub(crate) const LONGEST_CHAIN: usize = 4 * DIFFERENCES;
+pub const LONGEST_CHAIN: usize = 4 * DIFFERENCES;
 
 /// What there is to know of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SetFacts {
+pub struct SetFacts {
     /// Its name.
     pub id: SnapshotId,
     /// The set that it is the difference from.
@@ -40,7 +40,7 @@ pub(crate) struct SetFacts {
 
 /// How far a set is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub enum Progress {
     /// It is being written.
     Open,
     /// It is there.
@@ -54,15 +54,16 @@ pub(crate) enum Progress {
 
 /// The sets of one program.
 #[derive(Debug)]
-pub(crate) struct Sets<'a>(BTreeMap<SnapshotId, &'a SetFacts>);
+pub struct Sets<'a>(BTreeMap<SnapshotId, &'a SetFacts>);
 
 impl<'a> Sets<'a> {
-    pub(crate) fn new(sets: &'a [SetFacts]) -> Self {
+    /// These sets.
+    pub fn new(sets: &'a [SetFacts]) -> Self {
         Self(sets.iter().map(|set| (set.id, set)).collect())
     }
 
     /// A set and those that it builds on, itself first. Ends where a parent is missing.
-    fn chain(&self, id: SnapshotId) -> Vec<&'a SetFacts> {
+    pub(crate) fn chain(&self, id: SnapshotId) -> Vec<&'a SetFacts> {
         let mut chain: Vec<&SetFacts> = Vec::new();
         let mut next = self.0.get(&id);
         while let Some(set) = next {
@@ -74,7 +75,7 @@ impl<'a> Sets<'a> {
     }
 
     /// The chain of a set that can be restored; `None` when it cannot.
-    pub(crate) fn usable_chain(&self, id: SnapshotId) -> Option<Vec<&'a SetFacts>> {
+    pub fn usable_chain(&self, id: SnapshotId) -> Option<Vec<&'a SetFacts>> {
         let chain = self.chain(id);
         let usable = |set: &SetFacts| matches!(set.progress, Progress::Complete { usable: true, .. });
         let whole = chain.last().is_some_and(|first| first.parent.is_none());
@@ -87,7 +88,7 @@ impl<'a> Sets<'a> {
     }
 
     /// What the next set should be.
-    pub(crate) fn next(&self) -> NextSet {
+    pub fn next(&self) -> NextSet {
         let Some(chain) = self.newest() else { return NextSet::Full };
         let (full, differences) = chain.split_last().expect("a chain has a set");
         let bytes: u64 = differences.iter().map(|set| set.bytes).fold(0, u64::saturating_add);
@@ -99,18 +100,18 @@ impl<'a> Sets<'a> {
     }
 
     /// Bytes to leave for the next full set: a little more than the newest one has, and at least so many.
-    pub(crate) fn room_for_next(&self, least: u64) -> u64 {
+    pub fn room_for_next(&self, least: u64) -> u64 {
         let full = self.newest().and_then(|chain| chain.last().map(|set| set.bytes)).unwrap_or_default();
         full.saturating_add(full / 8).max(least)
     }
 
     /// A set that builds on this one.
-    pub(crate) fn child_of(&self, id: SnapshotId) -> Option<SnapshotId> {
+    pub fn child_of(&self, id: SnapshotId) -> Option<SnapshotId> {
         self.0.values().find(|set| set.parent == Some(id)).map(|set| set.id)
     }
 
     /// The sets that may go, each before the one that it builds on. `most_bytes` is what may be kept.
-    pub(crate) fn surplus(&self, now_us: i64, most_bytes: u64) -> Vec<SnapshotId> {
+    pub fn surplus(&self, now_us: i64, most_bytes: u64) -> Vec<SnapshotId> {
         let (mut wanted, mut needed) = (self.in_time(now_us), self.needed_in_any_case());
         loop {
             let mut kept = needed.clone();

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::payment::{Funds, check_funds, check_method};
 use super::{Awaited, Known, Refusal, Rejection, is_item_hash};
+use crate::config::PaymentRules;
 use crate::prices::{FREE_STORE_BYTES, PriceTable, store_price};
 
 /// A STORE message in force that another one is a revision of.
@@ -37,7 +38,7 @@ pub(crate) struct Accepted {
     pub tag: String,
     /// What it costs.
     pub price: Price,
-    /// The price as a number; zero for small files.
+    /// What has to be held of it; nothing for small files.
     pub cost: Decimal,
 }
 
@@ -69,6 +70,7 @@ pub(crate) fn check(
     item_hash: &str,
     facts: &Facts,
     table: &PriceTable,
+    rules: &PaymentRules,
 ) -> Result<Accepted, Refusal> {
     let name = file_name(content)?;
     if let (Some(hash), Some(known)) = (original(content), &facts.original) {
@@ -88,12 +90,16 @@ pub(crate) fn check(
     let price = store_price(&content.address, bytes, table);
     // Files that are free are accepted with every payment type: some clients always write `credit` for files.
     let mut cost = Decimal::ZERO;
-    if bytes > FREE_STORE_BYTES {
-        check_method(content.payment.as_ref())?;
-        cost = amount(&price);
-        check_funds(facts.funds, cost)?;
+    if !is_free(bytes) {
+        cost = check_method(content.into(), rules)?.of(amount(&price));
+        check_funds(&content.address, facts.funds, cost)?;
     }
     Ok(Accepted { tag: tag(content, item_hash), price, cost })
+}
+
+/// Whether nothing has to be held for a file with this many bytes.
+pub(crate) const fn is_free(bytes: u64) -> bool {
+    bytes <= FREE_STORE_BYTES
 }
 
 /// What the content calls its file: a SHA-256 in the store, a CID that all clients know on IPFS.
@@ -135,6 +141,7 @@ pub(super) fn amount(price: &Price) -> Decimal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::chain::Holding;
     use crate::prices::default_pricing;
     use serde_json::{Value, json};
 
@@ -152,9 +159,9 @@ mod tests {
         file: Option<u64>,
         original: Option<Known<Original>>,
     ) -> Result<Accepted, Refusal> {
-        let funds = Funds { balance: Some(Decimal::TEN), locked: Decimal::ZERO };
+        let funds = Funds { balance: Holding::Tokens(Decimal::TEN), locked: Decimal::ZERO };
         let facts = Facts { file, original, funds };
-        check(content, "own-hash", &facts, &PriceTable::from_aggregate(default_pricing()))
+        check(content, "own-hash", &facts, &PriceTable::from_aggregate(default_pricing()), &PaymentRules::default())
     }
 
     fn code(result: Result<Accepted, Refusal>) -> ErrorCode {

@@ -10,7 +10,9 @@ use crate::clock::{micros, now_us};
 use crate::core::forget::{self, Target};
 use crate::core::permission::Authorizations;
 use crate::store::messages::MessageRow;
-use crate::store::{Connection, Stored, aggregates, costs, files, messages, nodes, pending, posts, programs, stores};
+use crate::store::{
+    Connection, Stored, aggregates, costs, files, holds, messages, nodes, pending, posts, programs, stores,
+};
 
 impl Processing<'_> {
     pub(super) async fn accept_forget(&mut self, content: &ForgetContent) -> Result<(), Stop> {
@@ -59,8 +61,10 @@ impl Processing<'_> {
         match row.status.0 {
             MessageStatus::Pending => return Ok(Target::NotYet),
             MessageStatus::Rejected if pending::exists(self.db, hash).await? => return Ok(Target::NotYet),
-            MessageStatus::Rejected | MessageStatus::Removed => return Ok(Target::Over),
-            MessageStatus::Processed | MessageStatus::Removing | MessageStatus::Forgotten => {}
+            MessageStatus::Rejected => return Ok(Target::Over),
+            MessageStatus::Removed if holds::until(self.db, hash).await?.is_none() => return Ok(Target::Over),
+            // What could come back does not when it was taken back.
+            MessageStatus::Removed | MessageStatus::Processed | MessageStatus::Removing | MessageStatus::Forgotten => {}
         }
         let Some(subject) = row.subject()? else { return Ok(Target::Over) };
         let owner = subject.owner.canonical();
@@ -80,7 +84,7 @@ async fn forget_all(db: &mut Connection, rows: Vec<MessageRow>, by: &str, keep_u
     let mut aggregates_left: HashMap<(String, String), Vec<String>> = HashMap::new();
     let mut todo = rows;
     while let Some(row) = todo.pop() {
-        if row.status.0.is_in_force() {
+        if row.status.0.is_in_force() || row.status.0 == MessageStatus::Removed {
             if row.message_type()? == MessageType::Post {
                 for amend in posts::amends_of(db, &row.item_hash).await? {
                     todo.extend(messages::outline(db, &amend).await?);
@@ -112,5 +116,6 @@ pub(super) async fn put_out_of_force(db: &mut Connection, item_hash: &str, keep_
     programs::delete(db, item_hash).await?;
     posts::delete(db, item_hash).await?;
     nodes::delete(db, item_hash).await?;
+    holds::delete(db, item_hash).await?;
     costs::delete(db, item_hash).await
 }

@@ -13,11 +13,14 @@
 //!   a last time when the retry window ends. Others overtake it, with one exception: **a FORGET waits until every earlier
 //!   message of its sender is decided.** So a program that replaces another is decided before the other is forgotten, and a
 //!   file is forgotten after the program that uses it, however closely the messages follow each other.
+//! * A message whose owner's balance is unknown waits until it is known, however long that takes.
+//! * What the balance does not cover any more is put out of force, and comes back: [`hold`].
 //! * Anybody can submit a copy of a message under the same item hash with a wrong signature or sender. Copies are pending
 //!   side by side and decided one by one: a rejected copy never stands in the way of the real message, and never takes the
 //!   place of one that is in force.
 
 mod forget;
+mod hold;
 mod intake;
 mod outcome;
 mod parked;
@@ -28,7 +31,7 @@ mod worker;
 
 pub(crate) use outcome::Outcome;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,7 +44,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::balances::Balances;
-use crate::config::{Limits, Timing};
+use crate::config::{Limits, PaymentRules, Timing};
 use crate::core::Awaited;
 use crate::events::Events;
 use crate::files::Files;
@@ -62,6 +65,7 @@ pub(crate) struct Context {
     pub metrics: Metrics,
     pub limits: Limits,
     pub timing: Timing,
+    pub payment: PaymentRules,
 }
 
 /// The entrance to the pipeline.
@@ -81,6 +85,8 @@ struct Signals {
     wake: Notify,
     /// Files that were uploaded since the worker looked.
     uploaded: Mutex<Vec<Awaited>>,
+    /// Messages that wait until a balance is known.
+    unfunded: Mutex<HashSet<i64>>,
     /// Messages that wait to be decided.
     pending: AtomicUsize,
     /// Who waits for which outcome.
@@ -154,6 +160,14 @@ impl Pipeline {
         }
     }
 
+    /// Whether this very message was decided, and is not rejected.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub(crate) async fn knows(&self, envelope: &Envelope) -> Stored<bool> {
+        Ok(self.known(envelope).await?.is_some())
+    }
+
     /// The status of the very same message, from the same sender with the same signature, if it was decided and is not
     /// rejected: then there is nothing to store or to check.
     async fn known(&self, envelope: &Envelope) -> Stored<Option<MessageStatus>> {
@@ -168,6 +182,19 @@ impl Pipeline {
         }))
     }
 
+    /// Balances came to be known or changed.
+    pub(crate) fn balances_changed(&self) {
+        self.signals.wake.notify_one();
+    }
+
+    /// Why a message is pending for longer than the retry window, if it is.
+    pub(crate) fn why_pending(&self, seq: i64) -> Option<String> {
+        let unfunded = self.signals.unfunded.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = unfunded.contains(&seq);
+        drop(unfunded);
+        waits.then(|| format!("the balance of its owner is not known: {}", self.context.balances.why_unknown()))
+    }
+
     /// A file with these names was uploaded and is durable: messages that waited for it are tried again.
     pub(crate) fn file_arrived(&self, names: &[FileName]) {
         let mut uploaded = self.signals.uploaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,6 +205,17 @@ impl Pipeline {
 }
 
 impl Signals {
+    fn waits_for_balance(&self, seq: i64, waits: bool) {
+        let mut unfunded = self.unfunded.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = if waits { unfunded.insert(seq) } else { unfunded.remove(&seq) };
+    }
+
+    /// How many messages wait for a balance besides this one.
+    fn others_wait_for_balance(&self, seq: i64) -> usize {
+        let unfunded = self.unfunded.lock().unwrap_or_else(PoisonError::into_inner);
+        unfunded.len() - usize::from(unfunded.contains(&seq))
+    }
+
     fn wait_for(&self, seq: i64, decided: oneshot::Sender<Outcome>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let list = waiting.entry(seq).or_default();
@@ -187,6 +225,7 @@ impl Signals {
     }
 
     fn decide(&self, seq: i64, outcome: &Outcome) {
+        self.waits_for_balance(seq, false);
         self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).ok();
         let waiters = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&seq);
         for waiter in waiters.into_iter().flatten() {

@@ -5,8 +5,10 @@
 //!    │                                                              │
 //!    └──park──▶ waits for its turn ──all earlier ones decided──▶ ready
 //! ```
+//! Who waits for a balance waits for it as long as it takes: unknown is not zero. All others have a deadline.
+//!
 //! A message stays known here, with its deadline, until [`Parked::decided`]. Deadlines count from the first time the
-//! message was parked, for whatever reason, so that a queue of hopeless messages does not add up their windows.
+//! message was parked for anything but a balance, so that a queue of hopeless messages does not add up their windows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -37,7 +39,7 @@ pub(super) struct Parked {
 #[derive(Debug)]
 struct Entry {
     sender: String,
-    deadline: Instant,
+    deadline: Option<Instant>,
     /// `None` while the worker tries it again.
     reason: Option<Reason>,
 }
@@ -56,10 +58,14 @@ impl Parked {
 
     /// A message waits.
     pub(super) fn park(&mut self, seq: i64, sender: &str, reason: Reason, now: Instant) {
-        let deadline = self.entries.get(&seq).map_or(now + self.window, |entry| entry.deadline);
+        let has_window = !matches!(reason, Reason::Reference(Awaited::Balance(_)));
+        let known = self.entries.get(&seq).and_then(|entry| entry.deadline);
+        let deadline = known.or_else(|| has_window.then(|| now + self.window));
         if let Reason::Reference(awaited) = &reason {
             self.by_reference.entry(awaited.clone()).or_default().insert(seq);
-            self.by_deadline.insert((deadline, seq));
+            if let Some(deadline) = deadline.filter(|_| has_window) {
+                self.by_deadline.insert((deadline, seq));
+            }
         }
         self.by_sender.entry(sender.to_owned()).or_default().insert(seq);
         self.entries.insert(seq, Entry { sender: sender.to_owned(), deadline, reason: Some(reason) });
@@ -67,7 +73,7 @@ impl Parked {
 
     /// Whether a message was parked for so long that it is tried for the last time.
     pub(super) fn is_last_try(&self, seq: i64, now: Instant) -> bool {
-        self.entries.get(&seq).is_some_and(|entry| entry.deadline <= now)
+        self.entries.get(&seq).and_then(|entry| entry.deadline).is_some_and(|deadline| deadline <= now)
     }
 
     /// Whether an earlier message of the sender is not decided.
@@ -92,6 +98,14 @@ impl Parked {
             self.release(*seq);
         }
         over.into_iter().map(|(_, seq)| seq).collect()
+    }
+
+    /// The accounts whose balances are waited for.
+    pub(super) fn balances(&self) -> impl Iterator<Item = &str> {
+        self.by_reference.keys().filter_map(|awaited| match awaited {
+            Awaited::Balance(account) => Some(account.as_str()),
+            Awaited::Message(_) | Awaited::File(_) => None,
+        })
     }
 
     /// When the next one's time is over.
@@ -124,7 +138,9 @@ impl Parked {
     /// The worker tries a message again: it is not looked for by reason or time any more.
     fn release(&mut self, seq: i64) {
         let Some(entry) = self.entries.get_mut(&seq) else { return };
-        self.by_deadline.remove(&(entry.deadline, seq));
+        if let Some(deadline) = entry.deadline {
+            self.by_deadline.remove(&(deadline, seq));
+        }
         if let Some(Reason::Reference(awaited)) = entry.reason.take()
             && let Some(waiting) = self.by_reference.get_mut(&awaited)
         {
@@ -199,6 +215,26 @@ mod tests {
                 && parked.by_deadline.is_empty()
                 && parked.by_reference.is_empty()
         );
+    }
+
+    #[test]
+    fn a_balance_is_waited_for_as_long_as_it_takes() {
+        let (mut parked, start) = (Parked::new(WINDOW), Instant::now());
+        let balance = Awaited::Balance("0xa".into());
+        parked.park(1, "s", Reason::Reference(balance.clone()), start);
+        assert_eq!((parked.next_deadline(), parked.balances().collect::<Vec<_>>()), (None, vec!["0xa"]));
+        let later = start + 100 * WINDOW;
+        assert!(parked.expired(later).is_empty() && !parked.is_last_try(1, later));
+        assert_eq!(parked.arrived(&balance), [1]);
+        assert_eq!(parked.balances().count(), 0);
+        parked.park(1, "s", waits_for("a"), later);
+        assert_eq!(parked.next_deadline(), Some(later + WINDOW), "for anything else its time begins now");
+        assert_eq!(parked.expired(later + WINDOW), [1]);
+        parked.park(1, "s", Reason::Reference(balance.clone()), later + WINDOW);
+        assert_eq!(parked.next_deadline(), None);
+        assert_eq!(parked.arrived(&balance), [1]);
+        assert_eq!(parked.decided(1), None);
+        assert!(parked.entries.is_empty() && parked.by_deadline.is_empty() && parked.by_reference.is_empty());
     }
 
     #[test]

@@ -11,11 +11,13 @@ use super::verify::Checked;
 use super::{Context, Outcome};
 use crate::clock::{micros, now_us};
 use crate::core::aggregate::Moment;
+use crate::core::balances::{self, UPDATE_POST};
+use crate::core::chain::Holding;
 use crate::core::content::{self, Content, post_reference};
 use crate::core::payment::Funds;
 use crate::core::permission::{self, Authorizations, SECURITY_KEY, Subject};
 use crate::core::{Awaited, Known, Refusal, Rejection, aggregate, network, post, program, store as store_rules};
-use crate::events::Event;
+use crate::events::{Event, News};
 use crate::filter::Traits;
 use crate::store::messages::Decided;
 use crate::store::pending::Submission;
@@ -128,7 +130,7 @@ impl Processing<'_> {
             files::add_content(self.db, &file, &envelope.item_hash).await?;
         }
         let json = view::to_json(envelope, Some(&text));
-        Ok(Event::new(traits, json))
+        Ok(Event::new(traits, News::Arrived, json))
     }
 
     /// The item content, inline or from the file that the item hash names, and that file's SHA-256.
@@ -149,6 +151,11 @@ impl Processing<'_> {
 
     async fn accept_store(&mut self, content: &StoreContent, traits: &Traits) -> Result<(), Stop> {
         self.check_permission(&self.subject(&content.address, traits)).await?;
+        self.put_store(content).await
+    }
+
+    /// Puts a file in force, whoever sent it.
+    pub(super) async fn put_store(&mut self, content: &StoreContent) -> Result<(), Stop> {
         let item_hash = &self.submission.envelope.item_hash;
         let original = match store_rules::original(content) {
             Some(hash) => {
@@ -162,9 +169,14 @@ impl Processing<'_> {
         };
         let file = files::find(self.db, store_rules::file_name(content)?).await?;
         let bytes = file.as_ref().map(|file| file.bytes);
-        let facts = store_rules::Facts { file: bytes, original, funds: self.funds(&content.address).await? };
+        let funds = match bytes.is_some_and(store_rules::is_free) {
+            // Nobody is asked for the balances of those who need none.
+            true => Funds { balance: Holding::Unlimited, locked: Decimal::ZERO },
+            false => self.funds(&content.address).await?,
+        };
+        let facts = store_rules::Facts { file: bytes, original, funds };
         let table = self.context.network.price_table(self.db).await?;
-        let accepted = store_rules::check(content, item_hash, &facts, &table)?;
+        let accepted = store_rules::check(content, item_hash, &facts, &table, &self.context.payment)?;
         let file = file.expect("what is accepted has a file");
         let owner = content.address.canonical();
         let row = NewStore {
@@ -183,6 +195,11 @@ impl Processing<'_> {
 
     async fn accept_program(&mut self, content: &ProgramContent, traits: &Traits) -> Result<(), Stop> {
         self.check_permission(&self.subject(&content.address, traits)).await?;
+        self.put_program(content).await
+    }
+
+    /// Puts a program in force, whoever sent it.
+    pub(super) async fn put_program(&mut self, content: &ProgramContent) -> Result<(), Stop> {
         let item_hash = &self.submission.envelope.item_hash;
         let replaced = match &content.replaces {
             Some(hash) => Some(self.replaced(hash).await?),
@@ -191,7 +208,7 @@ impl Processing<'_> {
         let references = self.references(content).await?;
         let facts = program::Facts { replaced, references, funds: self.funds(&content.address).await? };
         let table = self.context.network.price_table(self.db).await?;
-        let accepted = program::check(content, &facts, &table)?;
+        let accepted = program::check(content, &facts, &table, &self.context.payment)?;
         let owner = content.address.canonical();
         let window_us = micros(self.context.timing.replacement_window);
         let subscriptions = content.on.message.as_ref();
@@ -249,6 +266,8 @@ impl Processing<'_> {
             subject.post_type = Some(post::check_amend(content, hash, known)?.post_type);
         }
         self.check_permission(&subject).await?;
+        let publishes = content.post_type == UPDATE_POST && self.context.balances.trusts(&content.address);
+        let update = publishes.then(|| balances::update(content)).transpose()?;
         let item_hash = &self.submission.envelope.item_hash;
         let row = NewPost {
             item_hash,
@@ -261,6 +280,9 @@ impl Processing<'_> {
             time_us: content.time.as_micros(),
         };
         posts::insert(self.db, &row).await?;
+        if let Some(update) = update {
+            self.context.balances.put(self.db, &content.address, &update).await?;
+        }
         if let Some(node) = network::registration(content, item_hash) {
             nodes::insert(self.db, &node).await?;
         }
@@ -331,13 +353,16 @@ impl Processing<'_> {
     }
 
     async fn funds(&mut self, owner: &Address) -> Stored<Funds> {
-        let balance = self.context.balances.of(owner);
+        let balance = self.context.balances.of(self.db, owner).await?;
         Ok(Funds { balance, locked: costs::locked(self.db, &owner.canonical()).await? })
     }
 
     async fn charge(&mut self, owner: &str, cost: Decimal, price: &Price) -> Result<(), Stop> {
         let price = serde_json::to_string(price).expect("a price is JSON");
         costs::insert(self.db, &self.submission.envelope.item_hash, owner, cost, &price).await?;
+        if !cost.is_zero() {
+            self.context.balances.watch(self.db, owner).await?;
+        }
         Ok(())
     }
 }

@@ -13,14 +13,16 @@ use tokio_util::sync::CancellationToken;
 use super::parked::{Parked, Reason};
 use super::process::Verdict;
 use super::verify::{self, Checked};
-use super::{Context, Outcome, Signals};
-use crate::clock::now_us;
+use super::{Context, Outcome, Signals, settle};
+use crate::clock::{micros, now_us};
 use crate::core::{Awaited, Rejection};
 use crate::events::Event;
-use crate::store::{Connection, Stored, pending, programs};
+use crate::store::{Connection, Stored, holds, pending, programs};
 
 /// Messages that are decided in one transaction at most.
 const BATCH: usize = 128;
+/// Owners who are reviewed in one transaction at most.
+const REVIEWS: u32 = 64;
 /// How long a transaction may go on before others may write.
 const BATCH_TIME: Duration = Duration::from_millis(200);
 /// How long to wait when the database fails.
@@ -38,8 +40,16 @@ pub(super) struct Worker {
     checked: BTreeMap<i64, Checked>,
     /// The last message that was read from the queue.
     last_seen: i64,
-    /// When to look at programs that are not settled, microseconds since 1970.
+    /// When to look at programs that are not settled and at deadlines of what is not covered, microseconds since 1970.
     settle_at_us: Option<i64>,
+    /// Owners, canonical, to be reviewed.
+    owners: BTreeSet<String>,
+    /// Owners up to this one were looked at whether something of theirs is due; from the start again when it is empty.
+    due_after: String,
+    /// At the start all owners are reviewed: those after this one still have to be.
+    sweep: Option<String>,
+    /// When to look for balances that changed.
+    look_at: Instant,
 }
 
 /// What was decided in one transaction, to be told once it is durable.
@@ -55,7 +65,19 @@ impl Worker {
         let parked = Parked::new(context.timing.retry_window);
         let (ready, checked) = Default::default();
         // Programs may have become due while the node was down.
-        Self { context, signals, parked, ready, checked, last_seen: 0, settle_at_us: Some(0) }
+        Self {
+            context,
+            signals,
+            parked,
+            ready,
+            checked,
+            last_seen: 0,
+            settle_at_us: Some(0),
+            owners: BTreeSet::new(),
+            due_after: String::new(),
+            sweep: Some(String::new()),
+            look_at: Instant::now(),
+        }
     }
 
     /// Decides what arrives until `stop`; what is not decided then is decided after the next start.
@@ -88,14 +110,15 @@ impl Worker {
         const AT_MOST: Duration = Duration::from_secs(60);
         let parked = self.parked.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let settle = self.settle_at_us.map(|at| Duration::from_micros(u64::try_from(at - now_us()).unwrap_or(0)));
-        parked.into_iter().chain(settle).fold(AT_MOST, Duration::min)
+        let look = self.look_at.saturating_duration_since(Instant::now());
+        parked.into_iter().chain(settle).chain([look]).fold(AT_MOST, Duration::min)
     }
 
     /// Decides one batch; tells whether there was anything to do.
     async fn turn(&mut self) -> Stored<bool> {
         self.gather().await?;
         let settle_is_due = self.settle_at_us.is_some_and(|at| at <= now_us());
-        if self.ready.is_empty() && !settle_is_due {
+        if self.ready.is_empty() && !settle_is_due && self.owners.is_empty() {
             return Ok(false);
         }
         let mut decisions = Decisions::default();
@@ -108,17 +131,83 @@ impl Worker {
             decisions.tried += 1;
             self.try_one(&mut tx, seq, &mut decisions).await?;
         }
+        let mut more_is_due = false;
         if settle_is_due {
-            self.context.settle(&mut tx, now_us()).await?;
+            let (owners, events) = self.context.settle(&mut tx, now_us()).await?;
+            more_is_due = owners.len() >= settle::BATCH as usize;
+            // They were left out of reviews until now.
+            self.owners.extend(owners);
+            decisions.events.extend(events);
+            more_is_due |= self.find_due(&mut tx).await?;
         }
-        self.settle_at_us = programs::next_to_settle(&mut tx).await?;
+        self.review(&mut tx, &mut decisions).await?;
+        self.settle_at_us = self.next_look(&mut tx, more_is_due).await?;
         tx.commit().await?;
         self.tell(decisions);
         Ok(true)
     }
 
+    /// Finds owners of what is due, some at a time: those of whom nothing can be decided do not stand in the way of others.
+    /// Tells whether there may be more.
+    async fn find_due(&mut self, db: &mut Connection) -> Stored<bool> {
+        let owners = holds::due(db, now_us(), &self.due_after, REVIEWS).await?;
+        let is_full = owners.len() >= REVIEWS as usize;
+        self.due_after = owners.last().filter(|_| is_full).cloned().unwrap_or_default();
+        self.owners.extend(owners);
+        Ok(is_full)
+    }
+
+    /// Reviews some of the owners who are to be.
+    async fn review(&mut self, db: &mut Connection, decisions: &mut Decisions) -> Stored<()> {
+        let now_us = now_us();
+        for _ in 0..REVIEWS {
+            let Some(owner) = self.owners.pop_first() else { break };
+            for event in self.context.review(db, &owner, now_us).await? {
+                // Others may have waited for it.
+                self.ready.extend(self.parked.arrived(&Awaited::Message(event.traits.item_hash.clone())));
+                decisions.events.push(event);
+            }
+        }
+        Ok(())
+    }
+
+    /// When to look at programs that are not settled, and at deadlines. What could not be decided, because a balance is
+    /// unknown for example, is looked at again after a while.
+    async fn next_look(&self, db: &mut Connection, at_once: bool) -> Stored<Option<i64>> {
+        let next = [programs::next_to_settle(db).await?, holds::next_due(db).await?].into_iter().flatten().min();
+        let (now, pause) = (now_us(), micros(self.context.timing.review_every));
+        Ok(next.map(|at| if at <= now && !at_once { now.saturating_add(pause) } else { at }))
+    }
+
+    /// Finds out whose balances changed, and whom else to review.
+    async fn look(&mut self) -> Stored<()> {
+        let mut changes = self.context.balances.changes();
+        if changes.everybody {
+            changes.accounts.extend(self.parked.balances().map(str::to_owned));
+            self.sweep = Some(String::new());
+        }
+        for owner in changes.accounts {
+            self.ready.extend(self.parked.arrived(&Awaited::Balance(owner.clone())));
+            self.owners.insert(owner);
+        }
+        if let Some(after) = self.sweep.take_if(|_| self.owners.is_empty()) {
+            let owners = holds::owners_after(&mut *self.context.store.read().await?, &after, REVIEWS).await?;
+            self.sweep = owners.last().cloned();
+            self.owners.extend(owners);
+        }
+        if self.look_at <= Instant::now() {
+            self.look_at = Instant::now() + self.context.timing.review_every;
+            // So that they are not forgotten for others that are wanted as well.
+            for account in self.parked.balances() {
+                self.context.balances.want(account);
+            }
+        }
+        Ok(())
+    }
+
     /// Finds out which messages are to be tried now.
     async fn gather(&mut self) -> Stored<()> {
+        self.look().await?;
         let uploaded = std::mem::take(&mut *self.signals.uploaded.lock().unwrap_or_else(PoisonError::into_inner));
         for file in &uploaded {
             self.ready.extend(self.parked.arrived(file));
@@ -149,15 +238,25 @@ impl Worker {
             return Ok(());
         }
         let verdict = match self.attempt(db, &checked).await? {
-            Verdict::Waits(_, rejection) if self.parked.is_last_try(seq, now) => {
+            Verdict::Waits(Awaited::Message(_) | Awaited::File(_), rejection) if self.parked.is_last_try(seq, now) => {
+                self.context.reject(db, &checked.submission, rejection, true).await?
+            }
+            Verdict::Waits(Awaited::Balance(_), rejection) if !self.may_wait_for_balance(seq) => {
                 self.context.reject(db, &checked.submission, rejection, true).await?
             }
             verdict => verdict,
         };
         match verdict {
-            Verdict::Waits(awaited, _) => self.parked.park(seq, &sender, Reason::Reference(awaited), now),
+            Verdict::Waits(awaited, _) => {
+                self.signals.waits_for_balance(seq, matches!(awaited, Awaited::Balance(_)));
+                self.parked.park(seq, &sender, Reason::Reference(awaited), now);
+            }
             Verdict::Decided(outcome, event) => {
                 pending::delete(db, seq).await?;
+                if let (MessageType::Forget, Some(event)) = (envelope.message_type, &event) {
+                    // There may be room for something that was not covered.
+                    self.owners.extend(event.traits.owner.clone());
+                }
                 let decided = Awaited::Message(envelope.item_hash.clone());
                 self.ready.extend(self.parked.arrived(&decided));
                 self.ready.extend(self.parked.decided(seq));
@@ -166,6 +265,11 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Not all messages that may wait at all: others must get through while no balances can be read.
+    fn may_wait_for_balance(&self, seq: i64) -> bool {
+        self.signals.others_wait_for_balance(seq) < self.context.limits.unfunded
     }
 
     /// Decides a message. If that fails, what it wrote is undone and it is rejected as an internal error, so that one

@@ -1,8 +1,8 @@
 //! Decided messages.
 
 use protocol::api::message_node::MessageStatus;
-use protocol::message::{Envelope, MessageType};
-use serde_json::Value;
+use protocol::message::{Envelope, ItemType, MessageType};
+use serde_json::{Value, json};
 use sqlx::FromRow;
 
 use super::{Connection, StoreError, Stored, from_db, to_db};
@@ -74,6 +74,18 @@ impl MessageRow {
     pub(crate) fn message_type(&self) -> Stored<MessageType> {
         type_from_name(&self.message_type)
             .ok_or_else(|| StoreError::corrupt("type", &self.item_hash, &self.message_type))
+    }
+
+    /// The message as it was sent.
+    pub(crate) fn envelope(&self) -> Stored<Envelope> {
+        let inline = self.content.as_ref().filter(|_| self.item_type == ItemType::Inline.to_string());
+        let time = crate::clock::seconds(self.time_us);
+        serde_json::from_value(json!({
+            "sender": self.sender, "chain": self.chain, "signature": self.signature, "type": self.message_type,
+            "item_type": self.item_type, "item_content": inline, "item_hash": self.item_hash, "time": time,
+            "channel": self.channel,
+        }))
+        .map_err(|e| StoreError::corrupt("message", &self.item_hash, e))
     }
 
     /// Bytes of the content.
@@ -209,6 +221,22 @@ async fn put(
     Ok(())
 }
 
+/// Sets where a message is in its life, and why; all else stays.
+pub(crate) async fn set_status(
+    db: &mut Connection,
+    item_hash: &str,
+    status: MessageStatus,
+    reason: Option<&str>,
+) -> Stored<()> {
+    sqlx::query("UPDATE messages SET status = $1, reason = $2 WHERE item_hash = $3")
+        .bind(status.as_str())
+        .bind(reason)
+        .bind(item_hash)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Takes a message back: its content goes, the envelope stays. `content_type` and `content_key` stay as well, because they
 /// decide who else may say that it is forgotten.
 pub(crate) async fn forget(db: &mut Connection, item_hash: &str) -> Stored<()> {
@@ -263,7 +291,7 @@ pub(crate) async fn channels(db: &mut Connection) -> Stored<Vec<String>> {
 
 /// How many messages there are of each type and status.
 pub(crate) async fn counts(db: &mut Connection) -> Stored<Vec<(String, String, i64)>> {
-    let sql = "SELECT type, status, COUNT(*) FROM messages GROUP BY type, status ORDER BY type, status";
+    let sql = "SELECT type, status, count FROM message_counts WHERE count > 0 ORDER BY type, status";
     Ok(sqlx::query_as(sql).fetch_all(db).await?)
 }
 

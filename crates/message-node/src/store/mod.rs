@@ -5,8 +5,11 @@
 
 pub(crate) mod aggregates;
 pub(crate) mod archive;
+pub(crate) mod balances;
 pub(crate) mod costs;
 pub(crate) mod files;
+pub(crate) mod follow;
+pub(crate) mod holds;
 pub(crate) mod list;
 pub(crate) mod messages;
 pub(crate) mod nodes;

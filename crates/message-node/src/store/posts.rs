@@ -89,6 +89,8 @@ pub(crate) struct PostFilter {
     pub types: Vec<String>,
     /// Channels.
     pub channels: Vec<String>,
+    /// Words of chains, of first versions.
+    pub chains: Vec<String>,
     /// Written not before this time, microseconds since 1970.
     pub start_us: Option<i64>,
     /// Written before this time, microseconds since 1970.
@@ -200,6 +202,11 @@ fn push_filter(query: &mut QueryBuilder<Db>, filter: &PostFilter) {
             query.push(" AND ");
             push_in(query, column, values.iter().cloned());
         }
+    }
+    if !filter.chains.is_empty() {
+        query.push(" AND EXISTS (SELECT 1 FROM messages f WHERE f.item_hash = p.item_hash AND ");
+        push_in(query, "f.chain", filter.chains.iter().cloned());
+        query.push(")");
     }
     if let Some(start) = filter.start_us {
         query.push(" AND p.time_us >= ").push_bind(start);

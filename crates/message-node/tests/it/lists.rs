@@ -218,6 +218,8 @@ async fn posts_show_their_newest_amend() {
         (format!("addresses={address}&refs=topic"), 1),
         (format!("hashes={original}"), 1),
         ("channels=TEST&types=note,other".to_owned(), 2),
+        ("chains=SOL,ETH".to_owned(), 2),
+        ("chains=SOL".to_owned(), 0),
         ("startDate=40".to_owned(), 1),
         ("types=vouchers-update&addresses=0xB34f25f2&page=1&pagination=1".to_owned(), 0),
     ] {

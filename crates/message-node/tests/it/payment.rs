@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use aleph_message_node::PaymentRules;
 use protocol::Account;
 use protocol::api::message_node::MessageStatus;
-use protocol::message::ErrorCode;
+use protocol::message::{ErrorCode, MessageTime, PaymentKind};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -202,4 +203,53 @@ async fn estimates_are_lenient_and_agree_with_what_is_charged() {
     {
         assert_eq!(node.post("/api/v0/price/estimate", &bad).await.0, 422, "{bad}");
     }
+}
+
+fn paid_by(kind: &str) -> Value {
+    json!({"payment": {"chain": "ETH", "type": kind}})
+}
+
+#[tokio::test]
+async fn other_ways_to_pay_are_free_where_the_operator_says_so() {
+    let account = Account::generate();
+    let node = TestNode::with_ledger(json!({account.address().as_str(): 0}), |config| {
+        config.payment.without_charge = vec![PaymentKind::Credit];
+    })
+    .await;
+    let file = node.publish(&account, b"code").await;
+    let large = node.publish_with(&account, &vec![1; 30 * 1024 * 1024], paid_by("credit")).await;
+    let fields = with(persistent(), paid_by("credit"));
+    node.accept(&program(&account, &large, &file, fields)).await;
+    let balance = node.client.balance(account.address()).await.unwrap();
+    assert_eq!((balance.balance, balance.locked_amount), (0.0, 0.0));
+    assert!(balance.credit_balance > 1_000_000, "clients compare it with prices before they send anything");
+    let details =
+        node.reject(&program(&account, &file, &file, paid_by("superfluid")), ErrorCode::InvalidPaymentMethod).await;
+    assert!(details.to_string().contains("superfluid"), "{details}");
+    node.reject(&program(&account, &file, &file, json!({})), ErrorCode::BalanceInsufficient).await;
+}
+
+#[tokio::test]
+async fn cut_offs_are_those_of_the_messages_times() {
+    let account = Account::generate();
+    let at = |seconds| MessageTime::from_seconds(seconds);
+    let node = TestNode::with_ledger(json!({account.address().as_str(): 2000}), |config| {
+        config.payment = PaymentRules {
+            without_charge: Vec::new(),
+            hold_persistent_until: at(1_700_000_000.0),
+            hold_until: at(1_710_000_000.0),
+            free_on_demand_until: at(1_690_000_000.0),
+        };
+    })
+    .await;
+    let file = node.publish(&account, b"code").await;
+    let sent = |seconds: u32, fields| program(&account, &file, &file, with(fields, json!({"time": seconds})));
+    node.accept(&sent(1_689_999_999, json!({}))).await;
+    assert_eq!(node.client.balance(account.address()).await.unwrap().locked_amount, 0.0);
+    let details = node.reject(&sent(1_700_000_000, persistent()), ErrorCode::InvalidPaymentMethod).await;
+    assert!(details.to_string().contains("since 2023-11-14T22:13:20"), "{details}");
+    let held = node.accept(&sent(1_700_000_000, json!({}))).await;
+    node.reject(&sent(1_710_000_000, json!({})), ErrorCode::InvalidPaymentMethod).await;
+    node.accept(&forget(&account, &[&held])).await;
+    node.accept(&sent(1_699_999_999, persistent())).await;
 }

@@ -1,21 +1,24 @@
 //! What was answered with success is still there after the node stopped, however it stopped.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aleph_message_node::{Config, RunError, run};
 use futures_util::future::join_all;
 use protocol::Account;
-use protocol::api::message_node::MessageStatus;
+use protocol::api::message_node::{MessageFilter, MessageStatus};
 use protocol::client::MessageNode;
 use protocol::message::ErrorCode;
 use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel, NODE_OPERATION_POST, NodeOperation};
 use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::*;
@@ -142,42 +145,73 @@ impl Drop for Process {
     }
 }
 
+/// Senders, and messages that each of them sends one after another.
+const SENDERS: usize = 8;
+const MESSAGES: usize = 1250;
+/// How long a fifth of them may take, on a busy machine.
+const LOAD_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Sends messages one after another, each until some node answers with success. Gives their hashes in that order.
+async fn send_all(sender: usize, mut nodes: watch::Receiver<MessageNode>, answered: &AtomicUsize) -> Vec<String> {
+    let account = Account::generate();
+    let mut hashes = Vec::with_capacity(MESSAGES);
+    for n in 0..MESSAGES {
+        let message = post(&account, "note", json!({"sender": sender, "n": n}));
+        // Some senders wait until a message is decided, the others only until it is durable.
+        let sync = sender.is_multiple_of(4);
+        loop {
+            let node = nodes.borrow_and_update().clone();
+            match node.submit(&message, sync).await {
+                Ok(_) => break,
+                // Its successor is on its way, or this one is busy.
+                Err(_) => drop(timeout(Duration::from_millis(50), nodes.changed()).await),
+            }
+        }
+        answered.fetch_add(1, Ordering::Relaxed);
+        hashes.push(message.item_hash);
+    }
+    hashes
+}
+
 #[tokio::test]
 async fn nothing_that_was_answered_is_lost_by_kill_9() {
     let folder = tempfile::tempdir().unwrap();
-    let account = Account::generate();
-    let acknowledged = Mutex::new(Vec::<String>::new());
-    for round in 0..3 {
-        let process = Process::start(folder.path());
-        let client = process.1.clone();
-        let earlier = acknowledged.lock().unwrap().clone();
-        for hash in &earlier {
-            let known = client.message(hash).await.unwrap();
-            assert!(known.is_some(), "{hash} was answered with success");
-        }
-        // Many at a time, until some are answered and others are on their way.
-        let one = async |n: usize| {
-            let message = post(&account, "note", json!({"round": round, "n": n}));
-            if client.submit(&message, n.is_multiple_of(3)).await.is_ok() {
-                acknowledged.lock().unwrap().push(message.item_hash);
-            }
-        };
-        let kill = async {
-            eventually(async || (acknowledged.lock().unwrap().len() >= earlier.len() + 40).then_some(())).await;
+    let mut process = Process::start(folder.path());
+    let (current, nodes) = watch::channel(process.1.clone());
+    let answered = AtomicUsize::new(0);
+    let kills = async {
+        for kill in 1..=4 {
+            eventually(async || (answered.load(Ordering::Relaxed) >= kill * SENDERS * MESSAGES / 5).then_some(()))
+                .await;
             drop(process);
-        };
-        tokio::join!(join_all((0..400).map(one)), kill);
-    }
-    let process = Process::start(folder.path());
-    let hashes = acknowledged.into_inner().unwrap();
-    assert!(hashes.len() >= 120, "{}", hashes.len());
-    for hash in &hashes {
-        eventually(async || {
-            let known = process.1.message(hash).await.unwrap().expect("it was answered with success");
-            (known.status == MessageStatus::Processed).then_some(())
-        })
-        .await;
-    }
+            process = Process::start(folder.path());
+            current.send(process.1.clone()).unwrap();
+        }
+        process
+    };
+    let senders = join_all((0..SENDERS).map(|sender| send_all(sender, nodes.clone(), &answered)));
+    let (process, sent) = tokio::join!(kills, senders);
+    assert_eq!(answered.into_inner(), SENDERS * MESSAGES);
+
+    // Each is there, in force, and was received after those that its sender had an answer for earlier.
+    join_all(sent.iter().map(async |hashes| {
+        let mut last = String::new();
+        for hash in hashes {
+            let known = within(LOAD_PATIENCE, async || {
+                let known = process.1.message(hash).await.unwrap().expect("it was answered with success");
+                (known.status == MessageStatus::Processed).then_some(known)
+            })
+            .await;
+            assert!(last < known.reception_time, "{last} is not before {}", known.reception_time);
+            last = known.reception_time;
+        }
+    }))
+    .await;
+    // And once: lists have nothing else and nothing twice.
+    let listed = process.1.all_messages(&MessageFilter::default()).await.unwrap();
+    let listed: Vec<&String> = listed.iter().map(|message| &message.envelope.item_hash).collect();
+    let sent: BTreeSet<&String> = sent.iter().flatten().collect();
+    assert_eq!((listed.len(), listed.into_iter().collect::<BTreeSet<_>>()), (SENDERS * MESSAGES, sent));
 }
 
 async fn refused(change: impl FnOnce(&mut Config)) -> RunError {

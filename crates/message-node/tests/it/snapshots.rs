@@ -4,6 +4,7 @@
 mod bucket;
 mod damage;
 mod fences;
+mod foreign;
 mod keeping;
 mod world;
 

@@ -209,13 +209,18 @@ pub(crate) fn write_ledger(path: &Path, ledger: &str) {
 }
 
 /// Asks again and again until there is an answer.
-pub(crate) async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, ask).await
+}
+
+/// The same for what may take its time.
+pub(crate) async fn within<T>(patience: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(start.elapsed() < PATIENCE, "it did not happen");
+        assert!(start.elapsed() < patience, "it did not happen");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -13,6 +13,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::layout::Environment;
+
 /// How long one process may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -67,11 +69,21 @@ impl Children {
 
     /// Starts a part and waits until it is ready.
     pub(super) async fn start(&mut self, what: Child, arguments: Vec<OsString>) -> anyhow::Result<()> {
+        self.start_with(what, arguments, Environment::new()).await
+    }
+
+    /// The same with these variables in its environment.
+    pub(super) async fn start_with(
+        &mut self,
+        what: Child,
+        arguments: Vec<OsString>,
+        environment: Environment,
+    ) -> anyhow::Result<()> {
         let (name, log_path) = (what.name(), self.logs.join(format!("{}.log", what.name())));
         let log = OpenOptions::new().create(true).append(true).open(&log_path);
         let log = log.with_context(|| format!("cannot write {}", log_path.display()))?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.args(arguments).envs(environment).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         // A group of its own: Ctrl-C is for this process, which ends the others in order.
         command.process_group(0);
         // SAFETY: only a system call that is async-signal-safe. Should this process be killed, the others are asked to end.

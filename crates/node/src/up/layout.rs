@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use compute_node::machine;
@@ -12,16 +11,16 @@ use protocol::{Account, Address, Alias};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
-use crate::options::UpOptions;
-
-/// Tokens of the network's authority.
-const AUTHORITY_BALANCE: &str = "1000000";
+use crate::options::{UpOptions, in_millis};
 
 /// The first user id of the first compute node's sandboxes, how many sandboxes each node can have, and how many ids each
 /// takes.
 const FIRST_UID: u32 = 0x7000_0000;
 const SLOTS: u32 = 60;
 const IDS: u32 = 65_536;
+
+/// Variables of a process's environment.
+pub(super) type Environment = Vec<(&'static str, OsString)>;
 
 /// A network's directory and ports.
 pub(super) struct Layout {
@@ -33,7 +32,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Opens the directory, making what is missing: keys, the account's configuration, the ledger.
+    /// Opens the directory, making what is missing: keys, the account's configuration, the ledger unless there is a token.
     pub(super) fn open(options: &UpOptions) -> anyhow::Result<Self> {
         let root = match &options.data_dir {
             Some(directory) => directory.clone(),
@@ -55,12 +54,10 @@ impl Layout {
         let authority = Account::from_file_or_generate(&root.join("authority.key"))?;
         let account = Account::from_file_or_generate(&root.join("account/private-keys/ethereum.key"))?;
         let layout = Self { port: options.port, authority, account, root, _lock: lock };
-        let balances = json!({
-            layout.account.address().as_str(): options.balance.to_string(),
-            // For the runtime images: large files have a price.
-            layout.authority.address().as_str(): AUTHORITY_BALANCE,
-        });
-        layout.write_once("ledger.json", &balances)?;
+        if !options.token.is_named() {
+            let balances = json!({ layout.account.address().as_str(): options.balance.to_string() });
+            layout.write_once("ledger.json", &balances)?;
+        }
         let config = json!({
             "path": layout.account_key(), "type": "imported", "chain": "ETH", "address": null, "derivation_path": null,
         });
@@ -145,22 +142,28 @@ impl Layout {
         self.root.join("nodes").join(number.to_string())
     }
 
-    pub(super) fn message_node_arguments(&self, alias: Option<&Alias>) -> Vec<OsString> {
+    /// Arguments and environment.
+    pub(super) fn message_node_arguments(&self, options: &UpOptions, alias: &Alias) -> (Vec<OsString>, Environment) {
         let mut list = vec![
             "message-node".into(),
             "--listen".into(),
             self.address(0).to_string().into(),
             "--data-dir".into(),
             self.root.join("message-node").into(),
-            "--ledger".into(),
-            self.root.join("ledger.json").into(),
             "--authority".into(),
             self.authority.address().as_str().into(),
             "--scheduler".into(),
             self.scheduler_url().into(),
+            "--alias".into(),
+            alias.to_string().into(),
         ];
-        list.extend(other_name(alias));
-        arguments(&list)
+        list.extend(options.hold.arguments());
+        let Some((token, variable)) = options.token.pass_on() else {
+            list.extend(["--ledger".into(), self.root.join("ledger.json").into()]);
+            return (arguments(&list), Vec::new());
+        };
+        list.extend(token);
+        (arguments(&list), vec![variable])
     }
 
     pub(super) fn scheduler_arguments(&self, options: &UpOptions) -> Vec<OsString> {
@@ -202,7 +205,7 @@ impl Layout {
         options: &UpOptions,
         number: u16,
         scheduler: &Address,
-        alias: Option<&Alias>,
+        alias: &Alias,
     ) -> Vec<OsString> {
         let nodes = u64::from(options.nodes);
         let memory_mib = machine::memory().map_or(2048, |memory| (memory.total >> 20) * 4 / 5 / nodes);
@@ -253,17 +256,14 @@ impl Layout {
             "--network".into(),
             format!("100.{}.0.0/16", 64 + index).into(),
             "--stop-programs".into(),
+            "--alias".into(),
+            alias.to_string().into(),
         ];
-        list.extend(other_name(alias));
         if options.pool_mib > 0 {
             list.extend(["--pool-mib".into(), options.pool_mib.to_string().into()]);
         }
         arguments(&list)
     }
-}
-
-fn other_name(alias: Option<&Alias>) -> impl Iterator<Item = OsString> {
-    alias.into_iter().flat_map(|Alias { name, of }| ["--alias".into(), format!("{name}={of}").into()])
 }
 
 fn default_root() -> anyhow::Result<PathBuf> {
@@ -274,10 +274,6 @@ fn default_root() -> anyhow::Result<PathBuf> {
         }
     };
     Ok(data.join("aleph-node/up"))
-}
-
-fn in_millis(duration: Duration) -> OsString {
-    format!("{}ms", duration.as_millis()).into()
 }
 
 fn arguments(list: &[OsString]) -> Vec<OsString> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  port     process        data
-//!  +0       message node   message-node/   + ledger.json
+//!  +0       message node   message-node/   + ledger.json, or a token on a chain
 //!  +1       scheduler      scheduler/
 //!  +2       gateway
 //!  +3 …     compute nodes  nodes/1 …
@@ -74,9 +74,11 @@ async fn start(options: &UpOptions, layout: &Layout, children: &mut Children) ->
     let deadline = Instant::now() + READY_WITHIN;
 
     progress.set_message("message node");
-    let images = publish::images(layout, &roles::installation()?.runtimes)?;
-    let alias = publish::public_runtime(&images);
-    children.start(Child::MessageNode, layout.message_node_arguments(alias.as_ref())).await?;
+    let runtimes = roles::installation()?.runtimes;
+    let images = publish::images(layout, &runtimes)?;
+    let alias = publish::public_runtime(&images, &runtimes)?;
+    let (arguments, environment) = layout.message_node_arguments(options, &alias);
+    children.start_with(Child::MessageNode, arguments, environment).await?;
     let message_node = MessageNode::new(layout.message_node_url());
     progress.set_message("runtime images");
     publish::publish_images(layout, &message_node, images).await?;
@@ -93,7 +95,7 @@ async fn start(options: &UpOptions, layout: &Layout, children: &mut Children) ->
     for number in 1..=options.nodes {
         progress.set_message(format!("compute node {number}"));
         children
-            .start(Child::ComputeNode(number), layout.compute_node_arguments(options, number, &address, alias.as_ref()))
+            .start(Child::ComputeNode(number), layout.compute_node_arguments(options, number, &address, &alias))
             .await?;
     }
     progress.set_message("waiting for the compute nodes to connect");

@@ -34,20 +34,19 @@ pub(super) struct Image {
 
 /// Reads the runtime images, and signs the messages of those that have none yet.
 pub(super) fn images(layout: &Layout, runtimes: &Path) -> anyhow::Result<Vec<Image>> {
-    let images: Vec<_> = image_files(runtimes)?.iter().map(|file| image(layout, file)).collect::<Result<_, _>>()?;
-    if images.iter().all(|image| image.name != DEFAULT_RUNTIME) {
+    image_files(runtimes)?.iter().map(|file| image(layout, file)).collect()
+}
+
+/// What clients of the public network name when their users name no runtime is the image for that here, of those in
+/// `runtimes`.
+pub(super) fn public_runtime(images: &[Image], runtimes: &Path) -> anyhow::Result<Alias> {
+    let Some(image) = images.iter().find(|image| image.name == DEFAULT_RUNTIME) else {
         bail!(
             "the runtime image {DEFAULT_RUNTIME}.squashfs is missing in {}: `make runtimes` builds it",
             runtimes.display()
         );
-    }
-    Ok(images)
-}
-
-/// What clients of the public network name when their users name no runtime is the image for that here.
-pub(super) fn public_runtime(images: &[Image]) -> Option<Alias> {
-    let image = images.iter().find(|image| image.name == DEFAULT_RUNTIME)?;
-    Some(Alias { name: PUBLIC_RUNTIME.to_owned(), of: image.envelope.item_hash.clone() })
+    };
+    Ok(Alias { name: PUBLIC_RUNTIME.to_owned(), of: image.envelope.item_hash.clone() })
 }
 
 /// Publishes the runtime images that are not published yet.
@@ -155,5 +154,16 @@ async fn publish_aggregate<T: serde::Serialize>(
     match message_node.submit(&envelope, true).await? {
         MessageStatus::Processed => Ok(()),
         status => bail!("the message node does not accept the network's `{key}`: it is {}", status.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_image_for_the_public_runtime_it_says_how_to_build_it() {
+        let error = public_runtime(&[], Path::new("/images")).unwrap_err().to_string();
+        assert!(error.contains("python3.squashfs is missing in /images") && error.contains("make runtimes"), "{error}");
     }
 }

@@ -13,6 +13,9 @@
 //! The writer is the account of the compute node that the scheduler says the program is assigned to, in the epoch of the
 //! request. Readers are the account of that node and the program's owner. All requests are signed
 //! ([`crate::signed_request`]).
+//!
+//! With `?for={other}`, the node that another program of the same owner is assigned to reads, too: the set that the scheduler
+//! says that program starts with in its present epoch, and those that this one builds on.
 
 use std::fmt;
 
@@ -21,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::data::SnapshotId;
+use crate::message::{Persistence, PlacedVolume, VolumeKind};
 use crate::{Address, Epoch, FileHash, ProgramId};
 
 /// The longest name of a volume, in bytes of UTF-8.
@@ -60,6 +64,19 @@ pub struct VolumeDraft {
     pub name: String,
     /// How much it may hold, in MiB.
     pub size_mib: u64,
+}
+
+impl VolumeDraft {
+    /// Those of a program's volumes that are archived: the persistent ones with `persistence: "store"`.
+    pub fn archived(placed: &[PlacedVolume]) -> Vec<Self> {
+        let archived = placed.iter().filter_map(|volume| match (&volume.kind, &volume.name) {
+            (VolumeKind::Persistent { size_mib, persistence: Some(Persistence::Store), .. }, Some(name)) => {
+                Some(Self { name: name.clone(), size_mib: *size_mib })
+            }
+            _ => None,
+        });
+        archived.collect()
+    }
 }
 
 /// Begins a set: the body of `POST …/snapshots`.
@@ -169,6 +186,56 @@ pub struct SetRecord {
     pub made_by: Address,
     /// Its volumes.
     pub volumes: Vec<VolumeRecord>,
+}
+
+/// Why a program cannot start with a set of another program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// Nothing of the program comes from an archive.
+    #[error("it has no volume with the persistence `store`, and only those come from the archive")]
+    NoVolumes,
+    /// A volume of the program is not in the set.
+    #[error("the snapshot has no volume {name:?}, which the program has; it has {}", .has.join(", "))]
+    Lacking {
+        /// Its name.
+        name: String,
+        /// The names that the set has.
+        has: Vec<String>,
+    },
+    /// A volume of the program has a smaller limit than that of the set.
+    #[error("volume {name:?} has {size_mib} MiB, and in the snapshot it has {needed_mib} MiB: it needs as many")]
+    TooSmall {
+        /// Its name.
+        name: String,
+        /// What the program has.
+        size_mib: u64,
+        /// What the set's may hold.
+        needed_mib: u64,
+    },
+}
+
+impl SetRecord {
+    /// Whether another program with these archived volumes can start with this set: all of them are in it, and may hold as
+    /// much. Volumes of the set that the program does not have are left out.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn fits(&self, volumes: &[VolumeDraft]) -> Result<(), Misfit> {
+        if volumes.is_empty() {
+            return Err(Misfit::NoVolumes);
+        }
+        for VolumeDraft { name, size_mib } in volumes {
+            let Some(there) = self.volumes.iter().find(|volume| volume.name == *name) else {
+                let has = self.volumes.iter().map(|volume| format!("{:?}", volume.name)).collect();
+                return Err(Misfit::Lacking { name: name.clone(), has });
+            };
+            if *size_mib < there.size_mib {
+                let (size_mib, needed_mib) = (*size_mib, there.size_mib);
+                return Err(Misfit::TooSmall { name: name.clone(), size_mib, needed_mib });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What the next set should be.
@@ -329,6 +396,7 @@ pub struct StaleEpochDetails {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::place_volumes;
 
     fn set(id: &str, parent: Option<&str>, state: SetState) -> SetRecord {
         SetRecord {
@@ -362,6 +430,40 @@ mod tests {
         sets[0].state = Damaged;
         assert!(names(&list(sets)).is_empty());
         assert!(names(&list(vec![set("1-1", Some("1-1"), Complete)])).is_empty(), "nonsense ends");
+    }
+
+    #[test]
+    fn a_program_starts_with_anothers_set_if_that_has_all_of_its_volumes_and_they_have_the_room() {
+        let volume = |name: &str, size_mib| {
+            let (name, key) = (name.to_owned(), volume_key(name));
+            VolumeRecord { name, key, size_mib, bytes: None, sha256: None }
+        };
+        let draft = |name: &str, size_mib| VolumeDraft { name: name.to_owned(), size_mib };
+        let volumes = vec![volume("db", 50), volume("logs", 10)];
+        let set = SetRecord { volumes, ..set("1-1", None, SetState::Complete) };
+        assert_eq!(set.fits(&[draft("logs", 10), draft("db", 60)]), Ok(()));
+        assert_eq!(set.fits(&[draft("db", 50)]), Ok(()), "the other is left out");
+        assert_eq!(set.fits(&[]), Err(Misfit::NoVolumes));
+        let small = set.fits(&[draft("db", 49)]).unwrap_err();
+        assert!(small.to_string().contains("49 MiB, and in the snapshot it has 50 MiB"), "{small}");
+        let lacking = set.fits(&[draft("db", 50), draft("files", 1)]).unwrap_err();
+        assert!(
+            lacking.to_string().contains("no volume \"files\"") && lacking.to_string().contains("\"logs\""),
+            "{lacking}"
+        );
+    }
+
+    #[test]
+    fn only_volumes_of_the_class_store_are_archived() {
+        let volumes = serde_json::json!([
+            {"mount": "/data", "name": "db", "persistence": "store", "size_mib": 100},
+            {"mount": "/cache", "name": "cache", "persistence": "host", "size_mib": 100},
+            {"mount": "/more", "persistence": "store", "size_mib": 50},
+            {"mount": "/tmp/x", "ephemeral": true, "size_mib": 5},
+        ]);
+        let placed = place_volumes(&serde_json::from_value::<Vec<_>>(volumes).unwrap()).unwrap();
+        let archived = VolumeDraft::archived(&placed).into_iter().map(|volume| (volume.name, volume.size_mib));
+        assert_eq!(archived.collect::<Vec<_>>(), [("db".to_owned(), 100), ("unamed_volume_2".to_owned(), 50)]);
     }
 
     #[test]

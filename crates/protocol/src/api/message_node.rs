@@ -25,6 +25,9 @@ pub struct StoredMessage {
     /// Bytes of the item content.
     #[serde(default)]
     pub size: u64,
+    /// Where the message is in its life now, when a stream tells that this has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<MessageStatus>,
 }
 
 /// Where a message is in its life.
@@ -33,7 +36,7 @@ pub struct StoredMessage {
 ///  pending ──▶ processed ──▶ forgotten
 ///     │            │ ▲
 ///     │            ▼ │ (balance)
-///     ▼         removing ──▶ removed
+///     ▼         removing ──▶ removed ──▶ processed (balance, for a while)
 ///  rejected
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +75,7 @@ impl MessageStatus {
         matches!(self, Self::Processed | Self::Removing)
     }
 
-    /// Whether it certainly has no effect and never will again. `Pending` is not: it is undecided.
+    /// Whether it certainly has no effect. `Pending` is not: it is undecided. A removed message may come back.
     pub const fn is_over(self) -> bool {
         matches!(self, Self::Rejected | Self::Forgotten | Self::Removed)
     }
@@ -103,9 +106,13 @@ pub struct MessageWithStatus {
     /// Who took it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgotten_by: Option<Vec<String>>,
-    /// Why it was removed.
+    /// Why it is being removed or was, `balance_insufficient`; or why it has been pending for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// When it goes out of force (`removing`), or until when it comes back once it is paid for (`removed`), ISO 8601. Not in
+    /// pyaleph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// The details of a rejection for want of balance (error code 5), in tokens.
@@ -117,26 +124,33 @@ pub struct BalanceError {
     pub required_balance: String,
 }
 
-/// `GET /api/v0/messages.json` by page.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+/// `GET /api/v0/messages.json`, by page or by cursor.
+///
+/// A message that cannot be read, of a chain or type that was invented later, say, does not hide the others.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "RawMessageList")]
 pub struct MessageList {
-    /// The messages.
+    /// The messages that can be read.
     pub messages: Vec<StoredMessage>,
-    /// Messages per page; 0 for all.
-    pub pagination_per_page: u64,
-    /// The page, from 1; absent in lists by cursor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pagination_page: Option<u64>,
-    /// How many messages there are in all; absent in lists by cursor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pagination_total: Option<u64>,
-    /// Always `messages`; absent in lists by cursor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pagination_item: Option<String>,
-    /// In lists by cursor: where the next page starts; null at the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How many cannot.
+    pub unreadable: usize,
+    /// In lists by cursor: where the next page starts; absent at the end.
     pub next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawMessageList {
+    messages: Vec<Value>,
+    #[serde(default)]
+    next_cursor: Option<String>,
+}
+
+impl From<RawMessageList> for MessageList {
+    fn from(raw: RawMessageList) -> Self {
+        let listed = raw.messages.len();
+        let messages: Vec<_> = raw.messages.into_iter().filter_map(|m| serde_json::from_value(m).ok()).collect();
+        Self { unreadable: listed - messages.len(), messages, next_cursor: raw.next_cursor }
+    }
 }
 
 /// `POST /api/v0/messages`.
@@ -292,7 +306,8 @@ pub struct ErrorBody {
 pub struct MessageFilter {
     /// `msgTypes`: any of these types.
     pub types: Vec<MessageType>,
-    /// `msgStatuses`: any of these; processed and removing when empty.
+    /// `msgStatuses`: any of these; processed and removing when empty. A stream that names them tells also when a message
+    /// gets one of them, if the node can do that.
     pub statuses: Vec<MessageStatus>,
     /// `addresses`: any of these senders.
     pub senders: Vec<Address>,
@@ -304,6 +319,8 @@ pub struct MessageFilter {
     pub refs: Vec<String>,
     /// `startDate`: not before this time, seconds since 1970.
     pub start_date: Option<f64>,
+    /// `sortOrder`: lists begin with the oldest; they begin with the newest otherwise.
+    pub oldest_first: bool,
 }
 
 impl MessageFilter {
@@ -322,6 +339,7 @@ impl MessageFilter {
         list("hashes", self.hashes.clone());
         list("refs", self.refs.clone());
         list("startDate", self.start_date.iter().map(ToString::to_string).collect());
+        list("sortOrder", self.oldest_first.then(|| "1".to_owned()).into_iter().collect());
         query
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::SnapshotId;
-use crate::{Address, Epoch, NodeId};
+use crate::{Address, Epoch, NodeId, ProgramId};
 
 /// The data of a program with persistent volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct DataRecord {
     /// The snapshot of the archive that it started with under its present epoch, when somebody ordered that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<SnapshotId>,
+    /// The program whose archive has that snapshot, if it is another one: its node may read it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<ProgramId>,
     /// The nodes that had its data, when it waits for one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<NodeId>,

@@ -103,6 +103,8 @@ impl ArchiveError {
 pub struct Archive {
     base: Url,
     account: Arc<Account>,
+    /// The program that is to start with what is read.
+    reads_for: Option<ProgramId>,
     http: reqwest::Client,
     /// Without a limit between bytes of the answer, which comes when all was sent.
     uploads: reqwest::Client,
@@ -121,7 +123,19 @@ impl Archive {
         }
         install_crypto();
         let uploads = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).build();
-        Ok(Self { base, account, http: http_client(), uploads: uploads.expect("the TLS library starts") })
+        Ok(Self {
+            base,
+            account,
+            reads_for: None,
+            http: http_client(),
+            uploads: uploads.expect("the TLS library starts"),
+        })
+    }
+
+    /// The same archive, read to start this program with what others of its owner have there.
+    #[must_use]
+    pub fn on_behalf_of(&self, program: ProgramId) -> Self {
+        Self { reads_for: Some(program), ..self.clone() }
     }
 
     /// All sets of a program, and whether the next should be a full one.
@@ -260,7 +274,8 @@ impl Archive {
         let domain = url.host_str().expect("checked by `new`").trim_matches(['[', ']']);
         let now = Utc::now();
         let headers = RequestSigner::new(&self.account, domain, now).headers(method.as_str(), url.path(), now);
-        headers.into_iter().fold(http.request(method, url), |request, (name, value)| request.header(name, value))
+        let request = http.request(method, url).query(&self.reads_for.map(|program| [("for", program)]));
+        headers.into_iter().fold(request, |request, (name, value)| request.header(name, value))
     }
 }
 

@@ -7,6 +7,7 @@ mod events;
 mod json;
 mod message_node;
 pub mod packing;
+mod pauses;
 mod scheduler;
 
 pub use archive::{Archive, ArchiveError, StreamDownload};
@@ -14,6 +15,7 @@ pub use compute_node::ComputeNode;
 pub use error::ClientError;
 pub use events::{EventStream, open_events};
 pub use message_node::{FileDownload, MessageNode};
+pub use pauses::Pauses;
 pub use scheduler::Scheduler;
 
 use std::sync::Once;

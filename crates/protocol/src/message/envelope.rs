@@ -1,13 +1,11 @@
 //! The envelope that every message travels in, its hash and its signature.
 
-use aleph_types::chain::{Chain, Signature};
+use aleph_types::chain::Chain;
 use aleph_types::item_hash::ItemHash;
 use aleph_types::message::MessageType;
-
-use aleph_types::verify_signature;
 use serde::{Deserialize, Serialize};
 
-use super::{ItemType, MessageTime};
+use super::{ItemType, MessageTime, signature};
 use crate::account::Account;
 use crate::{Address, FileHash, FileName, FileNames};
 
@@ -31,7 +29,8 @@ pub struct Envelope {
     #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::chain))]
     pub chain: Chain,
     /// Over chain, sender, type and item hash; see [`Envelope::signed_text`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "signature::deserialize", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::signature))]
     pub signature: Option<String>,
     /// What the content is.
     #[serde(rename = "type")]
@@ -191,14 +190,7 @@ impl Envelope {
     /// # Errors
     /// [`EnvelopeError::Signature`].
     pub fn verify_signature(&self) -> Result<(), EnvelopeError> {
-        let Some(signature) = &self.signature else {
-            return Err(EnvelopeError::Signature("the message is not signed".to_owned()));
-        };
-        let hash = self.parsed_hash()?;
-        let signature: Signature = serde_json::from_value(serde_json::Value::String(signature.clone()))
-            .map_err(|e| EnvelopeError::Signature(e.to_string()))?;
-        verify_signature::verify(&self.chain, &(&self.sender).into(), &signature, self.message_type, &hash)
-            .map_err(|e| EnvelopeError::Signature(e.to_string()))
+        signature::verify(self, &self.parsed_hash()?)
     }
 
     fn parsed_hash(&self) -> Result<ItemHash, EnvelopeError> {

@@ -9,6 +9,7 @@ mod error_code;
 mod item_type;
 mod layout;
 pub mod program;
+mod signature;
 mod time;
 mod volume;
 

@@ -20,6 +20,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use chrono::{DateTime, SecondsFormat, Utc};
 use protocol::Address;
+use protocol::client::MessageNode;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +49,7 @@ pub(crate) struct Api {
     /// The accounts whose orders are carried out.
     pub(crate) operators: Arc<[Address]>,
     pub(crate) control: Arc<Control>,
+    pub(crate) messages: MessageNode,
     pub(crate) gateway: Option<Arc<str>>,
     pub(crate) metrics: Arc<Metrics>,
     /// Free event streams.

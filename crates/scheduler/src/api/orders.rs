@@ -6,6 +6,7 @@ use axum::extract::rejection::JsonRejection;
 use chrono::Utc;
 use protocol::Address;
 use protocol::api::scheduler::NodeStatus;
+use protocol::message::MessageType;
 use protocol::operation::{Operation, Order, SignedOrder};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -27,6 +28,7 @@ pub(super) async fn order(
         signed.read(api.control.account().address(), now).map_err(|e| ApiError::forbidden(e.to_string()))?;
     may(&api, &order.operation, &by)?;
     check(&api, &order)?;
+    check_source(&api, &order.operation).await?;
     let operation = || order.operation.clone();
     ask(&api, |answer| Input::Asked(operation(), answer)).await?;
     if !api.led.record(&order, &signed, &by, now).await? {
@@ -55,6 +57,34 @@ fn may(api: &Api, operation: &Operation, by: &Address) -> Answer<()> {
     }
     Err(ApiError::forbidden(format!(
         "{by} is neither the owner of the program {id} nor an operator: sign with their key"
+    )))
+}
+
+/// What another program wrote is for programs of the same owner only. The message node knows whose it is, also when it is
+/// not in force any more.
+async fn check_source(api: &Api, operation: &Operation) -> Answer<()> {
+    let Operation::Restore { program, from: Some(from), .. } = operation else { return Ok(()) };
+    if program == from {
+        return Err(ApiError::bad_request("it is the program's own snapshot: leave out from which program it is"));
+    }
+    let snapshot = api.snapshot();
+    let owner = &snapshot.programs.get(program).ok_or_else(|| unknown(program))?.spec.owner;
+    let found = api.messages.message(&from.to_string()).await.map_err(|error| {
+        ApiError::unavailable(format!(
+            "the message node does not say whose program {from} is; try again later ({error})"
+        ))
+    })?;
+    let message = found.and_then(|found| found.message);
+    let message = message.filter(|message| message.envelope.message_type == MessageType::Program);
+    let message = message.ok_or_else(|| ApiError::not_found(format!("the message node knows no program {from}")))?;
+    // Of a message that was taken back only the sender is left.
+    let named = message.content.as_ref().and_then(|content| content["address"].as_str()).map(Address::new);
+    let theirs = named.unwrap_or(message.envelope.sender);
+    if theirs == *owner {
+        return Ok(());
+    }
+    Err(ApiError::forbidden(format!(
+        "program {from} is {theirs}'s and {program} is {owner}'s: a program starts with what another program of its owner wrote"
     )))
 }
 

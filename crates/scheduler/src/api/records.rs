@@ -74,7 +74,8 @@ fn data(data: &DataView) -> DataRecord {
         standby_is_complete: data.standby.is_some_and(|(_, is_complete)| is_complete),
         at_risk_ms: data.at_risk.map(millis),
         loss: data.loss.as_ref().map(loss),
-        restored: data.restored,
+        restored: data.restored.map(|set| set.snapshot),
+        restored_from: data.restored.and_then(|set| set.from),
         waits_for: data.waits_for.clone(),
     }
 }

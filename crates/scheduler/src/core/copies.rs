@@ -133,7 +133,7 @@ impl Scheduler {
         let data = self.programs.get(&id)?.data.as_ref()?;
         Some(match data.sources(self.now, self.policy.restore_after) {
             Sources::Anywhere => DataBase::Empty,
-            Sources::Archive(snapshot) => DataBase::Archive { snapshot },
+            Sources::Archive(base) => base,
             Sources::On(groups) => groups.into_iter().flatten().find(|(on, _)| *on == node)?.1,
             Sources::Nowhere(_) => return None,
         })

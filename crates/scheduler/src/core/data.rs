@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lease::BootTime;
-use protocol::data::{Branch, CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
+use protocol::data::{ArchivedSet, Branch, CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
 use protocol::{Epoch, NodeId, ProgramId};
 
 use super::restores::AskedRestore;
@@ -86,7 +86,7 @@ pub(super) struct Data {
     /// What the current assignment starts with.
     pub(super) base: Option<DataBase>,
     /// The snapshot of the archive that the current assignment began with, as somebody wanted.
-    pub(super) restored: Option<SnapshotId>,
+    pub(super) restored: Option<ArchivedSet>,
     /// What the start of the current assignment cost.
     pub(super) loss: Option<Loss>,
     /// What the nodes were told, each once.
@@ -103,8 +103,8 @@ pub(super) enum Sources {
     Anywhere,
     /// On these nodes; those of an earlier group are to be preferred.
     On(Vec<Vec<(NodeId, DataBase)>>),
-    /// On any node, with this set of the archive, or the newest.
-    Archive(Option<SnapshotId>),
+    /// On any node, with this of the archive.
+    Archive(DataBase),
     /// Nowhere yet.
     Nowhere(String),
 }
@@ -220,7 +220,7 @@ impl Data {
     /// back, if there is the archive.
     pub(super) fn sources(&self, now: BootTime, patience: Duration) -> Sources {
         if let Some(wanted) = &self.wanted {
-            return Sources::Archive(Some(wanted.snapshot));
+            return Sources::Archive(wanted.set.base());
         }
         let Some((node, epoch)) = self.last else { return Sources::Anywhere };
         if let Some((writer, _)) = self.live() {
@@ -240,7 +240,9 @@ impl Data {
         match (copies.is_empty(), self.on_loss) {
             (false, _) => Sources::On(copies.into_iter().map(|(newest, node)| vec![(node, base(newest))]).collect()),
             (true, OnLoss::Fresh) => Sources::Anywhere,
-            (true, OnLoss::Archive) if self.restore_due(patience).is_some_and(|at| at <= now) => Sources::Archive(None),
+            (true, OnLoss::Archive) if self.restore_due(patience).is_some_and(|at| at <= now) => {
+                Sources::Archive(DataBase::Archive { snapshot: None })
+            }
             (true, OnLoss::Archive) => {
                 let (waits, seconds) = (self.waits_in_words(node), patience.as_secs());
                 Sources::Nowhere(format!("{waits}; {seconds} s after its end it is restored from the archive"))
@@ -283,17 +285,15 @@ impl Data {
             _ => None,
         };
         self.begins_with(base);
+        // While another is being filled, only the room there is kept: the one before may have given its own away.
+        self.confirmed.take_if(|_| self.filling == Some(node));
         for keeper in [&mut self.confirmed, &mut self.filling] {
             keeper.take_if(|keeper| *keeper == node);
         }
     }
 
     fn begins_with(&mut self, base: DataBase) {
-        self.base = Some(base);
-        self.restored = match base {
-            DataBase::Archive { snapshot } => snapshot,
-            DataBase::Empty | DataBase::Own { .. } | DataBase::Copy { .. } => None,
-        };
+        (self.base, self.restored) = (Some(base), base.archived());
     }
 
     /// It has its data under this epoch now, and never starts anew in it: a node that loses its disk and is back before its
@@ -325,7 +325,7 @@ impl Data {
     }
 
     /// It is known that this assignment may have written.
-    pub(super) fn restored(&mut self, writer: &Writer) {
+    pub(super) fn recall(&mut self, writer: &Writer) {
         self.base = None;
         if let Some(DataStart { base, branch }) = writer.start {
             self.begins_with(base);
@@ -346,8 +346,9 @@ impl Data {
     /// What this epoch writes is on top of what it starts with.
     fn branch_off(&mut self, epoch: Epoch) {
         let until = match self.base {
-            // Which set the newest of the archive was is not known here: older than all that is not in it.
-            Some(DataBase::Empty | DataBase::Archive { snapshot: None }) => None,
+            // Which set the newest of the archive was is not known here: older than all that is not in it. Nothing of what
+            // another program wrote was this one's before.
+            Some(DataBase::Empty | DataBase::Archive { snapshot: None } | DataBase::Foreign { .. }) => None,
             Some(DataBase::Copy { at_least: Some(snapshot), .. } | DataBase::Archive { snapshot: Some(snapshot) }) => {
                 Some(snapshot)
             }

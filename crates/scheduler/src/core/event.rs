@@ -158,7 +158,7 @@ pub struct Restored {
 impl Restored {
     /// All programs that are desired, or were.
     pub fn known(&self) -> BTreeSet<ProgramId> {
-        let assigned = self.assignments.iter().map(|assignment| assignment.program);
+        let assigned = self.assignments.iter().map(|assignment| assignment.writer.program);
         self.programs.iter().map(|(spec, _)| spec.id).chain(assigned).collect()
     }
 
@@ -173,18 +173,12 @@ impl Restored {
 /// An assignment that was not closed when the scheduler ended.
 #[derive(Debug, Clone)]
 pub struct OpenAssignment {
-    /// The program.
-    pub program: ProgramId,
-    /// Its node.
-    pub node: NodeId,
-    /// Its epoch.
-    pub epoch: Epoch,
+    /// What it is.
+    pub writer: Writer,
     /// When it was assigned.
     pub at: DateTime<Utc>,
     /// Whether its node stated that it started.
     pub was_seen: bool,
-    /// What it starts with, if that is known.
-    pub start: Option<DataStart>,
 }
 
 /// A move that somebody ordered.

@@ -1,5 +1,6 @@
 //! What people order: drain a node, give it up, go on, move a program, go back to a snapshot.
 
+use protocol::data::ArchivedSet;
 use protocol::operation::Operation;
 use protocol::{Address, NodeId};
 
@@ -22,7 +23,9 @@ impl Scheduler {
             }
             Operation::Move { program, to } => self.ask_to_move(turn, program, to, by),
             Operation::CancelMove { program } => self.cancel_move(turn, program, by),
-            Operation::Restore { program, snapshot } => self.ask_to_restore(turn, program, snapshot, by),
+            Operation::Restore { program, snapshot, from } => {
+                self.ask_to_restore(turn, program, ArchivedSet { snapshot, from }, by);
+            }
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lease::BootTime;
-use protocol::data::DataBase;
 use protocol::history::Fact;
 use protocol::{Epoch, NodeId, ProgramId};
 
@@ -48,7 +47,7 @@ impl Scheduler {
         for writer in restored.writers {
             match self.programs.get_mut(&writer.program) {
                 Some(program) => program.restored_data().into_iter().for_each(|data| {
-                    data.restored(&writer);
+                    data.recall(&writer);
                     // It ended before this scheduler began.
                     data.ended = Some(turn.now);
                 }),
@@ -61,7 +60,8 @@ impl Scheduler {
             }
             self.set_keeper(turn, id, |data| data.confirmed = Some(node));
         }
-        for OpenAssignment { program: id, node, epoch, at, was_seen, start } in restored.assignments {
+        for OpenAssignment { writer, at, was_seen } in restored.assignments {
+            let Writer { program: id, node, epoch, .. } = writer;
             let unknown =
                 || ProgramSpec::unknown(id, "what it is, is not known: the message node has to be asked first");
             let program =
@@ -71,11 +71,14 @@ impl Scheduler {
             let is_unknown = program.spec.is_unknown();
             let past = self.past_writers.remove(&id);
             if let Some(data) = program.restored_data() {
-                past.iter().for_each(|past| data.restored(past));
-                data.restored(&Writer { program: id, node, epoch, start });
-                let base = data.base.unwrap_or_else(|| data.unknown_base(node));
-                // Who is known to have started has its data, or has lost it: it does not begin anew.
-                data.base = Some(if was_seen { DataBase::Own { epoch } } else { base });
+                past.iter().for_each(|past| data.recall(past));
+                data.recall(&writer);
+                if was_seen {
+                    // It has its data, or has lost it.
+                    data.started(epoch);
+                } else if data.base.is_none() {
+                    data.base = Some(data.unknown_base(node));
+                }
                 // It was the standby when it was chosen, and writes itself now.
                 if data.confirmed == Some(node) && is_unknown {
                     data.confirmed = None;
@@ -109,7 +112,7 @@ impl Scheduler {
             program.held_until = self.hold(origin);
             // It was paid for again, for example: its data may still be there, and it does not begin without.
             if let (Some(data), Some(writer)) = (&mut program.data, self.past_writers.remove(&id)) {
-                data.restored(&writer);
+                data.recall(&writer);
                 data.ended = Some(turn.now);
             }
             self.programs.insert(id, program);
@@ -220,9 +223,10 @@ impl Scheduler {
             _ => return,
         };
         let (node, epoch) = (assignment.node, assignment.epoch);
-        if let Some(data) = &mut program.data {
-            let has_run = assignment.has_started || cause != Cause::Refused;
-            data.ended(node, epoch, has_run && assignment.granted, turn.now);
+        let has_run = assignment.granted && (assignment.has_started || cause != Cause::Refused);
+        // Also while it is not known what the program is: it may be in the archive, and is not waited for for ever.
+        if let Some(data) = program.restored_data() {
+            data.ended(node, epoch, has_run, turn.now);
         }
         let closing = Stage::Closing { node, epoch, cause, proof, target, retry_at: None };
         program.waiting_since = turn.now;

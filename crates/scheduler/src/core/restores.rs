@@ -7,9 +7,12 @@
 //!                                                                    └──▶ it goes on with what it had
 //! ```
 //! The order lasts until the program was ready with that snapshot: whatever ends before starts with it again.
+//!
+//! The snapshot may be another program's, to which nothing happens: it need not even be known here. Whose it is, is checked
+//! before the order comes here, and by the message node when it is read.
 
 use chrono::{DateTime, Utc};
-use protocol::data::SnapshotId;
+use protocol::data::ArchivedSet;
 use protocol::history::Fact;
 use protocol::{Address, Epoch, ProgramId};
 
@@ -26,7 +29,7 @@ pub struct AskedRestore {
     /// The program.
     pub program: ProgramId,
     /// The set of the archive.
-    pub snapshot: SnapshotId,
+    pub set: ArchivedSet,
     /// The epoch that it has to leave for that: it starts with the snapshot under every later one. None, if it ran nowhere.
     pub of: Option<Epoch>,
     /// Who ordered it.
@@ -43,7 +46,7 @@ impl Scheduler {
             return Some(Objection::NotNow(format!("it is not restored any more: {}", Cause::Gone(gone))));
         }
         if program.spec.data != Some(OnLoss::Archive) {
-            return not_now("it has no volume with the persistence `store`, so nothing of it is in the archive");
+            return not_now("it has no volume with the persistence `store`, and only those are in the archive");
         }
         match &program.stage {
             _ if program.moves.under_way.is_some() => not_now("it is being moved: wait until it runs"),
@@ -53,7 +56,7 @@ impl Scheduler {
     }
 
     /// Somebody wants a program to go back to this snapshot. An order before counts no more.
-    pub(super) fn ask_to_restore(&mut self, turn: &mut Turn, id: ProgramId, snapshot: SnapshotId, by: Address) {
+    pub(super) fn ask_to_restore(&mut self, turn: &mut Turn, id: ProgramId, set: ArchivedSet, by: Address) {
         let is_possible = self.object_to_restore(id).is_none();
         let Some(program) = self.programs.get_mut(&id) else { return };
         let of = program.stage.assignment().map(|assignment| assignment.epoch);
@@ -64,7 +67,7 @@ impl Scheduler {
             }
             return;
         };
-        data.wanted = Some(AskedRestore { program: id, snapshot, of, by, at: turn.wall });
+        data.wanted = Some(AskedRestore { program: id, set, of, by, at: turn.wall });
         match of {
             Some(_) => self.release(turn, id, Cause::Restored, None),
             None => self.waiting.retry(&self.programs[&id]),
@@ -97,7 +100,8 @@ impl Scheduler {
         let wanted = program.data.as_ref().and_then(|data| data.wanted.clone());
         let (Some(wanted), Some(assignment)) = (wanted, program.stage.assignment()) else { return };
         let (epoch, node) = (assignment.epoch, assignment.node);
-        let fact = Fact::Restoring { by: wanted.by, snapshot: wanted.snapshot };
+        let ArchivedSet { snapshot, from } = wanted.set;
+        let fact = Fact::Restoring { by: wanted.by, snapshot, from };
         turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
     }
 
@@ -105,7 +109,7 @@ impl Scheduler {
     pub(super) fn restore_over(&mut self, turn: &mut Turn, id: ProgramId) {
         let Some(data) = self.programs.get_mut(&id).and_then(|program| program.data.as_mut()) else { return };
         let restored = data.restored;
-        if data.wanted.take_if(|asked| restored == Some(asked.snapshot)).is_some() {
+        if data.wanted.take_if(|asked| restored == Some(asked.set)).is_some() {
             turn.command(Command::Store(Write::RestoreOver { program: id }));
         }
     }

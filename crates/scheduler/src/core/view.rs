@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use lease::BootTime;
 use protocol::api::scheduler::{MovePhase, NodeStatus, ProgramState, VmStatus};
 use protocol::control::Failure;
-use protocol::data::SnapshotId;
+use protocol::data::ArchivedSet;
 use protocol::{Address, Epoch, NodeId, ProgramId};
 
 use super::Scheduler;
@@ -85,7 +85,7 @@ pub struct DataView {
     /// What the last start cost.
     pub loss: Option<Loss>,
     /// The snapshot of the archive that it started with, when somebody ordered that.
-    pub restored: Option<SnapshotId>,
+    pub restored: Option<ArchivedSet>,
     /// The nodes that had its data, when it waits for one of them.
     pub waits_for: Vec<NodeId>,
 }

@@ -278,13 +278,12 @@ impl Scheduler {
         if let Some(wish) = program.wish().filter(|node| Some(*node) != here && self.fits(program, *node, now)) {
             return Some(wish);
         }
-        match tried {
-            Tried::No => choose(&program.spec, self.offers(), avoided),
-            Tried::OnAll => {
-                let nodes = improved.iter().filter_map(|node| self.nodes.get(node));
-                choose(&program.spec, nodes.map(|node| &node.offer), avoided)
-            }
-        }
+        // The room that is kept for its copy is there for the program itself.
+        let keeper = program.data.as_ref().and_then(|data| data.keeper());
+        let kept = keeper.and_then(|keeper| self.offer_to(program, keeper));
+        let others = self.offers().filter(|offer| Some(offer.node) != keeper);
+        let among = |offer: &&Offer| tried == Tried::No || improved.contains(&offer.node);
+        choose(&program.spec, others.chain(&kept).filter(among), avoided)
     }
 
     /// The best of the nodes that have its data, in the order of the groups. When none fits, the one that wrote last, even

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::NodeId;
-use protocol::client::{ClientError, MessageNode};
+use protocol::client::{ClientError, MessageNode, Pauses};
 use protocol::network::{CORECHANNEL_ADDRESS, CORECHANNEL_KEY, CoreChannel, ResourceNode};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Pauses;
 use crate::core::{Event, Registration};
 use crate::engine::Input;
 use crate::snapshot::Snapshots;
@@ -69,7 +68,7 @@ impl Nodes {
 
     /// Follows until the shutdown.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        let mut pauses = Pauses::new();
+        let mut pauses = Pauses::default();
         let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
         loop {
             let began = Instant::now();
@@ -81,7 +80,7 @@ impl Nodes {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the list of nodes cannot be read; what is known stays, and it is tried again");
-                    pauses.next()
+                    pauses.next_pause()
                 }
             };
             for done in waiting.drain(..) {

@@ -11,21 +11,23 @@ use std::time::Duration;
 
 use protocol::ProgramId;
 use protocol::api::message_node::{MessageFilter, MessageStatus, StoredMessage};
-use protocol::client::{ClientError, MessageNode};
+use protocol::client::{ClientError, MessageNode, Pauses};
 use protocol::message::{ForgetContent, MessageType, parse_content};
 use protocol::network::NODE_OPERATION_POST;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Following;
 use super::nodes::NodeList;
 use super::verify::read;
-use super::{Following, Pauses};
 use crate::core::{Event, Gone, Origin};
 use crate::engine::Input;
 
 /// How soon a program is asked about again that a FORGET names and that is still in force.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How often programs are listed when there is no stream.
+const POLL: Duration = Duration::from_secs(10);
 /// Messages that are remembered as unusable at most, so that they are not checked and logged again with every list.
 const MAX_UNUSABLE: usize = 10_000;
 
@@ -44,6 +46,8 @@ pub(crate) struct Programs {
     resync: Duration,
     /// When everything is listed again.
     next_sync: Instant,
+    /// Whether it was logged that there is no stream.
+    is_polled: bool,
 }
 
 impl Programs {
@@ -57,33 +61,62 @@ impl Programs {
         resync: Duration,
     ) -> Self {
         let next_sync = Instant::now();
-        Self { client, engine, desired, unread, others: BTreeSet::new(), status, nodes, resync, next_sync }
+        Self {
+            client,
+            engine,
+            desired,
+            unread,
+            others: BTreeSet::new(),
+            status,
+            nodes,
+            resync,
+            next_sync,
+            is_polled: false,
+        }
     }
 
     /// Follows until the shutdown.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        let mut pauses = Pauses::new();
+        let mut pauses = Pauses::default();
         loop {
-            let ended = shutdown.run_until_cancelled(self.session(&mut pauses)).await;
-            let Some(Err(error)) = ended else { return };
-            let pause = pauses.next();
-            tracing::warn!(%error, ?pause, "the message node cannot be followed; what is known stays, and it is tried again");
-            self.status.send_modify(|status| status.failure = Some(error.to_string()));
+            let pause = match shutdown.run_until_cancelled(self.session(&mut pauses)).await {
+                None => return,
+                Some(Ok(())) => POLL.min(self.resync),
+                Some(Err(error)) => {
+                    let pause = pauses.next_pause();
+                    tracing::warn!(
+                        %error, ?pause, "the message node cannot be followed; what is known stays, and it is tried again"
+                    );
+                    self.status.send_modify(|status| status.failure = Some(error.to_string()));
+                    pause
+                }
+            };
             if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
         }
     }
 
-    /// Follows until the connection breaks.
+    /// Follows until the connection breaks. Returns at once, when everything was listed, if there is no stream.
     async fn session(&mut self, pauses: &mut Pauses) -> Result<(), ClientError> {
         let types = vec![MessageType::Program, MessageType::Forget, MessageType::Post];
-        let stream = self.client.watch(&MessageFilter { types, ..MessageFilter::default() }, 0).await;
+        // Named, so that what is not paid for any more is told as well.
+        let statuses = vec![MessageStatus::Processed, MessageStatus::Removing, MessageStatus::Removed];
+        let stream = self.client.watch(&MessageFilter { types, statuses, ..MessageFilter::default() }, 0).await;
         // Without a stream there is still the list: better late than never.
         self.sync().await?;
-        let mut stream = stream?;
         pauses.reset();
         self.status.send_modify(|status| status.failure = None);
+        let mut stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_polled, true) {
+                    tracing::warn!(%error, every = ?POLL, "the message node has no stream: its programs are listed");
+                }
+                return Ok(());
+            }
+        };
+        self.is_polled = false;
         tracing::info!(url = self.client.url(), programs = self.desired.len(), "following the message node");
         loop {
             tokio::select! {
@@ -133,6 +166,7 @@ impl Programs {
     /// A message of the stream.
     async fn apply(&mut self, message: &StoredMessage) -> Result<(), ClientError> {
         match message.envelope.message_type {
+            MessageType::Program if message.status.is_some_and(MessageStatus::is_over) => self.ended(message).await,
             MessageType::Program => self.take_in(message, Origin::Published).await,
             MessageType::Forget => self.forget(message).await,
             MessageType::Post => {
@@ -174,6 +208,15 @@ impl Programs {
             self.others.clear();
         }
         self.others.insert(hash.clone());
+        Ok(())
+    }
+
+    /// Asks about a program that is said to be over; what is said proves nothing.
+    async fn ended(&mut self, message: &StoredMessage) -> Result<(), ClientError> {
+        let Ok(program) = message.envelope.item_hash.parse() else { return Ok(()) };
+        if self.desired.contains(&program) {
+            self.ask_about(program).await?;
+        }
         Ok(())
     }
 

@@ -1,12 +1,15 @@
 //! Orders of operators and owners.
 
 use chrono::{DateTime, Utc};
+use protocol::data::ArchivedSet;
 use protocol::operation::{Operation, Order, SignedOrder};
 use protocol::{Address, NodeId};
 
 use super::{Connection, Led, StoreError, epoch, id, time};
 use crate::core::AskedMove;
 use crate::core::restores::AskedRestore;
+
+type RestoreRow = (String, String, Option<String>, Option<i64>, String, i64);
 
 impl Led {
     /// Records an order; `false` when one with its nonce was recorded before.
@@ -77,15 +80,16 @@ async fn remember(
         Operation::CancelMove { program } => {
             sqlx::query("DELETE FROM moves WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
         }
-        Operation::Restore { program, snapshot } => {
+        Operation::Restore { program, snapshot, from } => {
             sqlx::query(
-                "INSERT INTO restores (program_id, snapshot, of_epoch, requested_by, requested_at)
-                 VALUES ($1, $2, (SELECT epoch FROM assignments WHERE program_id = $1 AND closed_at IS NULL), $3, $4)
-                 ON CONFLICT (program_id) DO UPDATE SET snapshot = excluded.snapshot, of_epoch = excluded.of_epoch,
-                 requested_by = excluded.requested_by, requested_at = excluded.requested_at",
+                "INSERT INTO restores (program_id, snapshot, source, of_epoch, requested_by, requested_at)
+                 VALUES ($1, $2, $3, (SELECT epoch FROM assignments WHERE program_id = $1 AND closed_at IS NULL), $4, $5)
+                 ON CONFLICT (program_id) DO UPDATE SET snapshot = excluded.snapshot, source = excluded.source,
+                 of_epoch = excluded.of_epoch, requested_by = excluded.requested_by, requested_at = excluded.requested_at",
             )
             .bind(program.to_string())
             .bind(snapshot.to_string())
+            .bind(from.map(|program| program.to_string()))
             .bind(by.as_str())
             .bind(at.timestamp_micros())
             .execute(tx)
@@ -122,14 +126,15 @@ pub(super) async fn moves(tx: &mut Connection) -> Result<Vec<AskedMove>, StoreEr
 
 /// The snapshots that people want programs to go back to, and that is not over.
 pub(super) async fn restores(tx: &mut Connection) -> Result<Vec<AskedRestore>, StoreError> {
-    let rows: Vec<(String, String, Option<i64>, String, i64)> =
-        sqlx::query_as("SELECT program_id, snapshot, of_epoch, requested_by, requested_at FROM restores")
+    let rows: Vec<RestoreRow> =
+        sqlx::query_as("SELECT program_id, snapshot, source, of_epoch, requested_by, requested_at FROM restores")
             .fetch_all(tx)
             .await?;
-    let read = |(program, snapshot, of, by, at): (String, String, Option<i64>, String, i64)| {
+    let read = |(program, snapshot, source, of, by, at): RestoreRow| {
+        let from = source.map(|source| id("a program", &source)).transpose()?;
         Ok(AskedRestore {
             program: id("a program", &program)?,
-            snapshot: id("a snapshot", &snapshot)?,
+            set: ArchivedSet { snapshot: id("a snapshot", &snapshot)?, from },
             of: of.map(epoch).transpose()?,
             by: Address::new(by),
             at: time(at)?,

@@ -61,9 +61,9 @@ impl Led {
             Ok((spec(id("a program", &program)?, content), last.map(epoch).transpose()?))
         };
         let assignment = |(program, node, number, start, at): (String, String, i64, Option<String>, i64)| {
-            let Writer { program, node, epoch, start } = writer((program, node, number, start))?;
-            let was_seen = started.contains(&(program, epoch));
-            Ok(OpenAssignment { program, node, epoch, at: time(at)?, was_seen, start })
+            let writer = writer((program, node, number, start))?;
+            let was_seen = started.contains(&(writer.program, writer.epoch));
+            Ok(OpenAssignment { writer, at: time(at)?, was_seen })
         };
         Ok(Restored {
             programs: programs.into_iter().map(program).collect::<Result<_, StoreError>>()?,

@@ -142,8 +142,8 @@ async fn what_was_committed_survives_a_crash_and_what_was_not_leaves_no_trace() 
     let crashed = file.after_crash().await;
     drop(tx);
     let restored = crashed.led.restore(WAIT).await.unwrap();
-    let open: Vec<_> = restored.assignments.iter().map(|a| (a.program, a.node, a.epoch.get())).collect();
-    assert_eq!(open, [(program(1), node(1), 1)]);
+    let open = restored.assignments.iter().map(|open| (open.writer.program, open.writer.node, open.writer.epoch.get()));
+    assert_eq!(open.collect::<Vec<_>>(), [(program(1), node(1), 1)]);
     let mut programs: Vec<_> = restored.programs.iter().map(|(spec, epoch)| (spec.id, epoch.unwrap().get())).collect();
     programs.sort();
     assert_eq!(programs, [(program(1), 1), (program(2), 1)]);
@@ -423,7 +423,7 @@ async fn what_a_node_stated_of_an_open_assignment_is_known_after_a_restart() {
         file.led.apply(&writes).await.unwrap();
         file.led.apply(&[states(&one, 3, 1, 1, Stated::Ready), close(3, 1), assign(3, 2)]).await.unwrap();
         let open = file.led.restore(WAIT).await.unwrap().assignments;
-        let seen: Vec<_> = open.iter().filter(|open| open.was_seen).map(|open| open.program).collect();
+        let seen: Vec<_> = open.iter().filter(|open| open.was_seen).map(|open| open.writer.program).collect();
         assert_eq!((open.len(), seen), (3, vec![program(1)]));
     }
 }

@@ -30,7 +30,7 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
         }
         Write::Assign { spec, node, at_least, start, loss, at } => {
             remember(tx, spec).await?;
-            let open = match open_assignment(tx, spec.id).await? {
+            let (node, epoch) = match open_assignment(tx, spec.id).await? {
                 // An earlier write made it, whose answer was lost.
                 Some(open) => open,
                 None => {
@@ -42,7 +42,7 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
                     (*node, epoch)
                 }
             };
-            Some(Event::Stored { program: spec.id, node: open.0, epoch: open.1 })
+            Some(Event::Stored { program: spec.id, node, epoch })
         }
         Write::Close { program, epoch, cause, proof, at } => {
             close(tx, scheduler, *program, *epoch, *cause, *proof, *at).await?;

@@ -65,6 +65,29 @@ async fn a_program_that_is_not_paid_for_any_more_is_found_by_listing() {
 }
 
 #[tokio::test]
+async fn a_program_that_is_removed_and_paid_for_again_is_heard_of_at_once() {
+    let (mut network, scheduler, _) = Network::with_nodes(&[]).await;
+    scheduler.stop().await;
+    network.resync = std::time::Duration::from_secs(3600);
+    let scheduler = network.start().await;
+    scheduler.until_synced().await;
+    let program = network.publish(500);
+    until("it is known", async || scheduler.vm(program).await).await;
+    network.messages.tell_status(program, MessageStatus::Removing);
+    network.messages.tell_status(program, MessageStatus::Removed);
+    scheduler.until_gone(program).await;
+    network.messages.tell_status(program, MessageStatus::Processed);
+    until("it is known again", async || scheduler.vm(program).await).await;
+    let other = network.publish(400);
+    until("it is known", async || scheduler.vm(other).await).await;
+    network.messages.claim_status(other, MessageStatus::Removed);
+    network.messages.tell_status(program, MessageStatus::Removed);
+    scheduler.until_gone(program).await;
+    assert!(network.messages.asked_about(other) > 0, "what is said is asked about");
+    assert!(scheduler.vm(other).await.is_some(), "and stops nothing that is not so");
+}
+
+#[tokio::test]
 async fn a_forget_that_takes_effect_later_is_not_missed() {
     let (mut network, scheduler, _) = Network::with_nodes(&[]).await;
     scheduler.stop().await;
@@ -98,6 +121,20 @@ async fn a_message_node_that_breaks_off_is_followed_again_without_a_gap() {
     scheduler.until_ready(during).await;
     scheduler.until_gone(forgotten).await;
     assert!(network.messages.subscribed() > subscribed);
+}
+
+#[tokio::test]
+async fn a_message_node_without_a_stream_is_listed() {
+    let network = Network::new().await;
+    network.messages.have_no_stream();
+    let scheduler = network.start().await;
+    scheduler.until_synced().await;
+    let program = network.publish(300);
+    until("it is known", async || scheduler.vm(program).await).await;
+    assert_eq!(scheduler.client.health().await.unwrap().message_node, "ok");
+    network.messages.set_status(program, MessageStatus::Forgotten);
+    scheduler.until_gone(program).await;
+    assert_eq!(network.messages.subscribed(), 0);
 }
 
 #[tokio::test]

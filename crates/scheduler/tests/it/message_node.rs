@@ -34,6 +34,7 @@ struct Contents {
     asked: BTreeMap<String, usize>,
     listed: usize,
     subscribed: usize,
+    has_no_stream: bool,
 }
 
 #[derive(Clone)]
@@ -131,6 +132,21 @@ impl FakeMessageNode {
         });
     }
 
+    /// Changes a message's status, and says so to those who asked for that.
+    pub(crate) fn tell_status(&self, program: ProgramId, status: MessageStatus) {
+        self.set_status(program, status);
+        self.claim_status(program, status);
+    }
+
+    /// Says that a message has a status, whether or not it has.
+    pub(crate) fn claim_status(&self, program: ProgramId, status: MessageStatus) {
+        let message = self.contents(|contents| {
+            let found = contents.messages.iter().find(|(m, _)| m.envelope.item_hash == program.to_string());
+            StoredMessage { status: Some(status), ..found.unwrap().0.clone() }
+        });
+        let _ = self.shared.stream.send(serde_json::to_string(&message).unwrap());
+    }
+
     /// Forgets that it ever had these messages.
     pub(crate) fn lose_everything(&self) {
         self.contents(|contents| contents.messages.clear());
@@ -154,6 +170,11 @@ impl FakeMessageNode {
     /// How many streams were opened.
     pub(crate) fn subscribed(&self) -> usize {
         self.contents(|contents| contents.subscribed)
+    }
+
+    /// Streams nothing from now on: it is a message node of another kind.
+    pub(crate) fn have_no_stream(&self) {
+        self.contents(|contents| contents.has_no_stream = true);
     }
 
     /// Registers a compute node, or takes its place, and says so in the stream.
@@ -191,7 +212,7 @@ impl FakeMessageNode {
 
 fn stored(envelope: Envelope) -> StoredMessage {
     let content = envelope.item_content.as_ref().and_then(|text| serde_json::from_str(text).ok());
-    StoredMessage { envelope, content, confirmations: vec![], confirmed: false, size: 0 }
+    StoredMessage { envelope, content, confirmations: vec![], confirmed: false, size: 0, status: None }
 }
 
 async fn list(State(shared): State<Shared>, Query(query): Query<BTreeMap<String, String>>) -> Json<Value> {
@@ -220,12 +241,16 @@ async fn message(State(shared): State<Shared>, Path(hash): Path<String>) -> Resp
         status: *status,
         item_hash: hash,
         reception_time: "2026-11-22T00:00:00Z".into(),
-        message: Some(message.clone()),
+        message: Some(match status {
+            MessageStatus::Forgotten => StoredMessage { content: None, ..message.clone() },
+            _ => message.clone(),
+        }),
         messages: None,
         error_code: None,
         details: None,
         forgotten_by: None,
         reason: None,
+        until: None,
     };
     Json(answer).into_response()
 }
@@ -238,7 +263,12 @@ async fn aggregate(State(shared): State<Shared>, Path(file): Path<String>) -> Js
 
 async fn subscribe(State(shared): State<Shared>, upgrade: WebSocketUpgrade) -> Response {
     let mut events = shared.stream.subscribe();
-    shared.contents.lock().unwrap().subscribed += 1;
+    let mut contents = shared.contents.lock().unwrap();
+    if contents.has_no_stream {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    contents.subscribed += 1;
+    drop(contents);
     upgrade.on_upgrade(async move |mut socket| {
         loop {
             let event = tokio::select! {

@@ -158,3 +158,34 @@ async fn a_scheduler_that_starts_again_goes_on_with_a_move() {
     let end = until("the move is over", async || scheduler.vm(program).await?.last_move).await;
     assert_eq!((end.outcome, end.from), (MoveOutcome::Done, nodes[0].id));
 }
+
+#[tokio::test]
+async fn a_program_starts_with_what_another_one_wrote_only_if_both_are_the_same_owners() {
+    let (mut network, scheduler, _nodes, owner, program) = with_program().await;
+    let restore = |from| Operation::Restore { program, snapshot: "1-1".parse().unwrap(), from: Some(from) };
+    let theirs = network.publish(100);
+    let (status, why) = order(&scheduler, &owner, restore(theirs)).await;
+    assert!(status == 403 && why.contains(network.owner.address().as_str()), "{status} {why}");
+    assert_eq!(order(&scheduler, &network.owner, restore(theirs)).await.0, 403, "operators neither");
+    let (status, why) = order(&scheduler, &owner, restore(ProgramId::from_bytes([9; 32]))).await;
+    assert!(status == 404 && why.contains("knows no program"), "{status} {why}");
+    let (status, why) = order(&scheduler, &owner, restore(program)).await;
+    assert!(status == 400 && why.contains("the program's own snapshot"), "{status} {why}");
+    // One of the same owner may be read, also when it is forgotten; this program has nothing to restore, though.
+    let mut content = network.content(100);
+    (content["address"], content["metadata"]) = (json!(owner.address()), json!({"name": "other"}));
+    let other = network.messages.publish(&owner, &content);
+    let passes = async || {
+        let (status, why) = order(&scheduler, &owner, restore(other)).await;
+        assert!(status == 409 && why.contains("persistence `store`"), "{status} {why}");
+    };
+    passes().await;
+    network.messages.forget(&owner, other);
+    passes().await;
+    let stranger = Account::generate();
+    assert_eq!(order(&scheduler, &stranger, restore(other)).await.0, 403);
+    network.messages.stop().await;
+    let (status, why) = order(&scheduler, &owner, restore(other)).await;
+    assert!(status == 503 && why.contains("try again later"), "{status} {why}");
+    assert_eq!(scheduler.vm(program).await.unwrap().epoch.unwrap().get(), 1, "it was never stopped");
+}

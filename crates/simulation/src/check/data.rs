@@ -46,6 +46,17 @@ pub(crate) struct Recorded {
     pub(crate) at_most: Option<Duration>,
     /// The snapshot that it goes on with.
     pub(crate) snapshot: Option<SnapshotId>,
+    /// Whether it goes on with the newest set of the archive.
+    pub(crate) from_archive: bool,
+}
+
+/// An epoch begins with what the archive has.
+#[derive(Debug, Clone, Copy)]
+struct Back {
+    /// The set that its owner wanted; `None` when all copies were lost.
+    wanted: Option<SnapshotId>,
+    /// What the set was taken of.
+    truth: Option<Content>,
 }
 
 /// What the checker remembers of a program.
@@ -70,6 +81,15 @@ struct Known {
     seen: BTreeMap<MachineId, Epoch>,
     /// Copies whose age was told by a clock on the wall.
     dated_by_wall: BTreeSet<SnapshotId>,
+    /// Epochs that begin with what the archive has.
+    back: BTreeMap<Epoch, Back>,
+    /// What somebody wants it to go back to, and is not over; and which of these it began with last.
+    ordered: Vec<SnapshotId>,
+    begun_with: Option<SnapshotId>,
+    /// The scheduler's database was lost, or one that is older than it was took its place, when the program was there already.
+    is_doubted: bool,
+    /// The highest epoch under which the archive was read in order to restore.
+    read: Option<Epoch>,
 }
 
 /// See the module.
@@ -83,6 +103,9 @@ pub(crate) struct DataChecker {
     pub(crate) losses: u64,
     pub(crate) unrecorded: u64,
     pub(crate) lost_writes: u64,
+    restores: [u64; 2],
+    /// Starts from the archive with writes that the program did not know any more.
+    pub(crate) came_back: u64,
 }
 
 impl DataChecker {
@@ -168,6 +191,7 @@ impl DataChecker {
     pub(crate) fn forgotten(&mut self, program: ProgramId) {
         let known = self.known(program);
         (known.line, known.flushed) = (None, None);
+        known.ordered.clear();
     }
 
     /// A machine makes volumes under an epoch that may have had others.
@@ -178,9 +202,71 @@ impl DataChecker {
         }
     }
 
+    /// Somebody wants a program to go back to this.
+    pub(crate) fn ordered(&mut self, program: ProgramId, snapshot: SnapshotId) {
+        self.known(program).ordered.push(snapshot);
+    }
+
+    /// Whether an assignment begins with what somebody wants; with `None` that is over.
+    pub(crate) fn is_wanted(&mut self, program: ProgramId, snapshot: Option<SnapshotId>) -> bool {
+        let known = self.known(program);
+        if snapshot.is_some() {
+            known.begun_with = snapshot;
+            return snapshot.is_some_and(|snapshot| known.ordered.contains(&snapshot));
+        }
+        let over = known.ordered.iter().position(|ordered| Some(*ordered) == known.begun_with);
+        over.map(|over| known.ordered.remove(over));
+        true
+    }
+
+    /// A machine makes volumes of what the archive has.
+    pub(crate) fn went_back(
+        &mut self,
+        program: ProgramId,
+        epoch: Epoch,
+        wanted: Option<SnapshotId>,
+        truth: Option<Content>,
+    ) {
+        let known = self.known(program);
+        known.back.insert(epoch, Back { wanted, truth });
+        known.read = known.read.max(Some(epoch));
+    }
+
+    /// A set counts in the archive from now on.
+    pub(crate) fn archived(&mut self, program: ProgramId, id: SnapshotId) -> Option<Broken> {
+        let read = self.known(program).read.filter(|read| id.epoch < *read)?;
+        let what = format!("the archive took in snapshot {id} of {} after epoch {read} went on", name(program));
+        Some((Invariant::Streams, what))
+    }
+
+    /// Whether two snapshots of a program may have one name.
+    pub(crate) fn began_anew(&self, program: ProgramId) -> bool {
+        self.programs.get(&program).is_some_and(|known| !known.anew.is_empty())
+    }
+
+    /// How starts with what the archive has went: as somebody wanted, and because all copies were lost.
+    pub(crate) fn restores(&self) -> [u64; 2] {
+        self.restores
+    }
+
+    /// The scheduler's database is lost, or older than it was. What the programs that are there start with is not looked at from
+    /// then on: such a database does not know who wrote last, so that less is started with and nobody says so, and it counts
+    /// epochs again, so that two snapshots may have one name, however many epochs later. Programs that are published
+    /// afterwards are looked at as all others.
+    ///
+    /// It is not enough to wait until a program has gone on in an epoch above all before. The first worlds in which that is seen
+    /// were those of the seeds 202 (starts with nothing), 869 (the same, an epoch after it had gone on) and 1109 (a loss that
+    /// nobody states).
+    pub(crate) fn doubt(&mut self, programs: impl IntoIterator<Item = ProgramId>) {
+        for program in programs {
+            self.known(program).is_doubted = true;
+        }
+    }
+
     /// A machine opened volumes of a program under an epoch.
     pub(crate) fn opened(&mut self, machine: MachineId, program: ProgramId, epoch: Epoch) {
-        let seen = self.known(program).seen.entry(machine).or_insert(epoch);
+        let known = self.known(program);
+        let seen = known.seen.entry(machine).or_insert(epoch);
         *seen = epoch.max(*seen);
     }
 
@@ -199,14 +285,9 @@ impl DataChecker {
         }
     }
 
-    /// A program's code begins to run. `is_kept` tells whether a write is on some disk; `is_sure` is false when the scheduler's
-    /// database is not the one that it was.
-    pub(crate) fn start(
-        &mut self,
-        start: Start,
-        is_sure: bool,
-        is_kept: impl Fn(WriteId) -> bool,
-    ) -> Result<(), Broken> {
+    /// A program's code begins to run. `is_kept` tells whether a write is on some disk.
+    pub(crate) fn start(&mut self, start: Start, is_kept: impl Fn(WriteId) -> bool) -> Result<(), Broken> {
+        let is_sure = !self.known(start.program).is_doubted;
         let Content::UpTo(content) = start.content else {
             let what = format!("{} starts on {} with what it never wrote", name(start.program), start.machine);
             let is_known = is_sure && self.known(start.program).anew.is_empty();
@@ -217,6 +298,29 @@ impl DataChecker {
         };
         // Where it began anew in the same epoch, two snapshots have one name.
         if !is_sure || (start.epoch > before && !self.known(start.program).anew.is_empty()) {
+            return Ok(());
+        }
+        let back = self.known(start.program).back.get(&start.epoch).copied().filter(|_| start.epoch > before);
+        if let Some(back) = back {
+            self.restores[usize::from(back.wanted.is_none())] += 1;
+            // It may be given up by now.
+            if back.truth.is_some_and(|truth| truth != start.content) {
+                let (epoch, program) = (start.epoch, name(start.program));
+                let what =
+                    format!("epoch {epoch} of {program} starts with another thing than it goes back to: {back:?}");
+                return Err((Invariant::Restores, what));
+            }
+            if back.wanted.is_some() {
+                self.known(start.program).flushed = content;
+                return Ok(());
+            }
+        }
+        if back.is_some() && !self.writes.is_prefix(content, line) {
+            // The newest set of the archive may be one of writes that the program does not know any more: after its owner went
+            // back to an earlier one, say, and all copies were lost before the next one was archived. Orders to restore the newest
+            // do not name the branch, as those to promote a copy do; seed 1071 shows it.
+            self.known(start.program).flushed = content;
+            self.came_back += 1;
             return Ok(());
         }
         if !self.writes.is_prefix(content, line) {
@@ -237,12 +341,13 @@ impl DataChecker {
             self.unrecorded += 1;
             return Ok(());
         }
-        self.check_loss(start, before, missing)?;
-        self.check_flushed(start, content, is_kept)
+        self.check_loss(start, before, missing, back.is_some())?;
+        // Who goes on with what the archive has does so because nothing else was heard of for a while.
+        self.check_flushed(start, content, |write| back.is_none() && is_kept(write))
     }
 
     /// What is lost was said, and how much it is.
-    fn check_loss(&mut self, start: Start, before: Epoch, missing: Missing) -> Result<(), Broken> {
+    fn check_loss(&mut self, start: Start, before: Epoch, missing: Missing, from_archive: bool) -> Result<(), Broken> {
         let Start { program, epoch, machine, .. } = start;
         let what = |but: &str| {
             let Missing { count, epoch: of, at } = missing;
@@ -258,6 +363,9 @@ impl DataChecker {
         let recorded: Vec<_> = since.map(|(_, recorded)| *recorded).collect();
         if recorded.is_empty() {
             return Err((Invariant::Losses, what(", and nobody said so")));
+        }
+        if from_archive && !recorded.iter().any(|recorded| recorded.from_archive) {
+            return Err((Invariant::Losses, what(", and nobody said that it is what the archive had")));
         }
         let covers = |recorded: &Recorded| {
             let (Some(at_most), Some(ended)) = (recorded.at_most, known.ended.get(&(recorded.of, recorded.by))) else {

@@ -208,7 +208,7 @@ impl World {
         }
         let needs = self.message_node.needs(assignment.program);
         match result {
-            Ok(()) => match self.refuses(run, assignment) {
+            Ok(()) => match self.refuses(run, assignment).or_else(|| self.archive_lacks(run, assignment)) {
                 Some(why) => self.tell_agent(run, why.event(assignment)),
                 None => self.tell_agent(run, Event::Fetched { assignment, needs }),
             },
@@ -244,6 +244,7 @@ impl World {
         }
         let folder = match self.open_data(run, assignment) {
             Ok(folder) => folder,
+            Err(Trouble::InArchive(wanted)) => return self.restores(run, assignment, id, wanted),
             Err(trouble) => return self.not_opened(run, assignment, &trouble),
         };
         let Some(task) = self.agent_mut(run).and_then(|agent| agent.tasks.get_mut(&assignment)) else { return };
@@ -260,7 +261,7 @@ impl World {
     }
 
     /// Its volumes are not what it shall start with: it does not start.
-    fn not_opened(&mut self, run: AgentRun, assignment: Assignment, trouble: &Trouble) {
+    pub(super) fn not_opened(&mut self, run: AgentRun, assignment: Assignment, trouble: &Trouble) {
         if let Some(agent) = self.agent_mut(run) {
             agent.tasks.remove(&assignment);
         }

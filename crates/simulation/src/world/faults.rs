@@ -1,10 +1,13 @@
 //! What goes wrong. Each world draws which kinds of faults it has and how often they strike: worlds with few kinds go deep,
 //! worlds with many go wide.
 
+mod archive;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lease::{LeaseConfig, LeaseTimes};
+use protocol::data::ArchivedSet;
 use protocol::operation::Operation;
 use protocol::{Address, NodeId};
 use scheduler::core::Event;
@@ -39,6 +42,30 @@ macro_rules! faults {
             }
         }
     };
+}
+
+pub(super) use archive::Use;
+
+impl Fault {
+    /// Whether only programs whose data is archived suffer from it.
+    fn is_of_archive(self) -> bool {
+        matches!(
+            self,
+            Self::SilenceArchive
+                | Self::RotArchive
+                | Self::CutArchive
+                | Self::CrashArchiving
+                | Self::CrashRestoring
+                | Self::FillArchiving
+                | Self::LoseCopies
+                | Self::GoBack
+        )
+    }
+
+    /// Whether it came with the archive: worlds without are what they were.
+    fn is_new(self) -> bool {
+        self.is_of_archive() || matches!(self, Self::MoveProgram | Self::ForgetMoving)
+    }
 }
 
 faults! {
@@ -81,6 +108,16 @@ faults! {
     BreakStream = "copies broken off",
     DrainTwo = "two nodes drained",
     LoseStandby = "machine of a standby lost",
+    SilenceArchive = "archive silent",
+    RotArchive = "archived snapshot damaged",
+    CutArchive = "streams to the archive cut off",
+    CrashArchiving = "machine crashed while it archives",
+    CrashRestoring = "machine crashed while it restores",
+    FillArchiving = "disk full while archiving or restoring",
+    LoseCopies = "all copies of a program lost",
+    GoBack = "owner goes back to a snapshot",
+    MoveProgram = "program moved by its owner",
+    ForgetMoving = "program forgotten while it moves",
 }
 
 /// What this world is like.
@@ -94,6 +131,10 @@ pub(crate) struct Plan {
     /// How many of a hundred programs have data, and how often it is looked whether it changed.
     pub(crate) with_data: u32,
     pace: Pace,
+    /// How many of a hundred programs with data have it archived, how often, and after how long they go on with that.
+    pub(crate) with_archive: u32,
+    archive_interval: Duration,
+    pub(crate) restore_after: Duration,
     kinds: Vec<Fault>,
     /// The longest time between two faults, in milliseconds.
     pause: u64,
@@ -106,9 +147,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn draw(chance: &mut Chance, data_chance: &mut Chance, options: &Options) -> Self {
+    pub(crate) fn draw(
+        chance: &mut Chance,
+        data_chance: &mut Chance,
+        archive_chance: &mut Chance,
+        options: &Options,
+    ) -> Self {
         let share = chance.one_of(&[10, 25, 60, 100]).unwrap_or(50);
-        let drawn = Fault::ALL.iter().copied().filter(|fault| {
+        let drawn = Fault::ALL.iter().copied().filter(|fault| !fault.is_new()).filter(|fault| {
             let is_chosen = chance.percent(share);
             // A database that forgets is rare, and hides what else goes wrong.
             let is_rare = matches!(fault, Fault::StoreOldCopy | Fault::StoreLost) && !chance.percent(30);
@@ -116,13 +162,31 @@ impl Plan {
         });
         let drawn: Vec<_> = drawn.collect();
         let named = |names: &[&str]| Fault::ALL.iter().copied().filter(|f| names.contains(&f.name())).collect();
-        let kinds = options.faults.map_or(drawn, named);
+        let mut kinds: Vec<Fault> = options.faults.map_or(drawn, named);
+        let shares: &[u32] = match options.faults {
+            Some(_) if kinds.iter().any(|fault| fault.is_of_archive()) => &[60],
+            Some(_) => &[0],
+            None => &[0, 30, 60, 100],
+        };
+        let with_archive = archive_chance.one_of(shares).unwrap_or(0);
+        if options.faults.is_none() {
+            let share = archive_chance.one_of(&[25, 60, 100]).unwrap_or(50);
+            let new = Fault::ALL.iter().copied().filter(|fault| fault.is_new());
+            let drawn = new.filter(|_| archive_chance.percent(share));
+            // Those that make programs use the archive come more often than those that disturb them at that.
+            let times = |fault: &Fault| if matches!(fault, Fault::GoBack | Fault::LoseCopies) { 4 } else { 1 };
+            let drawn = drawn.filter(|fault| with_archive > 0 || !fault.is_of_archive());
+            kinds.extend(drawn.flat_map(|fault| std::iter::repeat_n(fault, times(&fault))));
+        }
         let pauses: &[u64] = if options.faults.is_some() { &[400, 1500] } else { &[400, 1500, 5000] };
         let shares: &[u32] = if options.faults.is_some() { &[60] } else { &[0, 20, 50, 100] };
         let interval = data_chance.one_of(&[1, 1, 4]).unwrap_or(1);
         Self {
             with_data: data_chance.one_of(shares).unwrap_or(0),
             pace: Pace { interval: Duration::from_secs(interval), ..Pace::default() },
+            with_archive,
+            archive_interval: Duration::from_secs(archive_chance.one_of(&[2, 5, 15]).unwrap_or(5)),
+            restore_after: Duration::from_secs(archive_chance.one_of(&[3, 10, 60]).unwrap_or(60)),
             kinds,
             schedulers: chance.one_of(&[1, 1, 2, 3]).unwrap_or(1),
             machines: u8::try_from(chance.between(2, 6)).unwrap_or(3),
@@ -144,6 +208,11 @@ impl Plan {
     /// How often copies are brought up to date.
     pub(crate) fn pace(&self) -> Pace {
         self.pace
+    }
+
+    /// How often it is looked whether there is something to archive.
+    pub(crate) fn archive_interval(&self) -> Duration {
+        self.archive_interval
     }
 
     /// The constants of leadership, when there are several schedulers.
@@ -214,6 +283,19 @@ impl World {
             | Fault::DrainTwo
             | Fault::GiveUp => self.strike_users(fault),
             Fault::CutPeers | Fault::BreakStream | Fault::LoseStandby => self.strike_copies(fault),
+            Fault::SilenceArchive
+            | Fault::RotArchive
+            | Fault::CutArchive
+            | Fault::CrashArchiving
+            | Fault::CrashRestoring
+            | Fault::FillArchiving
+            | Fault::LoseCopies
+            | Fault::GoBack
+            | Fault::MoveProgram
+            | Fault::ForgetMoving => {
+                let until = self.a_while();
+                self.strike_archive(fault, until);
+            }
         }
     }
 
@@ -387,7 +469,10 @@ impl World {
                 if fault == Fault::StoreLost {
                     self.store.lose();
                 }
-                self.checker.counts_again |= is_other || fault == Fault::StoreLost;
+                if is_other || fault == Fault::StoreLost {
+                    self.checker.counts_again = true;
+                    self.checker.data.doubt(self.message_node.all());
+                }
             }
             Fault::StoreUnreadable => {
                 // Another version of the scheduler starts, say, which reads less than the one before wrote.
@@ -484,14 +569,20 @@ impl World {
         if !is_durable || term.is_some_and(|term| !self.store.database.leads(term.epoch)) {
             return false;
         }
+        if self.process(run).is_none_or(|process| process.core.objection(&operation).is_some()) {
+            return false;
+        }
         let by = Address::new("operator");
         match &operation {
             Operation::Drain { node, reason } => self.store.database.drain(*node, Some(reason.clone())),
             Operation::Undrain { node } => self.store.database.drain(*node, None),
             Operation::Move { program, to } => self.store.database.ask_to_move(*program, *to, by.clone()),
             Operation::CancelMove { program } => self.store.database.cancel_move(*program),
-            // The programs of this world have no volumes.
-            Operation::Restore { .. } | Operation::Lost { .. } | Operation::Resume => {}
+            Operation::Restore { program, snapshot, from } => {
+                let set = ArchivedSet { snapshot: *snapshot, from: *from };
+                self.store.database.ask_to_restore(*program, set, by.clone());
+            }
+            Operation::Lost { .. } | Operation::Resume => {}
         }
         say!(self, "  {} is ordered: {operation:?}", run.0);
         self.tell_scheduler(run, Event::Ordered { operation, by });

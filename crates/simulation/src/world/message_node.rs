@@ -57,6 +57,7 @@ pub(crate) enum Act {
     Unpay,
     Pay(ProgramId),
     Update,
+    ForgetThis(ProgramId),
 }
 
 impl MessageNode {
@@ -114,12 +115,13 @@ impl MessageNode {
         data_chance: &mut Chance,
         trouble: u32,
         with_data: u32,
+        is_archived: bool,
     ) -> Option<ProgramId> {
         let number = u8::try_from(self.programs.len()).ok().filter(|number| *number < MAX_PROGRAMS)? + 1;
         let id = ProgramId::from_bytes([number; 32]);
         let memory = chance.one_of(&[128, 128, 256, 512]).unwrap_or(128);
         let data = data_chance.percent(with_data).then(|| data_chance.percent(25));
-        let content = content(number, memory, data).to_string();
+        let content = content(number, memory, data, is_archived).to_string();
         let spec = ProgramSpec::read(id, content).expect("it is a program's content").expect("it is persistent");
         let is_bad = chance.percent(trouble);
         let habit = Habit {
@@ -136,8 +138,9 @@ impl MessageNode {
 }
 
 /// A program's content. `data` is whether one with a volume would rather start with nothing than wait for it.
-fn content(number: u8, memory: u64, data: Option<bool>) -> serde_json::Value {
-    let volume = json!({"mount": "/data", "name": "db", "persistence": "host", "size_mib": VOLUME_MIB});
+fn content(number: u8, memory: u64, data: Option<bool>, is_archived: bool) -> serde_json::Value {
+    let class = if is_archived { "store" } else { "host" };
+    let volume = json!({"mount": "/data", "name": "db", "persistence": class, "size_mib": VOLUME_MIB});
     let volumes: Vec<_> = data.map(|_| volume).into_iter().collect();
     let on_loss = if data == Some(true) { "fresh" } else { "wait" };
     json!({
@@ -161,6 +164,10 @@ impl World {
                 self.tell_followers(id);
             }
             Act::Forget => self.take_back(some, Gone::Forgotten),
+            Act::ForgetThis(program) => {
+                let is_there = self.message_node.is_in_force(program);
+                self.take_back(Some(program).filter(|_| is_there), Gone::Forgotten);
+            }
             Act::Unpay => {
                 self.take_back(some, Gone::Removed);
                 if let Some(program) = some {
@@ -192,11 +199,13 @@ impl World {
 
     fn publish(&mut self) -> Option<ProgramId> {
         let (trouble, with_data) = (self.plan.trouble, self.plan.with_data);
-        self.message_node.publish(&mut self.chance, &mut self.data_chance, trouble, with_data)
+        let is_archived = self.archive_chance.percent(self.plan.with_archive);
+        self.message_node.publish(&mut self.chance, &mut self.data_chance, trouble, with_data, is_archived)
     }
 
     fn take_back(&mut self, program: Option<ProgramId>, why: Gone) {
         let Some(program) = program else { return };
+        self.tally.forgotten_moving += u64::from(why == Gone::Forgotten && self.is_moving(program));
         let Some(published) = self.message_node.programs.get_mut(&program) else { return };
         published.gone = Some(why);
         self.message_node.taken_back.insert(program);

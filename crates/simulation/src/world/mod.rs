@@ -12,6 +12,7 @@
 //! nothing. Every process has an incarnation: what was meant for an earlier one is lost with it.
 
 mod agent;
+mod archive;
 mod data;
 mod faults;
 mod follower;
@@ -36,7 +37,7 @@ use guest::FromGuest;
 use lease::{BootTime, LeaseTimes};
 use protocol::control::Failure;
 use protocol::data::SnapshotId;
-use protocol::{NodeId, ProgramId};
+use protocol::{Epoch, NodeId, ProgramId};
 use volumes::replication::core as replication;
 
 use crate::agenda::{Agenda, Urgency};
@@ -49,8 +50,9 @@ use crate::time::Moment;
 use crate::trace::Trace;
 use crate::trap::Trap;
 
-use data::{ReplicaId, Stream, StreamId};
-use faults::Plan;
+use archive::{Archive, Ask, Refused, Told};
+use data::{ArchiverId, ReplicaId, RestoreId, Stream, StreamId};
+use faults::{Fault, Plan};
 use gateway::{Gateway, RouteNews};
 use leadership::Answer;
 use machine::Machine;
@@ -176,6 +178,18 @@ pub(crate) enum Happening {
     ArrivesAtStandby(StreamId),
     ArrivesAtPrimary(StreamId),
     GivesUpCopy(AgentRun, ProgramId),
+    /// A node looks whether there is something to archive, asks the archive, hears of it, sends a part of a stream.
+    LooksForArchive(ArchiverId),
+    AsksArchive(ArchiverId, Epoch, Box<Ask>),
+    HearsArchive(ArchiverId, Box<Result<Told, Refused>>),
+    SendsToArchive(ArchiverId),
+    /// The same of a node that restores.
+    ReadsArchive(RestoreId, Box<Ask>),
+    HearsRestore(RestoreId, Box<Result<Told, Refused>>),
+    /// The archive looks what nobody needs.
+    Collects,
+    /// What lay in wait for whoever uses the archive strikes.
+    Ambushed(MachineId, Fault, Moment),
 }
 
 /// What a program does by itself.
@@ -197,6 +211,8 @@ pub(crate) struct World {
     chance: Chance,
     /// For all that concerns data: worlds without data are as they would be without this.
     data_chance: Chance,
+    /// The same for all that concerns the archive.
+    archive_chance: Chance,
     schedulers: Vec<SchedulerHost>,
     pub(crate) store: Store,
     machines: Vec<Machine>,
@@ -204,6 +220,9 @@ pub(crate) struct World {
     streams: BTreeMap<StreamId, Stream>,
     paths: BTreeMap<(MachineId, SchedulerId), Path>,
     pub(crate) message_node: MessageNode,
+    archive: Archive,
+    /// What lies in wait for the next machine that uses the archive, and how long.
+    ambush: Option<(Fault, Moment)>,
     gateways: Vec<Gateway>,
     pub(crate) checker: Checker,
     pub(crate) tally: Tally,
@@ -235,7 +254,9 @@ impl World {
     fn new(seed: u64, options: &Options) -> Self {
         let mut chance = Chance::new(seed);
         let mut data_chance = Chance::new(!seed);
-        let plan = Plan::draw(&mut chance, &mut data_chance, options);
+        let mut archive_chance = Chance::new(seed.rotate_left(32) ^ 0xA5);
+        let plan = Plan::draw(&mut chance, &mut data_chance, &mut archive_chance, options);
+        let haste = archive_chance.one_of(&[1, 600, 20_000]).unwrap_or(1);
         let store = Store::new(chance.fork());
         let mut world = Self {
             now: Moment::ZERO,
@@ -250,6 +271,8 @@ impl World {
             streams: BTreeMap::new(),
             paths: BTreeMap::new(),
             message_node: MessageNode::default(),
+            archive: Archive::new(haste),
+            ambush: None,
             gateways: Vec::new(),
             checker: Checker::default(),
             tally: Tally::default(),
@@ -262,6 +285,7 @@ impl World {
             recoded: BTreeSet::new(),
             chance,
             data_chance,
+            archive_chance,
         };
         world.populate();
         world
@@ -345,6 +369,14 @@ impl World {
             Happening::ArrivesAtStandby(stream) => self.arrives_at_standby(stream),
             Happening::ArrivesAtPrimary(stream) => self.arrives_at_primary(stream),
             Happening::GivesUpCopy(run, program) => self.gives_up_copy(run, program),
+            Happening::LooksForArchive(archiver) => self.looks_for_archive(archiver),
+            Happening::AsksArchive(archiver, epoch, ask) => self.asks_archive(archiver, epoch, *ask),
+            Happening::HearsArchive(archiver, said) => self.hears_archive(archiver, *said),
+            Happening::SendsToArchive(archiver) => self.sends_to_archive(archiver),
+            Happening::ReadsArchive(restore, ask) => self.reads_archive(restore, *ask),
+            Happening::HearsRestore(restore, said) => self.hears_restore(restore, *said),
+            Happening::Collects => self.collects(),
+            Happening::Ambushed(machine, fault, until) => self.ambushed(machine, fault, until),
         }
     }
 

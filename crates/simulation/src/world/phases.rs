@@ -14,6 +14,7 @@ use crate::options::Options;
 use crate::report::Report;
 use crate::time::Clock;
 
+use super::archive::COLLECTS_EVERY;
 use super::data::Volumes;
 use super::gateway::Gateway;
 use super::machine::Machine;
@@ -48,6 +49,8 @@ pub(crate) fn run(seed: u64, options: &Options) -> Report {
     let data = &world.checker.data;
     (world.tally.data_losses, world.tally.lost_writes) = (data.losses, data.lost_writes);
     world.tally.unrecorded = data.unrecorded;
+    world.tally.archive.began = data.restores();
+    world.tally.archive.came_back = data.came_back;
     Report { seed, violation, ended: world.now, tally: world.tally, trace: world.trace.into_lines() }
 }
 
@@ -98,6 +101,10 @@ impl World {
         self.moves_lose_nothing();
         self.end_disturbs_nothing();
         self.loss_is_made_good();
+        if self.plan.with_archive > 0 {
+            // What is nowhere else comes out of the archive.
+            self.settle();
+        }
     }
 
     fn begin(&mut self) {
@@ -113,6 +120,7 @@ impl World {
             self.after(Duration::from_millis(20), Happening::GatewayFollows(id));
             self.after(Duration::from_millis(500), Happening::GatewayAsks(id));
         }
+        self.after(COLLECTS_EVERY, Happening::Collects);
         for _ in 0..self.plan.programs {
             self.act(Act::Publish);
         }
@@ -178,9 +186,11 @@ impl World {
             }
             // Disks remember epochs that the scheduler will count again: what is on them cannot be opened before it has.
             let is_behind = self.checker.counts_again && self.data_of(program).is_some();
-            let is_excused = is_behind || (!counts_failed && self.has_failed(program));
-            let is_well = self.checker.is_answering(program) || is_excused || self.fits_nowhere(program);
-            let there = self.room_for(program);
+            // What the archive has is waited for a while before.
+            let may_wait = !counts_failed && (self.has_failed(program) || self.is_archived(program));
+            let is_excused = is_behind || may_wait;
+            let there = self.room_for(program, true);
+            let is_well = self.checker.is_answering(program) || is_excused || there.is_none();
             (!is_well).then(|| format!("{} does not run, on {there:?} it could: {}", name(program), self.why(program)))
         })
     }
@@ -196,13 +206,9 @@ impl World {
         failed.any(|failed| failed)
     }
 
-    /// Whether it is assigned nowhere, and no node that takes programs has room for it.
-    fn fits_nowhere(&self, program: ProgramId) -> bool {
-        self.room_for(program).is_none()
-    }
-
-    /// A node that has it or has room for it.
-    fn room_for(&self, program: ProgramId) -> Option<MachineId> {
+    /// A node that has it or has room for it; `None` when no node that takes programs has. `is_patient` counts what the archive
+    /// has as well.
+    fn room_for(&self, program: ProgramId, is_patient: bool) -> Option<MachineId> {
         let spec = self.message_node.spec(program)?;
         let database = &self.store.database;
         let assigned = database.open().find(|(assigned, ..)| *assigned == program);
@@ -215,8 +221,16 @@ impl World {
             memory + spec.needs.memory_mib <= self.memory_of(id)
                 && pool + spec.needs.pool_mib <= self.machine(id).capacity.pool_mib
         };
-        let fits = |id: &MachineId| has_room(*id) && self.can_begin_on(program, *id);
+        let is_in_archive = is_patient && self.has_only_archive(program);
+        let fits = |id: &MachineId| has_room(*id) && (is_in_archive || self.can_begin_on(program, *id));
         assigned.map(|(_, node, _)| machine_of(node)).or_else(|| self.eligible().find(fits))
+    }
+
+    /// Whether nothing of a program is on any machine that is on, and the archive has it. Otherwise that is waited for or used.
+    fn has_only_archive(&self, program: ProgramId) -> bool {
+        let mut there = self.machines.iter().filter(|machine| machine.is_on).filter_map(|on| on.pool.get(program));
+        let has_none = !there.any(|volumes| volumes.live().is_some() || volumes.newest().is_some());
+        has_none && self.is_archived(program) && self.archive.can_restore(program)
     }
 
     /// The programs whose copies a node keeps, or shall keep: their room is not free.
@@ -352,6 +366,8 @@ impl World {
         let programs: Vec<_> = on_it.filter(|program| !self.has_failed(*program)).collect();
         let since = self.now;
         let longest = self.scheduler_ids().into_iter().map(|id| self.longest_lease(id)).max().unwrap_or_default();
+        // A database that came back a moment ago may have nodes drained that are not.
+        self.operators_tidy_up();
         // One loss more must not be one too many.
         self.order(Operation::Resume);
         let gaps = self.checker.gaps.len();
@@ -363,7 +379,7 @@ impl World {
         }
         self.tally.recoveries.extend(&self.checker.gaps[gaps..]);
         for program in programs {
-            let Some(there) = self.room_for(program) else { continue };
+            let Some(there) = self.room_for(program, false) else { continue };
             if !self.checker.is_answering(program) && !self.has_failed(program) {
                 let bound = end.since(since);
                 let why = self.why(program);

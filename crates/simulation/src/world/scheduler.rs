@@ -128,7 +128,8 @@ impl World {
         let restored = self.store.database.restore(self.times.longest_wait());
         let (known, unread) = (restored.known(), restored.unread());
         say!(self, "{id} knows of {} assignments", restored.assignments.len());
-        let core = Scheduler::new(self.times, Policy::default(), format!("{id} run {}", number.0));
+        let policy = Policy { restore_after: self.plan.restore_after, ..Policy::default() };
+        let core = Scheduler::new(self.times, policy, format!("{id} run {}", number.0));
         self.host_mut(id).process = Some(Process {
             core,
             term,
@@ -283,8 +284,16 @@ impl World {
 
     /// What the scheduler said that starts cost, as it is in the database now.
     fn note_losses(&mut self, by: SchedulerRun) {
-        for (program, epoch, Loss { epoch: of, snapshot, at_most, .. }) in self.store.database.take_losses() {
-            self.checker.data.recorded(program, epoch, Recorded { by, of, at_most, snapshot });
+        for (program, epoch, loss) in self.store.database.take_losses() {
+            let Loss { epoch: of, snapshot, from_archive, at_most } = loss;
+            self.checker.data.recorded(program, epoch, Recorded { by, of, at_most, snapshot, from_archive });
+        }
+        for (program, snapshot) in self.store.database.take_went_back() {
+            let is_wanted = self.checker.data.is_wanted(program, snapshot);
+            if !is_wanted && !self.checker.counts_again {
+                let what = format!("{} goes back to {snapshot:?}, which nobody wants", name(program));
+                self.violated(Invariant::Restores, what);
+            }
         }
     }
 

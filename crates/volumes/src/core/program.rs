@@ -362,13 +362,13 @@ impl Program {
     }
 
     /// The stream of a snapshot from the archive begins, with which the program shall start under this epoch, or the set that
-    /// it belongs to is to be complete.
+    /// it belongs to is to be complete. What another program wrote is [`SnapshotId::foreign`] of the epoch.
     ///
     /// # Errors
     /// When the epoch is over, live here already or not later than the snapshot's, the program was forgotten, the set is
     /// complete already, or there are too many.
     pub fn may_restore(&mut self, id: SnapshotId, epoch: Epoch) -> Result<(), Refusal> {
-        if id.epoch >= epoch {
+        if id.epoch >= epoch && id != SnapshotId::foreign(epoch) {
             return Err(Refusal::StaleEpoch { offered: epoch, highest: id.epoch });
         }
         self.observe(epoch)?;

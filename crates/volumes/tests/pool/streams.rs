@@ -4,8 +4,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use protocol::ProgramId;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use volumes::{Error, Pool, Refusal, Source};
+use volumes::{Error, Pool, Refusal, SnapshotId, Source};
 
 use crate::support::*;
 
@@ -299,4 +300,77 @@ async fn a_chain_from_the_archive_counts_when_its_last_set_is_complete() {
     assert_eq!(read(&b, "data", "f").await, b"2");
     b.open_live(PROGRAM, epoch(5), vec![volume("data", 64), volume("cache", 64)]).await.unwrap();
     assert_eq!(b.program(PROGRAM).await.unwrap().recovery_points().len(), 1, "what it had written is kept");
+}
+
+/// What another program wrote takes no name of this one's own snapshots, and what is written on top of it can be sent as the
+/// difference from them, although nothing of it came out of them.
+#[tokio::test]
+async fn what_another_program_wrote_becomes_live_beside_its_own_snapshots() {
+    let ((_x, other), (_y, b), (_z, standby)) = {
+        let (other, b) = two_pools().await;
+        (other, b, pool().await)
+    };
+    write(&other, "data", "f", b"2").await;
+    snapshot(&other, id(1, 2)).await;
+    b.create_live(PROGRAM, epoch(1), vec![volume("data", 64)]).await.unwrap();
+    write(&b, "data", "f", b"own").await;
+    write(&b, "data", "mine", b"own").await;
+    snapshot(&b, id(1, 1)).await;
+    transfer(&b, &standby, id(1, 1), None).await;
+
+    let last = SnapshotId::foreign(epoch(2));
+    let stream = async |set, parent| other.send(PROGRAM, set, &name("data"), parent).await.unwrap();
+    for (set, parent, called) in [(id(1, 1), None, SnapshotId::below_foreign(0)), (id(1, 2), Some(id(1, 1)), last)] {
+        let stream = stream(set, parent).await;
+        b.receive_archived(PROGRAM, epoch(2), called, &name("data"), ENOUGH, stream).await.unwrap();
+    }
+    let taken = stream(id(1, 1), None).await;
+    let taken = b.receive_archived(PROGRAM, epoch(2), id(2, 1), &name("data"), ENOUGH, taken).await.unwrap_err();
+    assert!(matches!(taken, Error::Refused(Refusal::StaleEpoch { .. })), "the name of one that it will take: {taken}");
+    b.commit_restored(PROGRAM, epoch(2), last, at(0), vec![volume("data", 64)]).await.unwrap();
+    b.abort_received(PROGRAM, SnapshotId::below_foreign(0)).await.unwrap();
+    b.promote(PROGRAM, Source::Snapshot(last), epoch(2), at(100)).await.unwrap();
+    assert_eq!(read(&b, "data", "f").await, b"2");
+    assert_eq!(b.program(PROGRAM).await.unwrap().recovery_points().len(), 1, "what it had written is kept");
+
+    write(&b, "data", "f", b"3").await;
+    snapshot(&b, id(2, 1)).await;
+    transfer(&b, &standby, id(2, 1), Some(id(1, 1))).await;
+    standby.promote(PROGRAM, Source::Snapshot(id(2, 1)), epoch(3), at(100)).await.unwrap();
+    assert_eq!(read(&standby, "data", "f").await, b"3");
+    assert_eq!(read(&standby, "data", "big").await, noise(8 * MIB));
+    let mine = standby.live_path(PROGRAM, &name("data")).await.unwrap().join("mine");
+    assert!(!mine.exists(), "what only its own had is gone");
+}
+
+/// The other program may have the same snapshots on the same node: `btrfs receive` would find those.
+#[tokio::test]
+async fn two_programs_on_one_node_take_in_the_same_snapshots() {
+    const SECOND: ProgramId = ProgramId::from_bytes([2; 32]);
+    const THIRD: ProgramId = ProgramId::from_bytes([3; 32]);
+    let ((_x, a), (_y, b)) = two_pools().await;
+    write(&a, "data", "f", b"2").await;
+    snapshot(&a, id(1, 2)).await;
+    transfer(&a, &b, id(1, 1), None).await;
+    transfer(&a, &b, id(1, 2), Some(id(1, 1))).await;
+    let take_in = async |program, parts: [(SnapshotId, Option<SnapshotId>, SnapshotId); 2]| {
+        for (set, parent, called) in parts {
+            let stream = a.send(PROGRAM, set, &name("data"), parent).await.unwrap();
+            b.receive_archived(program, epoch(2), called, &name("data"), ENOUGH, stream).await?;
+        }
+        Ok::<(), Error>(())
+    };
+    let as_they_are = [(id(1, 1), None, id(1, 1)), (id(1, 2), Some(id(1, 1)), id(1, 2))];
+    let found = take_in(SECOND, as_they_are).await;
+    assert!(matches!(found, Err(Error::UnknownParent)), "what it must not reach: {found:?}");
+    let last = SnapshotId::foreign(epoch(2));
+    let renamed = [(id(1, 1), None, SnapshotId::below_foreign(0)), (id(1, 2), Some(id(1, 1)), last)];
+    for program in [SECOND, THIRD] {
+        take_in(program, renamed).await.unwrap();
+        b.commit_restored(program, epoch(2), last, at(0), vec![volume("data", 64)]).await.unwrap();
+        b.promote(program, Source::Snapshot(last), epoch(2), at(100)).await.unwrap();
+        let live = b.live_path(program, &name("data")).await.unwrap();
+        assert_eq!(std::fs::read(live.join("f")).unwrap(), b"2");
+        assert_eq!(std::fs::read(live.join("big")).unwrap(), noise(8 * MIB));
+    }
 }

@@ -108,6 +108,10 @@ impl Found {
             ("state", state),
         ];
         object.extend(facts.map(|(name, value)| (name.to_owned(), value)));
+        if let Some(until) = &self.message.until {
+            let name = if self.message.status == MessageStatus::Removing { "removal_at" } else { "kept_until" };
+            object.insert(name.to_owned(), json!(until));
+        }
         if self.message.status.is_over() {
             let failure = publish::refusal(&self.message, "the program");
             object.insert("reason".to_owned(), failure.message.into());
@@ -142,11 +146,17 @@ impl Found {
 
     fn state(&self) -> String {
         let status = self.message.status;
+        let until = self.message.until.as_deref().map(printable);
         if status == MessageStatus::Pending {
-            return "being checked by the message node".to_owned();
+            let reason = self.message.reason.as_deref().map(|reason| format!(": {}", printable(reason)));
+            return format!("being checked by the message node{}", reason.unwrap_or_default());
         }
         if status.is_over() {
-            return printable(&publish::refusal(&self.message, "the program").message);
+            let words = printable(&publish::refusal(&self.message, "the program").message);
+            return match until {
+                Some(until) => format!("{words}; it comes back when it is paid for until {until}"),
+                None => words,
+            };
         }
         let state = match &self.record {
             None => "on demand: it runs at the node that gets the request".to_owned(),
@@ -161,7 +171,10 @@ impl Found {
             }
         };
         match status {
-            MessageStatus::Removing => format!("{state}; it is not paid for any more and will be removed"),
+            MessageStatus::Removing => {
+                let when = until.map(|until| format!(" at {until}")).unwrap_or_default();
+                format!("{state}; it is not paid for any more and will be removed{when}")
+            }
             _ => state,
         }
     }

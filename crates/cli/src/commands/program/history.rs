@@ -103,7 +103,10 @@ fn row(entry: &Entry) -> [Cell; 5] {
             let to = to.map_or_else(|| "another node".to_owned(), |node| format!("node {}", ids::short(&node)));
             ("move ordered", format!("to {to}, by {by}"))
         }
-        Fact::Restoring { by, snapshot } => ("restored", format!("from snapshot {snapshot} of the archive, by {by}")),
+        Fact::Restoring { by, snapshot, from } => {
+            let of = from.map_or_else(|| "the archive".to_owned(), |other| format!("program {}", ids::short(&other)));
+            ("restored", format!("from snapshot {snapshot} of {of}, by {by}"))
+        }
         Fact::MoveCancelled { by } => ("stays", format!("the move was taken back by {by}")),
         Fact::MoveFailed { reason } => ("move failed", reason.clone()),
         Fact::Releasing { cause } => ("released", cause.replace('_', " ")),

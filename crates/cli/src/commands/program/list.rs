@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use comfy_table::{Cell, Color};
-use protocol::ProgramId;
-use protocol::api::message_node::StoredMessage;
+use protocol::api::message_node::{MessageFilter, MessageStatus, MessageWithStatus, StoredMessage};
 use protocol::api::scheduler::{ProgramState, VmRecord};
-use protocol::message::ProgramContent;
+use protocol::message::{MessageType, ProgramContent};
+use protocol::{Address, ProgramId};
 use serde::Serialize;
 
 use super::find::kind;
@@ -30,6 +30,9 @@ struct Item {
     node_url: Option<String>,
     epoch: Option<protocol::Epoch>,
     url: Option<String>,
+    /// When it is removed, because it is not paid for any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removal_at: Option<String>,
 }
 
 /// Lists the account's programs in force.
@@ -51,6 +54,7 @@ pub(super) async fn list(context: &Context, full: bool) -> Result<()> {
         false => Vec::new(),
     };
     let records: HashMap<ProgramId, VmRecord> = records.into_iter().map(|record| (record.vm_hash, record)).collect();
+    let mut removals = removals(context, account.address()).await?;
     let items: Vec<Item> = programs
         .into_iter()
         .map(|(id, message, content)| {
@@ -65,6 +69,7 @@ pub(super) async fn list(context: &Context, full: bool) -> Result<()> {
                 node_url: record.and_then(|r| r.node_url.clone()),
                 epoch: record.and_then(|r| r.epoch),
                 url: url_of(network, &id, &content, record),
+                removal_at: removals.remove(&id.to_string()),
             }
         })
         .collect();
@@ -78,6 +83,25 @@ pub(super) async fn list(context: &Context, full: bool) -> Result<()> {
         true => String::new(),
         false => table(["ID", "NAME", "KIND", "CREATED", "STATE", "NODE"], items.iter().map(|item| row(item, full))),
     })
+}
+
+/// When which of the account's programs are removed, because they are not paid for any more.
+async fn removals(context: &Context, owner: &Address) -> Result<HashMap<String, String>> {
+    let filter = MessageFilter {
+        types: vec![MessageType::Program],
+        statuses: vec![MessageStatus::Removing],
+        owners: vec![owner.clone()],
+        ..MessageFilter::default()
+    };
+    let mut removals = HashMap::new();
+    for message in context.node.all_messages(&filter).await? {
+        let hash = message.envelope.item_hash;
+        let found = context.node.message(&hash).await?;
+        if let Some(MessageWithStatus { status: MessageStatus::Removing, until: Some(until), .. }) = found {
+            removals.insert(hash, until);
+        }
+    }
+    Ok(removals)
 }
 
 /// Other clients may have published what we cannot read; the rest of the list is shown all the same.
@@ -99,6 +123,10 @@ fn row(item: &Item, full: bool) -> [Cell; 6] {
         ("persistent", Some(state)) => Cell::new(state.as_str()).fg(colour(state)),
         ("persistent", None) => Cell::new("?"),
         _ => Cell::new("-"),
+    };
+    let state = match &item.removal_at {
+        Some(at) => Cell::new(format!("{}, removed at {}", state.content(), printable(at))).fg(Color::Red),
+        None => state,
     };
     [
         Cell::new(id(&item.item_hash)),

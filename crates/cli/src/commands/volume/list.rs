@@ -4,13 +4,12 @@ use anyhow::Result;
 use comfy_table::Cell;
 use protocol::api::archive::ArchiveList;
 use protocol::api::scheduler::VmRecord;
-use protocol::message::{Persistence, PlacedVolume, VolumeKind, place_volumes};
+use protocol::message::{Persistence, PlacedVolume, VolumeKind};
 use serde_json::{Value, json};
 
-use super::{archive, failure, size};
-use crate::commands::program::{content, copies, message};
+use super::{archive, failure, program_with_volumes, size};
+use crate::commands::program::copies;
 use crate::context::Context;
-use crate::failure::{Code, Failure};
 use crate::ids;
 use crate::output::{facts, printable, table};
 
@@ -20,13 +19,7 @@ use crate::output::{facts, printable, table};
 /// Why they are not known. That the archive cannot be asked is said, and is no failure.
 pub(super) async fn list(context: &Context, named: &str) -> Result<()> {
     let program = ids::program(context, named).await?;
-    let found = message(context, &program).await?;
-    let content = content(&found)?;
-    let content = content.ok_or_else(|| {
-        Failure::new(Code::Forgotten, format!("the message node does not have the content of {program} any more"))
-    })?;
-    let placed = place_volumes(&content.volumes)
-        .map_err(|e| Failure::new(Code::Malformed, format!("the volumes of {program} make no sense: {e}")))?;
+    let (found, content, placed) = program_with_volumes(context, &program).await?;
     let record = match content.is_persistent() && found.status.is_in_force() {
         true => context.network().await?.vm(&program).await?,
         false => None,

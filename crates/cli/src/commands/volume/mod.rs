@@ -10,9 +10,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use protocol::ProgramId;
 use protocol::api::archive::{ArchiveCode, SetRecord};
+use protocol::api::message_node::MessageWithStatus;
 use protocol::client::{Archive, ArchiveError};
+use protocol::message::{PlacedVolume, ProgramContent, place_volumes};
 
 use crate::args::VolumeCommand;
+use crate::commands::program::{content, message};
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 
@@ -33,6 +36,20 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<()> {
 fn archive(context: &Context) -> Result<Archive> {
     let account = Arc::new(context.account()?);
     Ok(Archive::new(context.settings.api_host.as_str(), account)?)
+}
+
+/// A program's message, its content, and the volumes that it asks for.
+async fn program_with_volumes(
+    context: &Context,
+    program: &ProgramId,
+) -> Result<(MessageWithStatus, ProgramContent, Vec<PlacedVolume>)> {
+    let found = message(context, program).await?;
+    let content = content(&found)?.ok_or_else(|| {
+        Failure::new(Code::Forgotten, format!("the message node does not have the content of {program} any more"))
+    })?;
+    let placed = place_volumes(&content.volumes)
+        .map_err(|e| Failure::new(Code::Malformed, format!("the volumes of {program} make no sense: {e}")))?;
+    Ok((found, content, placed))
 }
 
 /// Why the archive could not be used, for people and programs.

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use chrono::Utc;
 use futures_util::{Stream, StreamExt};
 use lease::{BootTime, clock};
-use protocol::api::archive::{ArchiveList, NextSet, SetDraft, SetState, StreamFormat, VolumeDraft};
+use protocol::api::archive::{ArchiveList, SetDraft, StreamFormat, VolumeDraft};
 use protocol::client::{Archive, ArchiveError, packing};
 use protocol::data::SnapshotId;
-use protocol::message::{Persistence, PlacedVolume, VolumeKind, place_volumes};
+use protocol::message::place_volumes;
 use protocol::{Epoch, ProgramId};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
@@ -28,20 +28,12 @@ use volumes::{Hold, NameTooLong, Pool, VolumeName};
 
 use super::locked;
 use super::replicas::Replicas;
+use crate::core::archive::{first_pause, left_open, parent_of, pause, point};
 use crate::core::persistent::Assignment;
 use crate::programs::catalog::{Catalog, Lookup};
 
 /// How many programs are archived at once: the message node takes 8 streams, of all nodes together.
 const AT_ONCE: usize = 2;
-
-/// The first set is looked for after this long, if the interval is longer: a node may not live that long.
-const FIRST: Duration = Duration::from_secs(10);
-
-/// How soon it is tried again after a failure; doubles each time.
-const RETRY: Duration = Duration::from_secs(5);
-
-/// The longest wait before it is tried again.
-const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
 /// Why a set could not be archived.
 #[derive(Debug, thiserror::Error)]
@@ -147,38 +139,11 @@ impl Archives {
         match self.catalog.lookup(program).await {
             Ok(Lookup::Found(found)) => {
                 let placed = place_volumes(&found.content.volumes);
-                Ok(stored(&placed.map_err(|e| ArchivingError::Message(e.to_string()))?))
+                Ok(VolumeDraft::archived(&placed.map_err(|e| ArchivingError::Message(e.to_string()))?))
             }
             Ok(other) => Err(ArchivingError::Message(format!("its message is not in force ({other:?})"))),
             Err(error) => Err(ArchivingError::Message(error.to_string())),
         }
-    }
-}
-
-/// The volumes that are archived.
-fn stored(placed: &[PlacedVolume]) -> Vec<VolumeDraft> {
-    let draft = |volume: &PlacedVolume| match (&volume.kind, &volume.name) {
-        (VolumeKind::Persistent { persistence: Some(Persistence::Store), size_mib, .. }, Some(name)) => {
-            Some(VolumeDraft { name: name.clone(), size_mib: *size_mib })
-        }
-        _ => None,
-    };
-    placed.iter().filter_map(draft).collect()
-}
-
-/// The set that a new one is the difference from: what the archive advises, if it is here.
-fn parent_of(id: SnapshotId, next: NextSet, here: impl IntoIterator<Item = SnapshotId>) -> Option<SnapshotId> {
-    match next {
-        NextSet::Full => None,
-        NextSet::Difference { from } => here.into_iter().find(|held| *held == from && *held < id),
-    }
-}
-
-/// How long to wait for the next try, after so many failures in a row.
-fn pause(interval: Duration, failures: u32) -> Duration {
-    match failures.checked_sub(1) {
-        None => interval,
-        Some(times) => RETRY.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST_RETRY),
     }
 }
 
@@ -197,7 +162,7 @@ impl Task {
     async fn run(mut self) {
         let Assignment { program, epoch } = self.assignment;
         let interval = self.archives.interval;
-        let (mut failures, mut wait) = (0, interval.min(FIRST));
+        let (mut failures, mut wait) = (0, first_pause(interval));
         loop {
             let result = match self.archives.volumes_of(program).await {
                 // Nothing of it is archived: what it held goes.
@@ -263,7 +228,7 @@ impl Task {
 
     /// What the archive has: only its newest set is a point to go on from.
     async fn take_note_of(&mut self, list: &ArchiveList) {
-        let newest = list.restore_chain().last().map(|set| (set.id, set.taken));
+        let newest = point(list).map(|set| (set.id, set.taken));
         let id = newest.map(|(id, _)| id);
         self.held.retain(|hold| Some(hold.id()) == id);
         if let Some(id) = id.filter(|_| self.held.is_empty()) {
@@ -281,8 +246,8 @@ impl Task {
     /// What was begun and never became complete would take the place of what comes.
     async fn drop_what_is_open(&self, list: &ArchiveList) -> Result<(), ArchivingError> {
         let Assignment { program, epoch } = self.assignment;
-        for set in list.sets.iter().filter(|set| set.state == SetState::Open && set.id.epoch <= epoch) {
-            self.archives.archive.delete(&program, epoch, set.id).await?;
+        for id in left_open(list, epoch) {
+            self.archives.archive.delete(&program, epoch, id).await?;
         }
         Ok(())
     }
@@ -319,43 +284,4 @@ fn counted(
             piece
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(text: &str) -> SnapshotId {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_difference_is_from_what_the_archive_advises_if_that_is_here() {
-        let next = NextSet::Difference { from: id("1-4") };
-        assert_eq!(parent_of(id("1-9"), next, [id("1-3"), id("1-4")]), Some(id("1-4")));
-        assert_eq!(parent_of(id("1-9"), next, [id("1-3")]), None);
-        assert_eq!(parent_of(id("1-9"), NextSet::Full, [id("1-4")]), None);
-        assert_eq!(parent_of(id("1-4"), next, [id("1-4")]), None, "a parent comes before its child");
-    }
-
-    #[test]
-    fn failures_are_tried_again_sooner_than_the_interval_and_then_less_and_less_often() {
-        let interval = Duration::from_secs(600);
-        assert_eq!(pause(interval, 0), interval);
-        assert_eq!((pause(interval, 1), pause(interval, 2)), (RETRY, RETRY * 2));
-        assert_eq!(pause(interval, 1000), LONGEST_RETRY);
-    }
-
-    #[test]
-    fn only_volumes_of_the_class_store_are_archived() {
-        let volumes = serde_json::json!([
-            {"mount": "/data", "name": "db", "persistence": "store", "size_mib": 100},
-            {"mount": "/cache", "name": "cache", "persistence": "host", "size_mib": 100},
-            {"mount": "/more", "persistence": "store", "size_mib": 50},
-            {"mount": "/tmp/x", "ephemeral": true, "size_mib": 5},
-        ]);
-        let placed = place_volumes(&serde_json::from_value::<Vec<_>>(volumes).unwrap()).unwrap();
-        let names: Vec<_> = stored(&placed).into_iter().map(|volume| (volume.name, volume.size_mib)).collect();
-        assert_eq!(names, [("db".to_owned(), 100), ("unamed_volume_2".to_owned(), 50)]);
-    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use lease::clock;
+use protocol::api::archive::VolumeDraft;
 use protocol::message::{PlacedVolume, VolumeKind};
 use protocol::{Epoch, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
@@ -40,10 +41,10 @@ impl ProgramData {
         if wanted(placed)?.is_empty() {
             return Ok(());
         }
-        let data = self.clone();
+        let (data, archived) = (self.clone(), VolumeDraft::archived(placed));
         let find = async move {
             match (data.plan(program, epoch).await?, data.archives.get()) {
-                (Plan::Restore(wanted), Some(archives)) if archives.lacks(program, wanted).await => {
+                (Plan::Restore(set), Some(archives)) if archives.lacks(program, set, &archived).await => {
                     Err(NoPlan::NotHere.into())
                 }
                 _ => Ok(()),
@@ -62,11 +63,11 @@ impl ProgramData {
         epoch: Epoch,
         placed: &[PlacedVolume],
     ) -> Result<Vec<VolumeSpec>, DataError> {
-        let (wanted, data) = (wanted(placed)?, self.clone());
+        let (wanted, archived, data) = (wanted(placed)?, VolumeDraft::archived(placed), self.clone());
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        self.threads.run(async move { data.open_wanted(program, epoch, wanted).await }).await
+        self.threads.run(async move { data.open_wanted(program, epoch, wanted, &archived).await }).await
     }
 
     async fn open_wanted(
@@ -74,12 +75,13 @@ impl ProgramData {
         program: ProgramId,
         epoch: Epoch,
         wanted: Vec<(volumes::VolumeSpec, String)>,
+        archived: &[VolumeDraft],
     ) -> Result<Vec<VolumeSpec>, DataError> {
         if let Some(replicas) = self.replicas.get() {
             replicas.goes_on(program, epoch);
         }
         let specs = wanted.iter().map(|(spec, _)| spec.clone()).collect();
-        self.make_live(program, epoch, specs).await?;
+        self.make_live(program, epoch, specs, archived).await?;
         let mut mounts = Vec::new();
         for (spec, mount) in wanted {
             let source = VolumeSource::Directory(self.pool.live_path(program, &spec.name).await?);
@@ -96,6 +98,7 @@ impl ProgramData {
         program: ProgramId,
         epoch: Epoch,
         specs: Vec<volumes::VolumeSpec>,
+        archived: &[VolumeDraft],
     ) -> Result<(), DataError> {
         let (plan, now) = (self.plan(program, epoch).await?, clock::now());
         let until = Utc::now() + self.config.retention;
@@ -111,9 +114,9 @@ impl ProgramData {
                 self.pool.promote(program, Source::Snapshot(newest), epoch, until).await?;
                 self.pool.open_live(program, epoch, specs).await?;
             }
-            Plan::Restore(wanted) => {
+            Plan::Restore(set) => {
                 let archives = self.archives.get().ok_or(NoPlan::NoOrder)?;
-                let restored = archives.restore(program, epoch, wanted).await?;
+                let restored = archives.restore(program, epoch, set, archived).await?;
                 self.pool.promote(program, Source::Snapshot(restored), epoch, until).await?;
                 // Volumes that are not archived are new.
                 self.pool.open_live(program, epoch, specs).await?;

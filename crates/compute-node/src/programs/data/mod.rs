@@ -17,7 +17,7 @@ use std::time::Duration;
 use chrono::Utc;
 use lease::{BootTime, clock};
 use protocol::client::Archive;
-use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, Peer, SnapshotId};
+use protocol::data::{DataEntry, DataOrder, DataReport, Peer, SnapshotId};
 use protocol::{Account, Address, Epoch, NodeId, ProgramId};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -33,6 +33,7 @@ pub(crate) use self::base::DataError;
 pub(crate) use self::replicas::ReplicaStatus;
 use self::replicas::Replicas;
 use crate::config::DataConfig;
+use crate::core::data::{Seen, is_live};
 use crate::core::persistent::Assignment;
 use crate::guest_api::{Flush, FlushError};
 use crate::programs::catalog::Catalog;
@@ -95,16 +96,6 @@ impl Drop for Threads {
             runtime.shutdown_background();
         }
     }
-}
-
-/// What the pool has of a program.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    program: ProgramId,
-    live: Option<Epoch>,
-    /// The newest complete snapshot, and how old it was.
-    copy: Option<(SnapshotId, Duration)>,
-    at: BootTime,
 }
 
 /// The right to bring copies over one connection.
@@ -180,26 +171,12 @@ impl ProgramData {
         crate::core::data::sender(orders.get(&program), epoch, node).map(|from| from.account.clone())
     }
 
-    /// What the next heartbeat says. Ages are those of now, also where the rest was seen a moment ago.
+    /// What the next heartbeat says.
     pub(crate) fn reports(&self) -> Vec<DataReport> {
         let now = clock::now();
-        let report = |seen: &Seen| DataReport {
-            program: seen.program,
-            live: seen.live.map(|epoch| self.live_report(seen.program, epoch)),
-            copy: seen.copy.map(|(newest, age)| CopyReport {
-                newest,
-                // Never less than it is.
-                age_ms: u64::try_from((age + now.since(seen.at)).as_millis()).unwrap_or(u64::MAX).saturating_add(1),
-            }),
-        };
-        locked(&self.seen).iter().map(report).collect()
-    }
-
-    fn live_report(&self, program: ProgramId, epoch: Epoch) -> LiveReport {
-        let status = self.replicas.get().and_then(|replicas| replicas.status(program, epoch));
-        // Without a replica no other node has any of it.
-        let unknown = LiveReport { epoch, confirmed: None, at_risk_ms: u64::MAX, is_final: false };
-        status.map_or(unknown, |status| status.live)
+        let live = |program, epoch| Some(self.replicas.get()?.status(program, epoch)?.live);
+        let seen = locked(&self.seen);
+        seen.iter().map(|seen| seen.report(now, |epoch| live(seen.program, epoch))).collect()
     }
 
     /// Nothing of the program runs any more: brings the rest of what it wrote to its standby, as far as there is one and
@@ -263,12 +240,7 @@ impl ProgramData {
     async fn carry_out(&self) {
         let Some(replicas) = self.replicas.get() else { return };
         let orders: Vec<_> = locked(&self.orders).values().cloned().collect();
-        let is_live = |program: ProgramId, epoch: Epoch| {
-            let ordered = |order: &DataEntry| {
-                order.program == program && order.epoch == epoch && matches!(order.order, DataOrder::Live { .. })
-            };
-            orders.iter().any(ordered)
-        };
+        let is_live = |program, epoch| is_live(&orders, program, epoch);
         // What is held for the archive could not be removed.
         if let Some(archives) = self.archives.get() {
             archives.keep(is_live);

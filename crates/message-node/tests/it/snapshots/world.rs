@@ -14,7 +14,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, stream};
 use protocol::api::archive::{ArchiveCode, SetDraft, SetRecord, StreamFormat, VolumeDraft};
-use protocol::api::scheduler::{ProgramState, VmRecord, VmStatus};
+use protocol::api::scheduler::{DataRecord, ProgramState, VmRecord, VmStatus};
 use protocol::client::{Archive, ArchiveError};
 use protocol::data::SnapshotId;
 use protocol::network::{NODE_OPERATION_POST, NodeOperation};
@@ -27,10 +27,17 @@ use crate::support::*;
 /// A name that must never become a path.
 pub(crate) const ODD_NAME: &str = "../../\u{7f}odd";
 
+#[derive(Clone, Copy)]
+struct Assigned {
+    node: NodeId,
+    epoch: Epoch,
+    starts_with: Option<(ProgramId, SnapshotId)>,
+}
+
 /// What the scheduler says of each program; without an entry it does not know it.
 #[derive(Clone, Default)]
 pub(crate) struct FakeScheduler {
-    answers: Arc<Mutex<HashMap<ProgramId, (NodeId, Epoch)>>>,
+    answers: Arc<Mutex<HashMap<ProgramId, Assigned>>>,
     broken: Arc<Mutex<bool>>,
     pub(crate) url: String,
 }
@@ -46,7 +53,19 @@ impl FakeScheduler {
     }
 
     pub(crate) fn assign(&self, program: &ProgramId, node: NodeId, epoch: Epoch) {
-        self.answers.lock().unwrap().insert(*program, (node, epoch));
+        self.answers.lock().unwrap().insert(*program, Assigned { node, epoch, starts_with: None });
+    }
+
+    /// Assigns a program that starts with a set of another one.
+    pub(crate) fn assign_with(
+        &self,
+        program: &ProgramId,
+        node: NodeId,
+        epoch: Epoch,
+        starts_with: (ProgramId, SnapshotId),
+    ) {
+        let starts_with = Some(starts_with);
+        self.answers.lock().unwrap().insert(*program, Assigned { node, epoch, starts_with });
     }
 
     pub(crate) fn forget(&self, program: &ProgramId) {
@@ -66,10 +85,19 @@ async fn vm(
         return Err(StatusCode::INTERNAL_SERVER_ERROR);
     }
     let known = scheduler.answers.lock().unwrap().get(&program).copied();
-    known.map(|(node, epoch)| Json(record(program, node, epoch))).ok_or(StatusCode::NOT_FOUND)
+    known.map(|assigned| Json(record(program, assigned))).ok_or(StatusCode::NOT_FOUND)
 }
 
-fn record(program: ProgramId, node: NodeId, epoch: Epoch) -> VmRecord {
+fn record(program: ProgramId, Assigned { node, epoch, starts_with }: Assigned) -> VmRecord {
+    let data = starts_with.map(|(from, set)| DataRecord {
+        standby: None,
+        standby_is_complete: false,
+        at_risk_ms: None,
+        loss: None,
+        restored: Some(set),
+        restored_from: Some(from),
+        waits_for: Vec::new(),
+    });
     VmRecord {
         vm_hash: program,
         vm_type: "persistent_program".into(),
@@ -96,7 +124,7 @@ fn record(program: ProgramId, node: NodeId, epoch: Epoch) -> VmRecord {
         reason: None,
         failure: None,
         restarts: 0,
-        data: None,
+        data,
         moving: None,
         last_move: None,
     }

@@ -10,7 +10,7 @@ use protocol::api::scheduler::ProgramState;
 use protocol::control::{
     Capacity, Directive, FromScheduler, Grant, Heartbeat, ProgramReport, ReportedState, SetEntry, SetVersion,
 };
-use protocol::data::DataReport;
+use protocol::data::{ArchivedSet, DataReport};
 use protocol::history::Fact;
 use protocol::operation::Operation;
 use protocol::{Address, Epoch, NodeId, ProgramId};
@@ -163,10 +163,11 @@ impl Database {
                 }
             }
             Operation::CancelMove { program } => drop(self.moves.remove(program)),
-            Operation::Restore { program, snapshot } => {
+            Operation::Restore { program, snapshot, from } => {
                 let of = self.open.get(program).map(|open| open.epoch);
-                let (program, snapshot, by, at) = (*program, *snapshot, by.clone(), DateTime::UNIX_EPOCH);
-                self.restores.insert(program, AskedRestore { program, snapshot, of, by, at });
+                let set = ArchivedSet { snapshot: *snapshot, from: *from };
+                let (program, by, at) = (*program, by.clone(), DateTime::UNIX_EPOCH);
+                self.restores.insert(program, AskedRestore { program, set, of, by, at });
             }
             Operation::Lost { .. } | Operation::Resume => {}
         }
@@ -174,14 +175,8 @@ impl Database {
 
     pub(super) fn restore(&mut self, own_wait: Duration) -> Restored {
         let programs = self.programs.values().map(|spec| (spec.clone(), self.epochs.get(&spec.id).copied()));
-        let open = self.open.values().map(|open| OpenAssignment {
-            program: open.program,
-            node: open.node,
-            epoch: open.epoch,
-            at: DateTime::UNIX_EPOCH,
-            was_seen: false,
-            start: open.start,
-        });
+        let open = self.open.values();
+        let open = open.map(|open| OpenAssignment { writer: *open, at: DateTime::UNIX_EPOCH, was_seen: false });
         let restored = Restored {
             programs: programs.collect(),
             assignments: open.collect(),

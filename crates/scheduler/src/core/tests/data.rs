@@ -6,7 +6,6 @@ use std::time::Duration;
 use protocol::api::scheduler::ProgramState;
 use protocol::control::ReportedState;
 use protocol::data::{Branch, CopyReport, DataBase, DataEntry, DataOrder, DataReport, LiveReport, SnapshotId};
-use protocol::history::Fact;
 use protocol::operation::Operation;
 use protocol::{Epoch, NodeId};
 use serde_json::json;
@@ -33,7 +32,7 @@ pub(super) fn snapshot(epoch: u64, sequence: u64) -> SnapshotId {
     SnapshotId::new(Epoch::new(epoch), sequence)
 }
 
-fn number_of(id: NodeId) -> u8 {
+pub(super) fn number_of(id: NodeId) -> u8 {
     (1..=3).find(|number| node(*number) == id).unwrap()
 }
 
@@ -261,146 +260,6 @@ fn a_forgotten_program_gives_back_the_room_of_its_standby() {
     assert_eq!(bench.scheduler.nodes[&node(standby)].offer.used.pool_mib, 0);
     assert_eq!(orders(&bench), []);
     bench.advance(Duration::from_secs(1));
-}
-
-/// Three nodes, and a program with a volume that is in the archive, too.
-fn bench_with_archive() -> Bench {
-    let mut bench = Bench::with_nodes(&[(1, 1000), (2, 1000), (3, 1000)]);
-    bench.desire(&with_volume(|content| content["volumes"][0]["persistence"] = json!("store")));
-    bench.live(1, &[1, 2, 3]);
-    bench
-}
-
-/// The node and its standby are lost.
-fn all_copies_are_lost(bench: &mut Bench) -> u8 {
-    let (primary, standby, other) = replicated(bench);
-    bench.disconnect(standby);
-    dies(bench, primary, &[other]);
-    other
-}
-
-fn facts(bench: &Bench) -> impl Iterator<Item = &Fact> {
-    bench.database.facts.iter().map(|(_, fact)| fact)
-}
-
-#[test]
-fn when_all_copies_are_lost_it_goes_on_with_what_the_archive_has_but_not_at_once() {
-    let mut bench = bench_with_archive();
-    let other = all_copies_are_lost(&mut bench);
-    assert_eq!(bench.place(1), None);
-    assert!(bench.reason(1).contains("60 s after its end it is restored from the archive"), "{}", bench.reason(1));
-    bench.live(45, &[other]);
-    assert_eq!(bench.place(1), None, "a node may come back with everything");
-    bench.live(20, &[other]);
-    assert_eq!(bench.place(1), Some((node(other), 2)));
-    assert_eq!(base(&bench), Some(DataBase::Archive { snapshot: None }));
-    let loss = bench.scheduler.program_view(program(1)).unwrap().data.unwrap().loss.unwrap();
-    assert_eq!((loss.epoch, loss.snapshot, loss.from_archive), (Epoch::FIRST, None, true));
-    assert!(facts(&bench).any(|fact| matches!(fact, Fact::DataLost { from_archive: true, .. })));
-}
-
-#[test]
-fn a_copy_that_comes_back_in_time_is_better_than_the_archive() {
-    let mut bench = bench_with_archive();
-    let other = all_copies_are_lost(&mut bench);
-    bench.live(30, &[other]);
-    let standby = keeper_in_database(&bench);
-    bench.data.insert(node(standby), copy(snapshot(1, 7)));
-    bench.connect(standby, 1000);
-    bench.live(2, &[standby, other]);
-    assert_eq!(bench.place(1), Some((node(standby), 2)));
-    assert_eq!(base(&bench), a_copy(snapshot(1, 7)));
-}
-
-fn keeper_in_database(bench: &Bench) -> u8 {
-    number_of(bench.database.standbys[&program(1)])
-}
-
-#[test]
-fn a_scheduler_that_starts_again_is_as_patient_as_the_one_before() {
-    let mut bench = bench_with_archive();
-    let other = all_copies_are_lost(&mut bench);
-    bench.live(50, &[other]);
-    bench.restart();
-    bench.connect(other, 1000);
-    bench.live(45, &[other]);
-    assert_eq!(bench.place(1), None, "it has not heard of anybody for long enough");
-    bench.live(30, &[other]);
-    assert_eq!((bench.place(1), base(&bench)), (Some((node(other), 2)), Some(DataBase::Archive { snapshot: None })));
-}
-
-#[test]
-fn a_node_for_which_the_archive_has_nothing_turns_it_down_and_the_lost_node_is_still_waited_for() {
-    let mut bench = bench_with_archive();
-    let primary = runs_on(&bench);
-    let other = all_copies_are_lost(&mut bench);
-    bench.live(45, &[other]);
-    while bench.place(1).is_none() {
-        bench.advance(Duration::from_secs(1));
-        bench.beat(other, &[]);
-    }
-    let (_, epoch) = bench.place(1).unwrap();
-    let refused = report(program(1), Epoch::new(epoch), ReportedState::Refused(protocol::control::Refusal::NoData));
-    for _ in 0..4 {
-        bench.beat(other, std::slice::from_ref(&refused));
-    }
-    assert_eq!(bench.place(1), None);
-    bench.data.insert(node(primary), live(1, None, false));
-    bench.connect(primary, 1000);
-    bench.live(2, &[primary, other]);
-    assert_eq!(base(&bench), Some(DataBase::Own { epoch: Epoch::FIRST }), "{}", bench.reason(1));
-}
-
-#[test]
-fn an_owner_goes_back_to_a_snapshot_and_what_was_written_stays_where_it_is() {
-    let mut bench = bench_with_archive();
-    let (primary, ..) = replicated(&mut bench);
-    let wanted = SnapshotId::new(Epoch::FIRST, 3);
-    bench.order(Operation::Restore { program: program(1), snapshot: wanted });
-    bench.live(1, &[1, 2, 3]);
-    assert_eq!(bench.state(1), ProgramState::Stopping);
-    let released = report(program(1), Epoch::FIRST, ReportedState::Released);
-    bench.beat(primary, &[]);
-    bench.beat(primary, &[released]);
-    assert_eq!(bench.place(1), Some((node(primary), 2)), "where it was");
-    assert_eq!(base(&bench), Some(DataBase::Archive { snapshot: Some(wanted) }));
-    assert_eq!(bench.scheduler.program_view(program(1)).unwrap().data.unwrap().loss, None, "that is no loss");
-    assert!(facts(&bench).any(|fact| matches!(fact, Fact::Restoring { snapshot, .. } if *snapshot == wanted)));
-    // A scheduler that starts again knows with what it starts.
-    bench.restart();
-    assert!(bench.database.restores.contains_key(&program(1)));
-    assert_eq!(base(&bench), Some(DataBase::Archive { snapshot: Some(wanted) }));
-    (1..=3).for_each(|number| bench.connect(number, 1000));
-    bench.live(1, &[1, 2, 3]);
-    assert_eq!(bench.place(1), Some((node(primary), 2)));
-    assert!(bench.database.restores.is_empty(), "the order is over");
-}
-
-#[test]
-fn a_snapshot_that_the_archive_does_not_have_costs_nothing() {
-    let mut bench = bench_with_archive();
-    let (primary, ..) = replicated(&mut bench);
-    bench.order(Operation::Restore { program: program(1), snapshot: SnapshotId::new(Epoch::FIRST, 3) });
-    bench.beat(primary, &[]);
-    bench.beat(primary, &[report(program(1), Epoch::FIRST, ReportedState::Released)]);
-    let refused = report(program(1), Epoch::new(2), ReportedState::Refused(protocol::control::Refusal::NoData));
-    for _ in 0..4 {
-        bench.beat(primary, std::slice::from_ref(&refused));
-    }
-    bench.live(30, &[1, 2, 3]);
-    assert_eq!(base(&bench), Some(DataBase::Own { epoch: Epoch::FIRST }), "{}", bench.reason(1));
-    assert!(bench.database.restores.is_empty());
-}
-
-#[test]
-fn only_what_is_in_the_archive_can_be_restored() {
-    let bench = bench_with_data();
-    let objection = |number| {
-        let operation = Operation::Restore { program: program(number), snapshot: snapshot(1, 1) };
-        bench.scheduler.objection(&operation).unwrap()
-    };
-    assert!(objection(1).to_string().contains("no volume with the persistence `store`"), "{}", objection(1));
-    assert!(matches!(objection(9), crate::core::moves::Objection::Unknown(_)));
 }
 
 /// What was written after the copy that the program went on with is not what it knows any more, however new it looks.

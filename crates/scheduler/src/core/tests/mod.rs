@@ -1,7 +1,9 @@
 //! Tests of the decisions: `bench` is a scheduler with a database in memory and nodes that do as they are told; `behaviour`
-//! tells stories on it, `data` those about programs' data, `moves` those about planned moves, `leases` those about time, `faults` those about failures, `operators` those about orders
-//! and brakes; `world` and `properties` let chance act.
+//! tells stories on it, `data` those about programs' data, `archive` those about what the archive has of it, `moves` those
+//! about planned moves, `leases` those about time, `faults` those about failures, `operators` those about orders and brakes;
+//! `world` and `properties` let chance act.
 
+mod archive;
 mod behaviour;
 mod bench;
 mod data;

@@ -1,5 +1,6 @@
 //! What the database remembers about programs' data.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -35,7 +36,7 @@ async fn what_an_assignment_starts_with_is_known_after_a_restart_and_what_it_cos
         let other = DataStart { base: DataBase::Empty, branch: None };
         assert_eq!(file.epoch_of(assign_with(1, 3, other, Some(loss))).await, (node(2), 2));
         let open = led.restore(WAIT).await.unwrap().assignments;
-        assert_eq!((open[0].node, open[0].start), (node(2), Some(start)));
+        assert_eq!((open[0].writer.node, open[0].writer.start), (node(2), Some(start)));
         led.apply(&[close(1, 2)]).await.unwrap();
         let writers = led.restore(WAIT).await.unwrap().writers;
         assert_eq!((writers.len(), writers[0].epoch, writers[0].start), (1, Epoch::new(2), Some(start)));
@@ -56,19 +57,29 @@ async fn restores_are_remembered_until_they_are_over() {
         let (led, owner) = (&file.led, Account::generate());
         led.apply(&[assign(1, 1), assign(2, 1)]).await.unwrap();
         let restores = async || led.restore(WAIT).await.unwrap().restores;
-        for (number, sequence) in [(1, 3), (1, 4), (2, 5), (3, 6)] {
-            let snapshot = SnapshotId::new(Epoch::FIRST, sequence);
-            assert!(order(led, &owner, Operation::Restore { program: program(number), snapshot }).await);
+        for (number, sequence, from) in [(1, 3, Some(9)), (1, 4, None), (2, 5, Some(9)), (3, 6, None)] {
+            let (snapshot, from) = (SnapshotId::new(Epoch::FIRST, sequence), from.map(program));
+            assert!(order(led, &owner, Operation::Restore { program: program(number), snapshot, from }).await);
         }
+        // As earlier versions wrote it.
+        let mut tx = led.write().await.unwrap();
+        let earlier =
+            "INSERT INTO restores (program_id, snapshot, requested_by, requested_at) VALUES ($1, '1-7', 'x', 0)";
+        sqlx::query(earlier).bind(program(4).to_string()).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
         let mut remembered = restores().await;
         remembered.sort_by_key(|asked| asked.program);
-        let known: Vec<_> = remembered.iter().map(|asked| (asked.program, asked.snapshot.sequence, asked.of)).collect();
+        let known =
+            remembered.iter().map(|asked| (asked.program, asked.set.snapshot.sequence, asked.set.from, asked.of));
         // The last order of a program counts. The third runs nowhere: it has no epoch to leave.
-        let first = Some(Epoch::FIRST);
-        assert_eq!(known, [(program(1), 4, first), (program(2), 5, first), (program(3), 6, None)]);
+        let (first, other) = (Some(Epoch::FIRST), Some(program(9)));
+        let (third, earlier) = ((program(3), 6, None, None), (program(4), 7, None, None));
+        let last = [(program(1), 4, None, first), (program(2), 5, other, first), third, earlier];
+        assert_eq!(known.collect::<Vec<_>>(), last);
         assert_eq!(&remembered[0].by, owner.address());
         let forget = Write::Forget { program: program(2), cause: Gone::Forgotten, at: DateTime::UNIX_EPOCH };
         led.apply(&[Write::RestoreOver { program: program(1) }, forget]).await.unwrap();
-        assert_eq!(restores().await.into_iter().map(|asked| asked.program).collect::<Vec<_>>(), [program(3)]);
+        let left: BTreeSet<_> = restores().await.into_iter().map(|asked| asked.program).collect();
+        assert_eq!(left, [program(3), program(4)].into());
     }
 }

@@ -25,13 +25,12 @@ impl World {
             machine: place.0,
             content: volumes.folder(folder).unwrap_or(Content::EMPTY),
             made_of: volumes.known.live().and_then(|live| live.made_of),
-            waits: self.message_node.spec(program).and_then(|spec| spec.data) == Some(OnLoss::Wait),
+            waits: self.data_of(program) != Some(OnLoss::Fresh),
         };
-        let is_sure = !self.checker.counts_again;
         let mut data = std::mem::take(&mut self.checker.data);
         let flushed = data.newest_flushed(program);
         let is_kept = flushed.is_some_and(|write| self.is_on_some_disk(&data, program, write));
-        let checked = data.start(start, is_sure, |_| is_kept);
+        let checked = data.start(start, |_| is_kept);
         self.checker.data = data;
         if let Err((invariant, what)) = checked {
             self.violated(invariant, what);

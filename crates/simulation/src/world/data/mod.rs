@@ -6,29 +6,33 @@
 //!   start ───────┴─▶ core::data::plan ─┴─▶ pool: live ◀── writes of the program
 //! ```
 
+mod archiving;
 mod guest;
 mod pool;
 mod receiver;
 mod replica;
+mod restoring;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use compute_node::core::data::{NoPlan, Plan, plan};
+use compute_node::core::data::{NoPlan, Plan, Seen, is_live, plan};
 use compute_node::core::persistent::{Assignment, Event};
 use lease::BootTime;
-use protocol::data::{CopyReport, DataEntry, DataOrder, DataReport, LiveReport, SnapshotId};
+use protocol::data::{DataEntry, DataOrder, DataReport, SnapshotId};
 use protocol::{Epoch, ProgramId};
 use scheduler::core::data::OnLoss;
 use volumes::Evidence;
 
 use super::{AgentRun, Happening, MachineId, World, name, say};
 
+pub(crate) use archiving::{Archiver, ArchiverId};
 pub(super) use guest::pace_of_writes;
 pub(crate) use pool::{Pool, Trouble, VOLUME_MIB, Volumes};
 pub(crate) use receiver::Incoming;
 pub(crate) use replica::{Replica, ReplicaId};
+pub(crate) use restoring::{RestoreId, Restoring};
 pub(crate) use stream::{Stream, StreamId};
 
 /// As in the product.
@@ -45,15 +49,25 @@ pub(crate) struct AgentData {
     replicas: BTreeMap<ProgramId, Replica>,
     incoming: BTreeMap<ProgramId, Incoming>,
     is_due: bool,
+    archivers: BTreeMap<ProgramId, Archiver>,
+    restoring: BTreeMap<Assignment, Restoring>,
+    /// What came from the archive for an assignment.
+    restored: BTreeMap<Assignment, SnapshotId>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    program: ProgramId,
-    live: Option<Epoch>,
-    /// The newest complete snapshot, and how old it was.
-    copy: Option<(SnapshotId, Duration)>,
-    at: BootTime,
+impl AgentData {
+    /// The programs that are archived.
+    pub(super) fn archived_programs(&self) -> Vec<ProgramId> {
+        self.archivers.keys().copied().collect()
+    }
+
+    pub(super) fn is_archiving(&self) -> bool {
+        self.archivers.values().any(Archiver::is_sending)
+    }
+
+    pub(super) fn is_restoring(&self) -> bool {
+        !self.restoring.is_empty()
+    }
 }
 
 impl World {
@@ -111,20 +125,18 @@ impl World {
         let Some(agent) = self.agent_mut(run) else { return };
         agent.data.is_due = false;
         let orders: Vec<_> = agent.data.orders.values().cloned().collect();
+        // What is held for the archive could not be removed.
+        self.keep_archivers(run, |program, epoch| is_live(&orders, program, epoch));
         for DataEntry { program, epoch, order } in &orders {
             let DataOrder::Live { standby, .. } = order else { continue };
             let live = self.machine(run.0).pool.get(*program).and_then(|volumes| volumes.known.live());
             if live.is_some_and(|live| live.epoch == *epoch) {
+                self.start_archiver(run, *program, *epoch);
                 self.start_replica(run, *program, *epoch);
                 self.set_standby(run, *program, standby.as_ref().map(|peer| peer.node));
             }
         }
-        let is_live = |program: ProgramId, epoch: Epoch| {
-            orders.iter().any(|order| {
-                (order.program, order.epoch) == (program, epoch) && matches!(order.order, DataOrder::Live { .. })
-            })
-        };
-        self.keep_replicas(run, is_live);
+        self.keep_replicas(run, |program, epoch| is_live(&orders, program, epoch));
         self.look(run);
     }
 
@@ -152,19 +164,9 @@ impl World {
         let Some(agent) = self.agent(run) else { return Vec::new() };
         let live = |program: ProgramId, epoch: Epoch| {
             let replica = agent.data.replicas.get(&program).filter(|replica| replica.epoch() == epoch);
-            // Without a replica no other node has any of it.
-            let unknown = LiveReport { epoch, confirmed: None, at_risk_ms: u64::MAX, is_final: false };
-            replica.map_or(unknown, |replica| replica.report(now))
+            replica.map(|replica| replica.report(now))
         };
-        let report = |seen: &Seen| DataReport {
-            program: seen.program,
-            live: seen.live.map(|epoch| live(seen.program, epoch)),
-            copy: seen.copy.map(|(newest, age)| CopyReport {
-                newest,
-                age_ms: u64::try_from((age + now.since(seen.at)).as_millis()).unwrap_or(u64::MAX).saturating_add(1),
-            }),
-        };
-        agent.data.seen.iter().map(report).collect()
+        agent.data.seen.iter().map(|seen| seen.report(now, |epoch| live(seen.program, epoch))).collect()
     }
 
     /// Asks the message node about programs that it has data of and no orders about. Only a clear answer counts.
@@ -213,13 +215,21 @@ impl World {
         }
         let (now, wall, is_full) = (self.lease_now(id), self.machine(id).clock.wall(self.now), self.is_full(id));
         self.goes_on(run, program, epoch);
-        let order = self.agent(run).and_then(|agent| agent.data.orders.get(&program)).cloned();
-        let opened = self.machine_mut(id).pool.of(program).open(order.as_ref(), epoch, wall, is_full);
+        let data = self.agent(run).map(|agent| &agent.data);
+        let order = data.and_then(|data| data.orders.get(&program)).cloned();
+        let restored = data.and_then(|data| data.restored.get(&assignment)).copied();
+        let opened = self.machine_mut(id).pool.of(program).open(order.as_ref(), epoch, wall, is_full, restored);
         say!(self, "{id} opens the data of {} under epoch {epoch}: {opened:?}", name(program));
         let (folder, plan) = opened?;
         self.checker.data.opened(id, program, epoch);
         if plan != Plan::GoOn {
             self.checker.data.made(program, epoch);
+        }
+        if let (Plan::Restore(wanted), Some(restored)) = (plan, restored) {
+            self.tally.archive.restored += 1;
+            let wanted = wanted.map(|wanted| wanted.snapshot);
+            let truth = self.archive.truth(program, wanted.unwrap_or(restored));
+            self.checker.data.went_back(program, epoch, wanted, truth);
         }
         if let Some(agent) = self.agent_mut(run).filter(|_| plan != Plan::GoOn) {
             agent.data.live_since.insert(assignment, now);

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use compute_node::core::data::{NoPlan, Plan, plan};
-use protocol::data::{DataEntry, SnapshotId};
+use protocol::data::{ArchivedSet, DataEntry, SnapshotId};
 use protocol::{Epoch, ProgramId};
 use volumes::core::snapshot::{Origin, surplus};
 use volumes::{Evidence, Program, Refusal, SnapshotSet, Source, VolumeName, VolumeSpec};
 
+use crate::world::archive::Refused;
 use crate::writes::{Content, WriteId};
 
 /// What is over is kept for longer than any world lasts.
@@ -26,6 +27,10 @@ pub(crate) enum Trouble {
     Refused(Refusal),
     /// There is not what it shall start with.
     NoPlan(NoPlan),
+    /// It has to come from the archive first: this set, or the newest.
+    InArchive(Option<ArchivedSet>),
+    /// It does not come from there.
+    Archive(Refused),
 }
 
 impl From<Refusal> for Trouble {
@@ -75,16 +80,20 @@ impl Pool {
 }
 
 impl Volumes {
-    /// Makes the volumes what the program shall start with, as `compute-node/src/programs/data/base.rs` does. Returns the
-    /// folder, and whether they became live with that.
+    /// Makes the volumes what the program shall start with, as `compute-node/src/programs/data/base.rs` does; `restored` is what
+    /// came from the archive for that. Returns the folder, and how they became live.
     pub(crate) fn open(
         &mut self,
         order: Option<&DataEntry>,
         epoch: Epoch,
         now: DateTime<Utc>,
         is_full: bool,
+        restored: Option<SnapshotId>,
     ) -> Result<(u64, Plan), Trouble> {
         let (plan, until) = (plan(&self.known, order, epoch)?, now + RETENTION);
+        if let (Plan::Restore(wanted), None) = (plan, restored) {
+            return Err(Trouble::InArchive(wanted));
+        }
         if is_full {
             return Err(Trouble::Full);
         }
@@ -98,12 +107,15 @@ impl Volumes {
                 let folder = self.known.create_live(epoch, volumes())?;
                 self.folders.insert(folder, Content::EMPTY);
             }
-            Plan::Promote(newest) => {
-                let live = self.known.promote(Source::Snapshot(newest), epoch, until)?;
-                self.folders.insert(live.folder, self.sets[&newest]);
+            Plan::Promote(_) | Plan::Restore(_) => {
+                let from = match plan {
+                    Plan::Promote(newest) => newest,
+                    _ => restored.expect("it was looked a moment ago"),
+                };
+                let live = self.known.promote(Source::Snapshot(from), epoch, until)?;
+                self.folders.insert(live.folder, self.sets[&from]);
                 self.known.open_live(epoch, volumes())?;
             }
-            Plan::Restore(_) => unreachable!("no volume of this world is of the store class"),
         }
         let folder = self.known.current()?.folder;
         Ok((folder, plan))

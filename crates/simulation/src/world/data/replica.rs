@@ -40,6 +40,8 @@ pub(crate) struct Replica {
     is_settling: bool,
     /// Flushes that were asked for, with what was written last before each.
     asked: u64,
+    /// Snapshots that the archive wanted.
+    wanted: u64,
     flushes: Vec<(u64, Option<WriteId>)>,
     armed: Option<Moment>,
 }
@@ -116,6 +118,7 @@ impl World {
             has_ended: false,
             is_settling: false,
             asked: 0,
+            wanted: 0,
             flushes: Vec::new(),
             armed: None,
         };
@@ -164,6 +167,7 @@ impl World {
 
     /// Whoever waits for it to finish waits no longer: its assignment is over, or goes on.
     fn drop_replica(&mut self, run: AgentRun, program: ProgramId, replica: Replica) {
+        self.snapshot_for_archive(run, program, u64::MAX, None);
         if let Some(stream) = replica.link.and_then(|link| link.stream) {
             self.break_stream(stream);
         }
@@ -195,6 +199,13 @@ impl World {
             let assignment = Assignment { program: id.program, epoch: replica.epoch };
             self.settled(id.run, assignment);
         }
+    }
+
+    /// A number for the next snapshot that somebody wants.
+    pub(super) fn count_wanted(&mut self, id: ReplicaId) -> u64 {
+        let Some(replica) = self.replica_mut(id) else { return 0 };
+        replica.wanted += 1;
+        replica.wanted
     }
 
     /// What was written until now shall be on the standby.
@@ -253,14 +264,18 @@ impl World {
                 self.after(takes, Happening::TakesSnapshot(id, snapshot));
             }
             Command::Send(snapshot, parent) => self.send_snapshot(id, snapshot, parent),
-            Command::Prune(keep) => self.machine_mut(id.run.0).pool.of(id.program).prune(&keep),
+            Command::Prune(mut keep) => {
+                keep.extend(self.held_for_archive(id.run, id.program));
+                self.machine_mut(id.run.0).pool.of(id.program).prune(&keep);
+            }
             Command::Flushed(number) => self.flushed(id, number),
             Command::NoStandby => {
                 if let Some(replica) = self.replica_mut(id) {
                     replica.flushes.clear();
                 }
             }
-            Command::Taken(..) | Command::NotTaken(_) => unreachable!("no archive of this world wants snapshots"),
+            Command::Taken(number, taken) => self.snapshot_for_archive(id.run, id.program, number, Some(taken)),
+            Command::NotTaken(number) => self.snapshot_for_archive(id.run, id.program, number, None),
         }
     }
 

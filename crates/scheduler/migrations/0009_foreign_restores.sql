@@ -1,0 +1,2 @@
+-- The program whose archive has the snapshot; none when it is the program's own.
+ALTER TABLE restores ADD COLUMN source TEXT;
