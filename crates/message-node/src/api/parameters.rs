@@ -44,6 +44,11 @@ macro_rules! parameters {
 
 const HASHES: Named = ("hashes", Takes::Texts(&["5f"]), "Item hashes.");
 const REFS: Named = ("refs", Takes::Texts(&["5f"]), "`ref` in the content.");
+const TAGS: Named = (
+    "tags",
+    Takes::Texts(&["red"]),
+    "Texts among the first 100 in the list `tags` of the document, of messages in force.",
+);
 const CHAINS: Named = ("chains", Takes::Texts(&["ETH"]), "Chains.");
 const CHANNELS: Named = ("channels", Takes::Texts(&["TEST"]), "Channels.");
 const START: Named =
@@ -65,6 +70,7 @@ parameters! {
         ("contentHashes", Takes::Texts(&["5f"]), "`item_hash` in the content. `content_hashes` is read as well."),
         ("contentKeys", Takes::Texts(&["k"]), "`key` in the content. `content_keys` is read as well."),
         ("contentTypes", Takes::Texts(&["note"]), "`type` in the content. `content_types` is read as well."),
+        TAGS,
         CHAINS,
         CHANNELS,
         START,
@@ -76,6 +82,7 @@ parameters! {
         HASHES,
         REFS,
         ("types", Takes::Texts(&["note"]), "`type` in the content. `post_types` is read as well."),
+        TAGS,
         CHAINS,
         CHANNELS,
         START,

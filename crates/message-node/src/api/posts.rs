@@ -127,6 +127,7 @@ pub(super) fn filter(params: &Params) -> Answer<PostFilter> {
         hashes: messages.hashes,
         refs: messages.refs,
         types: params.list(&["types", "post_types"])?,
+        tags: messages.tags,
         channels: messages.channels,
         chains: messages.chains,
         start_us: messages.start_us,

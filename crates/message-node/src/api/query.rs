@@ -118,9 +118,6 @@ impl Params {
 
     /// Which messages are wanted.
     pub(super) fn filter(&self) -> Answer<Filter> {
-        if self.get(&["tags"]).is_some() {
-            return Err(ApiError::invalid("this node does not filter by 'tags'; use 'contentTypes' or 'channels'"));
-        }
         let types = self.list(&["msgTypes", "message_types", "msgType", "message_type"])?;
         let statuses = self.list(&["msgStatuses", "message_statuses"])?;
         let filter = Filter {
@@ -133,6 +130,7 @@ impl Params {
             content_hashes: self.list(&["contentHashes", "content_hashes"])?,
             content_keys: self.list(&["contentKeys", "content_keys"])?,
             content_types: self.list(&["contentTypes", "content_types"])?,
+            tags: self.list(&["tags"])?,
             chains: self.list(&["chains"])?,
             channels: self.list(&["channels"])?,
             start_us: self.time(&["startDate", "start_date"])?,
@@ -266,7 +264,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_name() {
-        let bad = ["msgTypes=PROGRAM,nonsense", "msgStatuses=x", "startDate=x", "startDate=5&endDate=4", "tags=a"];
+        let bad = ["msgTypes=PROGRAM,nonsense", "msgStatuses=x", "startDate=x", "startDate=5&endDate=4"];
         for query in bad {
             assert!(params(query).filter().is_err(), "{query}");
         }

@@ -81,6 +81,7 @@ fn push_filter(query: &mut QueryBuilder<Db>, filter: &Filter) {
             push_in(query, column, values.iter().cloned());
         }
     }
+    push_tags(query, "item_hash", &filter.tags);
     if let Some(start) = filter.start_us {
         query.push(" AND time_us >= ").push_bind(start);
     }
@@ -99,6 +100,15 @@ pub(crate) fn push_window(query: &mut QueryBuilder<Db>, table: &str, order: Orde
     query.push(format!(" ORDER BY {table}time_us {direction}, {table}item_hash {direction} LIMIT ")).push_bind(limit);
     if let Window::Skip(rows) = window {
         query.push(" OFFSET ").push_bind(to_db(*rows));
+    }
+}
+
+/// That the message with the hash in this column has one of these tags, if there are any.
+pub(crate) fn push_tags(query: &mut QueryBuilder<Db>, column: &str, tags: &[String]) {
+    if !tags.is_empty() {
+        query.push(format!(" AND {column} IN (SELECT item_hash FROM message_tags WHERE "));
+        push_in(query, "tag", tags.iter().cloned());
+        query.push(")");
     }
 }
 

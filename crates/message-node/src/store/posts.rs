@@ -2,7 +2,7 @@
 
 use sqlx::{FromRow, QueryBuilder};
 
-use super::list::{Order, Window, push_in, push_window};
+use super::list::{Order, Window, push_in, push_tags, push_window};
 use super::{Connection, Db, Part, Stored, bounded, from_db};
 
 /// A new post.
@@ -87,6 +87,8 @@ pub(crate) struct PostFilter {
     pub refs: Vec<String>,
     /// Types of first versions.
     pub types: Vec<String>,
+    /// Tags of the shown versions.
+    pub tags: Vec<String>,
     /// Channels.
     pub channels: Vec<String>,
     /// Words of chains, of first versions.
@@ -208,6 +210,7 @@ fn push_filter(query: &mut QueryBuilder<Db>, filter: &PostFilter) {
         push_in(query, "f.chain", filter.chains.iter().cloned());
         query.push(")");
     }
+    push_tags(query, "COALESCE(p.latest_amend, p.item_hash)", &filter.tags);
     if let Some(start) = filter.start_us {
         query.push(" AND p.time_us >= ").push_bind(start);
     }
