@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use protocol::message::Envelope;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::support::*;
 
@@ -17,6 +18,33 @@ fn described(document: &Value) -> Vec<(String, BTreeSet<String>)> {
     let methods = |item: &Value| item.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
     let paths = document["paths"].as_object().unwrap();
     paths.iter().map(|(path, item)| (filled(path), methods(item))).collect()
+}
+
+/// Checks that an answer of this status and code is in the description, if its path and its method are and it is no success.
+pub(crate) async fn check_refusal(node: &TestNode, method: &str, path: &str, status: u16, body: &Value) {
+    static DOCUMENT: OnceCell<Value> = OnceCell::const_new();
+    if status < 400 {
+        return;
+    }
+    let read = async || {
+        let response = node.http.get(format!("{}/api/v0/openapi.json", node.url)).send().await.unwrap();
+        response.json().await.unwrap()
+    };
+    let document = DOCUMENT.get_or_init(read).await;
+    let asked: Vec<&str> = path.split('?').next().unwrap().split('/').collect();
+    let is_asked = |template: &str| {
+        let parts: Vec<&str> = template.split('/').collect();
+        parts.len() == asked.len() && parts.iter().zip(&asked).all(|(part, text)| part.starts_with('{') || part == text)
+    };
+    let paths = document["paths"].as_object().unwrap().iter().filter(|(template, _)| is_asked(template));
+    // Paths without parameters come first.
+    let Some((_, item)) = paths.min_by_key(|(template, _)| template.matches('{').count()) else { return };
+    if let Some(operation) = item.get(method) {
+        let schema = &operation["responses"][status.to_string()]["content"]["application/json"]["schema"];
+        let codes = schema["allOf"][1]["properties"]["code"]["enum"].as_array();
+        let is_described = codes.is_some_and(|codes| codes.contains(&body["code"]));
+        assert!(is_described, "{method} {path} is refused as nobody expects: {status} {body}");
+    }
 }
 
 #[tokio::test]
