@@ -181,8 +181,8 @@ async fn nothing_that_was_answered_is_lost_by_kill_9() {
     let answered = AtomicUsize::new(0);
     let kills = async {
         for kill in 1..=4 {
-            eventually(async || (answered.load(Ordering::Relaxed) >= kill * SENDERS * MESSAGES / 5).then_some(()))
-                .await;
+            let fifth = async || (answered.load(Ordering::Relaxed) >= kill * SENDERS * MESSAGES / 5).then_some(());
+            within(LOAD_PATIENCE, fifth).await;
             drop(process);
             process = Process::start(folder.path());
             current.send(process.1.clone()).unwrap();
