@@ -91,7 +91,7 @@ async fn the_description_is_one_and_holds_under_attack() {
         ["-m", "schemathesis.cli"].as_slice(),
         &["run", &description, "--checks", checks, "--phases", "examples,coverage,fuzzing"],
         // The same requests every time, whatever earlier runs found.
-        &["--seed", "7", "--generation-deterministic", "--generation-database", "none", "--max-examples", "10"],
+        &["--seed", "7", "--generation-deterministic", "--max-examples", "10"],
         &["--continue-on-failure", "--request-timeout", "60", "--no-color"],
     ];
     let known = node.known.to_string();
