@@ -121,7 +121,8 @@ refusals! {
     Unpaid = "402" ["payment_required"], "The owner's balance is below the price.";
     Forbidden = "403" ["invalid_signature", "sender_not_allowed"],
         "The message is not signed by its sender, or the node's operator does not name the sender.";
-    NotAllowed = "403" ["sender_not_allowed"], "The node takes files only with messages of senders that its operator names.";
+    NotAllowed = "403" ["sender_not_allowed"],
+        "The node takes files only with messages of senders that its operator names.";
     NotFound = "404" ["not_found"], "It is not here.";
     TimedOut = "408" ["timed_out"], "The body did not arrive in time.";
     Gone = "410" ["gone"], "It was forgotten or removed.";
@@ -132,7 +133,8 @@ refusals! {
     TooMuch = "429" ["sender_limit"], "The sender has sent too much; `Retry-After` says when to come back.";
     NoUpgrade = "426" ["upgrade_required"], "The connection cannot become a WebSocket.";
     Failed = "500" ["internal"], "The node failed.";
-    Busy = "503" ["busy"], "Too much at the same time; `Retry-After` says when to come back.";
+    Busy = "503" ["busy"],
+        "Too much at the same time, or a balance cannot be read now; `Retry-After` says when to come back.";
 }
 
 fn refusal(codes: &[&str], what: &str) -> RefOr<Response> {
