@@ -12,6 +12,7 @@ pub(crate) mod launch;
 mod making;
 pub(crate) mod network;
 pub(crate) mod pins;
+mod resolutions;
 mod revisions;
 pub(crate) mod sandboxes;
 pub(crate) mod slots;
