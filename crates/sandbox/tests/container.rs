@@ -81,7 +81,8 @@ async fn a_program_cannot_tell_whether_a_sandbox_waited_for_it() {
     // Else this compares two that were made.
     assert_eq!(tell(&cold, "'fastapi' in sys.modules").await, false);
     assert_eq!(tell(&warm, "'fastapi' in sys.modules").await, true);
-    let limits = ["memory.limit_in_bytes", "memory.max", "cpu.shares", "cpu.weight", "cpu.cfs_quota_us", "cpu.max", "pids.max"];
+    let limits =
+        ["memory.limit_in_bytes", "memory.max", "cpu.shares", "cpu.weight", "cpu.cfs_quota_us", "cpu.max", "pids.max"];
     let limits_of = |sandbox: &Sandbox| limits.map(|file| sandbox.group_file(file));
     assert_eq!(limits_of(&cold), limits_of(&warm));
     assert!(limits_of(&warm).iter().flatten().count() >= 4, "{:?}", limits_of(&warm));

@@ -21,6 +21,9 @@ use crate::single_flight::SingleFlight;
 /// A program in force is asked for again after this long, in case the stream missed something.
 const FRESH: Duration = Duration::from_secs(60);
 
+/// What has been known for longer is not gone by before the message node was asked, though it streams changes.
+const STALE: Duration = Duration::from_secs(3600);
+
 /// An unknown program is asked for again after this long.
 const UNKNOWN_FRESH: Duration = Duration::from_secs(1);
 
@@ -85,7 +88,12 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     pub(crate) fn new(message_node: MessageNode) -> Arc<Self> {
-        Arc::new(Self { message_node, known: Mutex::default(), lookups: SingleFlight::default(), files: Resolutions::default() })
+        Arc::new(Self {
+            message_node,
+            known: Mutex::default(),
+            lookups: SingleFlight::default(),
+            files: Resolutions::default(),
+        })
     }
 
     /// What is known of a program, asking the message node when it is not known or not fresh. A message node that cannot be
@@ -100,6 +108,12 @@ impl Catalog {
                 Lookup::Unknown | Lookup::Pending | Lookup::Invalid(_) => UNKNOWN_FRESH,
             };
             if asked.elapsed() < fresh {
+                return Ok(lookup.clone());
+            }
+            // The stream would have said that it is over, and nobody waits for what it cannot say: that it is not paid for.
+            if matches!(lookup, Lookup::Found(_)) && self.files.streams() && asked.elapsed() < STALE {
+                let catalog = self.clone();
+                tokio::spawn(async move { catalog.refresh(id).await });
                 return Ok(lookup.clone());
             }
         }

@@ -70,11 +70,7 @@ pub(crate) struct Resolutions(Mutex<Known>);
 
 impl Resolutions {
     /// What a reference means, asking for it where it is not known.
-    pub(crate) async fn get<F>(
-        &self,
-        reference: Reference,
-        ask: impl FnOnce() -> F,
-    ) -> Result<StoreContent, Unresolved>
+    pub(crate) async fn get<F>(&self, reference: Reference, ask: impl FnOnce() -> F) -> Result<StoreContent, Unresolved>
     where
         F: Future<Output = Result<Resolved, Unresolved>>,
     {
@@ -127,6 +123,11 @@ impl Resolutions {
     /// The message node's stream ended.
     pub(crate) fn stream_ends(&self) {
         self.lock().streams_since = None;
+    }
+
+    /// Whether changes are streamed now.
+    pub(crate) fn streams(&self) -> bool {
+        self.lock().streams_since.is_some()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {

@@ -15,9 +15,7 @@ use protocol::control::Failure;
 use sandbox::client::{Supervisor, read_specs};
 use sandbox::layout::SandboxDirectory;
 use sandbox::logs::LogWriter;
-use sandbox::spec::{
-    ClaimSpec, DriverSpec, End, LogSpec, PrepareSpec, Report, Request, SandboxState, VolumeSpec,
-};
+use sandbox::spec::{ClaimSpec, DriverSpec, End, LogSpec, PrepareSpec, Report, Request, SandboxState, VolumeSpec};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 

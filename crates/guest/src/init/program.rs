@@ -230,11 +230,7 @@ fn start_binary(
 /// the list (ours, its) and the output pipes.
 fn spawn(mut command: Command, environment: &[(String, String)], descriptors: &[(i32, i32)]) -> io::Result<Pid> {
     let descriptors = descriptors.to_vec();
-    command
-        .env_clear()
-        .envs(environment.iter().map(|(k, v)| (k, v)))
-        .stdin(Stdio::null())
-        .process_group(0);
+    command.env_clear().envs(environment.iter().map(|(k, v)| (k, v))).stdin(Stdio::null()).process_group(0);
     // SAFETY: between fork and exec only async-signal-safe system calls are made, on memory that was allocated before.
     unsafe {
         command.pre_exec(move || {
