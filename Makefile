@@ -203,7 +203,7 @@ target/examples/static-server/static-server: examples/static-server/src/main.rs
 # Runtime images, built once.
 runtimes: target/runtimes/python3.squashfs target/runtimes/minimal.squashfs
 
-target/runtimes/python3.squashfs: runtimes/python3/build.sh runtimes/python3/requirements.txt | packages $(TOOLS)/venv
+target/runtimes/python3.squashfs: runtimes/python3/build.sh runtimes/python3/requirements.txt runtimes/python3/preload.py | packages $(TOOLS)/venv
 	mkdir -p $(@D)
 	runtimes/python3/build.sh $@ $(abspath $(TOOLS)/venv/bin/python) -m pip --disable-pip-version-check
 

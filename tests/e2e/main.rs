@@ -19,6 +19,7 @@ mod plain_code;
 mod programs;
 mod python_client;
 mod shared;
+mod spares;
 mod tutorial;
 mod up;
 mod volumes;
