@@ -8,6 +8,7 @@
 #   make exhaustive  everything that can happen to leases and epochs in a small world, for DEPTH=4 ticks of its time
 #   make coverage how much of the pure cores a thousand of the simulation's worlds reach, line by line
 #   make chaos    real faults on real processes on several hosts: RUNS=50 of them, drawn with SEED=7
+#   make fuzz     any bytes for what strangers send to the message node, SECONDS=60 for each of TARGETS="message form"
 #   make chaos-swarm  Docker Swarm in a partition, for comparison
 #   make bench    measurements, as JSON under target/bench/; some: make bench ONLY="warm messages"; the message node also on
 #                 PostgreSQL: STORE=postgres
@@ -28,10 +29,11 @@ DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-to
 	/usr/sbin/nft=nftables /sbin/ip=iproute2 /usr/bin/nsenter=util-linux /bin/mount=mount /usr/bin/gcc=gcc /usr/include/stdio.h=libc6-dev /usr/sbin/mkfs.ext4=e2fsprogs \
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq /usr/bin/pgrep=procps \
 	/usr/lib/postgresql=postgresql /usr/bin/npm=npm /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
+DEBIAN_FUZZ := /usr/bin/g++=g++
 DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light /usr/bin/rsync=rsync
 DEBIAN_SWARM := /lib/x86_64-linux-gnu/libdevmapper.so.1.02.1=libdevmapper1.02.1
 
-.PHONY: demo test simulate exhaustive coverage chaos chaos-swarm lint bench build packages packages-bench packages-swarm runtimes guest examples clean
+.PHONY: demo test simulate exhaustive coverage fuzz chaos chaos-swarm lint bench build packages packages-fuzz packages-bench packages-swarm runtimes guest examples clean
 
 build: packages guest runtimes
 	$(CARGO) build --release --locked -p aleph-cli -p aleph-node -p aleph-sandbox
@@ -41,16 +43,17 @@ demo: build examples
 
 # Lint, unit tests and tests of each crate, those of the message node also on PostgreSQL, then everything together on real
 # processes.
-test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/anvil lint
+test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis $(TOOLS)/anvil lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
 	ALEPH_TEST_ON_POSTGRES=1 $(CARGO) test --locked -p aleph-message-node --all-features --test it
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
 
-# Other implementations, which judge ours: packages of the network, and its client as it is.
+# Other implementations, which judge ours: packages of the network, its client as it is, and readers of OpenAPI documents.
 $(TOOLS)/oracles: tests/oracles/requirements.txt
 $(TOOLS)/aleph-client: tests/oracles/aleph-client.txt
-$(TOOLS)/oracles $(TOOLS)/aleph-client: | packages
+$(TOOLS)/schemathesis: tests/oracles/schemathesis.txt
+$(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis: | packages
 	mkdir -p $(TOOLS)
 	rm -rf $@ $@.new
 	/usr/bin/python3 -m venv $@
@@ -90,6 +93,21 @@ coverage: $(TOOLS)/bin/cargo-tarpaulin
 $(TOOLS)/bin/cargo-tarpaulin:
 	$(CARGO) install --quiet --locked --root $(TOOLS) --version 0.37.5 cargo-tarpaulin
 
+# The corpus grows under target/fuzz/; what fails is kept in fuzz/artifacts/. The tests of the message node begin with the same
+# seeds. Without a sanitizer, which would need another compiler than the one that everything else is built with.
+SECONDS ?= 60
+TARGETS ?= message query form car frames
+fuzz: packages-fuzz $(TOOLS)/bin/cargo-fuzz
+	cp Cargo.lock fuzz/Cargo.lock
+	for target in $(TARGETS); do \
+		mkdir -p target/fuzz/corpus/$$target; \
+		PATH=$(abspath $(TOOLS)/bin):$$PATH RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$target \
+			target/fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; \
+	done
+
+$(TOOLS)/bin/cargo-fuzz:
+	$(CARGO) install --quiet --locked --root $(TOOLS) --version 0.13.2 cargo-fuzz
+
 # Programs run exactly once, whatever dies, hangs or cannot be reached: JSON and the logs of failures under target/chaos/.
 RUNS ?= 50
 chaos: build
@@ -127,6 +145,9 @@ $(TOOLS)/bin/cargo-deny:
 
 packages:
 	@scripts/install-packages $(DEBIAN)
+
+packages-fuzz: packages
+	@scripts/install-packages $(DEBIAN_FUZZ)
 
 packages-bench: packages
 	@scripts/install-packages $(DEBIAN_BENCH)
@@ -185,7 +206,7 @@ target/examples/static-server/static-server: examples/static-server/src/main.rs
 # Runtime images, built once.
 runtimes: target/runtimes/python3.squashfs target/runtimes/minimal.squashfs
 
-target/runtimes/python3.squashfs: runtimes/python3/build.sh runtimes/python3/requirements.txt | packages $(TOOLS)/venv
+target/runtimes/python3.squashfs: runtimes/python3/build.sh runtimes/python3/requirements.txt runtimes/python3/preload.py | packages $(TOOLS)/venv
 	mkdir -p $(@D)
 	runtimes/python3/build.sh $@ $(abspath $(TOOLS)/venv/bin/python) -m pip --disable-pip-version-check
 

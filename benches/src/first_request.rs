@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use aleph_tests::{Aleph, Network};
+use aleph_tests::{Aleph, Network, eventually, reqwest_client};
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use serde_json::json;
@@ -25,22 +25,29 @@ const IDLE_AFTER: &str = "2s";
 /// machine with two processors.
 pub(crate) const ENVIRONMENT: (&str, &str) = ("ALEPH_NODE_ON_DEMAND_SHARE", "1");
 
+/// MiB for sandboxes that wait: enough for the largest group.
+const SPARE_MIB: &str = "1024";
+
 /// Who starts the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Starter {
     Host,
     Crun,
-    Aleph,
+    /// Our network, with as many sandboxes that wait as programs are asked for.
+    Waiting,
+    /// Our network, without any.
+    Making,
 }
 
 impl Starter {
-    const ALL: [Self; 3] = [Self::Host, Self::Crun, Self::Aleph];
+    const ALL: [Self; 4] = [Self::Host, Self::Crun, Self::Waiting, Self::Making];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Host => "by hand on the host",
             Self::Crun => "crun run, nothing else",
-            Self::Aleph => "our gateway, on demand",
+            Self::Waiting => "our gateway, crun, sandboxes wait",
+            Self::Making => "our gateway, crun, none waits",
         }
     }
 }
@@ -54,15 +61,16 @@ struct Times {
 }
 
 pub(crate) async fn run() -> anyhow::Result<Measurement> {
-    let network = up(1, &["--idle-after", IDLE_AFTER]).await;
+    let up = async |spare_mib| up(1, &["--idle-after", IDLE_AFTER, "--spare-mib", spare_mib]).await;
+    let networks = [up(SPARE_MIB).await, up("0").await];
     let mut measurement = Measurement {
-        settings: json!({ "idle_after": IDLE_AFTER, "groups": GROUPS, "environment": ENVIRONMENT }),
+        settings: json!({ "idle_after": IDLE_AFTER, "spare_mib": SPARE_MIB, "groups": GROUPS, "environment": ENVIRONMENT }),
         results: Vec::new(),
         tables: Vec::new(),
         notes: Vec::new(),
     };
     for app in [App::Fastapi, App::Static] {
-        let race = Race::prepare(&network, app).await?;
+        let race = Race::prepare(&networks, app).await?;
         for (count, rounds) in GROUPS {
             let times = race.run(count, rounds).await?;
             report(&mut measurement, app, count, &times);
@@ -73,25 +81,28 @@ pub(crate) async fn run() -> anyhow::Result<Measurement> {
 
 /// One application, ready to be started in every way.
 struct Race<'a> {
-    network: &'a Network,
     app: App,
-    programs: Vec<String>,
+    ours: [Ours<'a>; 2],
     bundles: Bundles,
+}
+
+/// A network of ours and its programs.
+struct Ours<'a> {
+    network: &'a Network,
+    programs: Vec<String>,
+    /// What its node counts of the sandboxes that wait for programs of this kind, if any do.
+    waiting: Option<&'static str>,
 }
 
 impl<'a> Race<'a> {
     /// Uploads the programs, different by a variable only, and has each answer once, so that the node has all files.
-    async fn prepare(network: &'a Network, app: App) -> anyhow::Result<Self> {
-        let aleph = Aleph::of(network);
-        let (folder, entrypoint, options) = app.upload();
-        let mut programs = Vec::new();
-        for copy in 0..GROUPS.iter().map(|(count, _)| *count).max().unwrap_or(0) {
-            eprintln!("bench: first_request: {}: upload {}", app.name(), copy + 1);
-            let variable = format!("COPY={copy}");
-            let options = [options, &["--env", &variable]].concat();
-            programs.push(aleph.upload(&folder, entrypoint, &options).await);
-        }
-        let race = Self { network, app, programs, bundles: Bundles::new(app).await? };
+    async fn prepare([waiting, making]: &'a [Network; 2], app: App) -> anyhow::Result<Self> {
+        let kind = match app {
+            App::Fastapi => "waiting_with_interpreter",
+            App::Static => "waiting",
+        };
+        let ours = [Ours::prepare(waiting, app, Some(kind)).await, Ours::prepare(making, app, None).await];
+        let race = Self { app, ours, bundles: Bundles::new(app).await? };
         // Not counted: files come into the caches of all.
         for starter in Starter::ALL {
             race.start(starter, 8).await.with_context(|| format!("{} does not work", starter.name()))?;
@@ -108,6 +119,9 @@ impl<'a> Race<'a> {
             let mut order = Starter::ALL;
             order.rotate_left(round as usize % Starter::ALL.len());
             for starter in order {
+                if starter == Starter::Waiting {
+                    self.ours[0].until_so_many_wait(count).await;
+                }
                 let answers = self.start(starter, count).await?;
                 let times = all.entry(starter).or_default();
                 times.each.extend(answers.iter().map(|first| first.seconds));
@@ -122,6 +136,7 @@ impl<'a> Race<'a> {
     async fn start(&self, starter: Starter, count: u16) -> anyhow::Result<Vec<First>> {
         let port = free_ports(count);
         let ports = port..port + count;
+        let [waiting, making] = &self.ours;
         let began = Instant::now();
         match starter {
             Starter::Host => {
@@ -138,16 +153,46 @@ impl<'a> Race<'a> {
                 try_join_all(containers.into_iter().map(|container| container.end())).await?;
                 Ok(answers)
             }
-            Starter::Aleph => {
-                let programs = &self.programs[..count.into()];
-                let gateway = gateway_port(self.network);
-                let requests =
-                    programs.iter().map(async |program| first_200(began, gateway, &format!("/vm/{program}/")).await);
-                let answers = try_join_all(requests).await?;
-                join_all(programs.iter().map(|program| self.network.until_gone(program))).await;
-                Ok(answers)
-            }
+            Starter::Waiting => waiting.start(began, count).await,
+            Starter::Making => making.start(began, count).await,
         }
+    }
+}
+
+impl<'a> Ours<'a> {
+    async fn prepare(network: &'a Network, app: App, waiting: Option<&'static str>) -> Self {
+        let aleph = Aleph::of(network);
+        let (folder, entrypoint, options) = app.upload();
+        let mut programs = Vec::new();
+        for copy in 0..GROUPS.iter().map(|(count, _)| *count).max().unwrap_or(0) {
+            eprintln!("bench: first_request: {}: upload {}", app.name(), copy + 1);
+            let variable = format!("COPY={copy}");
+            let options = [options, &["--env", &variable]].concat();
+            programs.push(aleph.upload(&folder, entrypoint, &options).await);
+        }
+        Self { network, programs, waiting }
+    }
+
+    /// Waits until as many sandboxes wait as will be needed.
+    async fn until_so_many_wait(&self, count: u16) {
+        let Some(kind) = self.waiting else { return };
+        let url = format!("{}/metrics", self.network.compute_nodes[0].url);
+        let line = format!("aleph_sandboxes{{kind=\"{kind}\"}} ");
+        eventually("sandboxes wait", async || {
+            let text = reqwest_client().get(&url).send().await.ok()?.text().await.ok()?;
+            let waiting = text.lines().find_map(|l| l.strip_prefix(&line)?.trim().parse::<u16>().ok())?;
+            (waiting >= count).then_some(())
+        })
+        .await;
+    }
+
+    async fn start(&self, began: Instant, count: u16) -> anyhow::Result<Vec<First>> {
+        let programs = &self.programs[..count.into()];
+        let gateway = gateway_port(self.network);
+        let requests = programs.iter().map(async |program| first_200(began, gateway, &format!("/vm/{program}/")).await);
+        let answers = try_join_all(requests).await?;
+        join_all(programs.iter().map(|program| self.network.until_gone(program))).await;
+        Ok(answers)
     }
 }
 

@@ -98,10 +98,8 @@ impl Sandbox<'_> {
     /// Gives the name to the socket of the sandbox that runs now. Says which that is.
     async fn link(&self) -> anyhow::Result<PathBuf> {
         let socket = eventually("the sandbox has a socket", async || {
-            let sandboxes = fs::read_dir(self.network.compute_nodes[0].run_dir()).into_iter().flatten().flatten();
-            let prefix = &self.program[..12];
-            let sandboxes = sandboxes.filter(|sandbox| sandbox.file_name().to_string_lossy().starts_with(prefix));
-            sandboxes.map(|sandbox| sandbox.path().join("http.sock")).find(|socket| socket.exists())
+            let sandbox = self.network.compute_nodes[0].sandbox_of(&self.program)?;
+            Some(sandbox.join("http.sock")).filter(|socket| socket.exists())
         })
         .await;
         let new = self.folder.path().join("new");

@@ -40,6 +40,8 @@ mmdebstrap --quiet --mode=root --variant=minbase \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     --target "$root/usr/lib/python3/dist-packages" --upgrade -r "$here/requirements.txt"
 
+install -D -m 644 "$here/preload.py" "$root/usr/lib/aleph/preload.py"
+
 # Bytecode whose freshness is not checked: half the start time of a program (see runtimes/README.md).
 chroot "$root" python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.11 ||
     true # A few test files of the standard library are not valid Python on purpose.

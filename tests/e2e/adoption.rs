@@ -174,8 +174,8 @@ async fn an_agent_comes_back_while_the_message_node_is_down() {
 
 /// Freezes the sandboxes of a node, as its agent does while it takes a snapshot.
 fn freeze_all(node: &ComputeNode) {
-    for sandbox in std::fs::read_dir(node.run_dir()).unwrap().flatten() {
-        let spec = std::fs::read(sandbox.path().join("spec.json")).unwrap();
+    for sandbox in node.claimed_sandboxes() {
+        let spec = std::fs::read(sandbox.join("spec.json")).unwrap();
         let spec: Value = serde_json::from_slice(&spec).unwrap();
         let group = spec["driver"]["cgroup"].as_str().unwrap();
         let v1 = PathBuf::from("/sys/fs/cgroup/freezer").join(group).join("freezer.state");

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod archive;
+mod attacked;
 mod bad_programs;
 mod chain;
 mod ephemeral;
@@ -18,6 +19,7 @@ mod plain_code;
 mod programs;
 mod python_client;
 mod shared;
+mod spares;
 mod tutorial;
 mod up;
 mod volumes;

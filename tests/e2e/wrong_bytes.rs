@@ -63,7 +63,7 @@ async fn files_with_wrong_bytes_never_run_and_right_ones_do() {
     })
     .await;
     let node = &network.compute_nodes[0];
-    assert!(node.supervisors().is_empty(), "no sandbox was made");
+    assert!(node.all_supervisors().is_empty(), "no sandbox was made");
     assert!(!aleph.logs(&persistent).await.contains("starting"), "no sandbox was ever made");
     let kept = std::fs::read_dir(node.data_dir.join("cache/files")).unwrap();
     let kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

@@ -17,7 +17,7 @@ mod wait;
 pub use anvil::Anvil;
 pub use client::{Aleph, Finished};
 pub use namespace::Namespace;
-pub use network::{ComputeNode, Network, UpOptions, free_ports, is_running, reqwest_client, signal};
+pub use network::{ComputeNode, Network, UpOptions, claim_of, free_ports, is_running, reqwest_client, signal};
 pub use postgres::Postgres;
 pub use publisher::Publisher;
 pub use python_client::PythonClient;

@@ -299,6 +299,15 @@ impl Drop for Network {
     }
 }
 
+/// What a sandbox was claimed for, if it was.
+pub fn claim_of(sandbox: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(sandbox.join("claim.json")).ok()?).ok()
+}
+
+fn supervisor_of(sandbox: &Path) -> Option<i32> {
+    fs::read_to_string(sandbox.join("lock")).ok()?.parse().ok()
+}
+
 impl ComputeNode {
     /// Where its sandboxes are.
     pub fn run_dir(&self) -> PathBuf {
@@ -306,11 +315,29 @@ impl ComputeNode {
         Path::new("/run/aleph-node").join(&name[..12])
     }
 
-    /// The processes of its supervisors.
+    /// The directories of all its sandboxes.
+    fn sandboxes(&self) -> impl Iterator<Item = PathBuf> {
+        fs::read_dir(self.run_dir()).into_iter().flatten().flatten().map(|entry| entry.path())
+    }
+
+    /// The directory of a program's sandbox.
+    pub fn sandbox_of(&self, program: &str) -> Option<PathBuf> {
+        self.sandboxes().find(|sandbox| claim_of(sandbox).is_some_and(|claim| claim["program"] == program))
+    }
+
+    /// The directories of the sandboxes that are a program's; others wait for one.
+    pub fn claimed_sandboxes(&self) -> Vec<PathBuf> {
+        self.sandboxes().filter(|sandbox| claim_of(sandbox).is_some()).collect()
+    }
+
+    /// The processes of the supervisors of its programs.
     pub fn supervisors(&self) -> Vec<i32> {
-        let sandboxes = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
-        let pid = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("lock")).ok()?.parse().ok();
-        sandboxes.filter_map(pid).collect()
+        self.claimed_sandboxes().iter().filter_map(|sandbox| supervisor_of(sandbox)).collect()
+    }
+
+    /// The processes of all its supervisors, also of those whose sandboxes wait for a program.
+    pub fn all_supervisors(&self) -> Vec<i32> {
+        self.sandboxes().filter_map(|sandbox| supervisor_of(&sandbox)).collect()
     }
 
     /// What `aleph-node volumes` with these arguments says about it.
@@ -358,7 +385,7 @@ impl ComputeNode {
     /// Kills the node and everything of it, as when its machine dies.
     pub fn kill_everything(&self) {
         self.signal(Signal::KILL);
-        for supervisor in self.supervisors() {
+        for supervisor in self.all_supervisors() {
             signal(supervisor, Signal::KILL);
         }
     }

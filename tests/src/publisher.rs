@@ -23,7 +23,36 @@ impl Publisher {
     /// When its key cannot be read.
     pub fn of(network: &Network) -> Self {
         let account = protocol::Account::from_file(&network.account_key).expect("the account's key is a key");
-        Self { account, node: protocol::client::MessageNode::new(&network.message_node_url) }
+        Self::new(account, &network.message_node_url)
+    }
+
+    /// An account, and the message node that it publishes at.
+    pub fn new(account: protocol::Account, message_node_url: &str) -> Self {
+        Self { account, node: protocol::client::MessageNode::new(message_node_url) }
+    }
+
+    /// The account.
+    pub fn account(&self) -> &protocol::Account {
+        &self.account
+    }
+
+    /// Publishes a message with this content, to which the account and the time are added.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn message(&self, message_type: MessageType, mut content: Value) -> Envelope {
+        content["address"] = json!(self.account.address());
+        content["time"] = json!(MessageTime::now());
+        let envelope = Envelope::sign_inline(
+            &self.account,
+            message_type,
+            content.to_string(),
+            MessageTime::now(),
+            Some("TEST".into()),
+        );
+        let status = self.node.submit(&envelope, true).await.expect("the message node answers");
+        assert_eq!(status.as_str(), "processed");
+        envelope
     }
 
     /// Publishes bytes as a file of the account. Says the STORE message.

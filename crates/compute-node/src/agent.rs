@@ -181,7 +181,9 @@ impl Agent {
                 () = tokio::time::sleep(wakeup) => self.tell(persistent::Event::Tick),
             }
         }
-        if !self.parts.leave_running {
+        if self.parts.leave_running {
+            self.parts.sandboxes.end_waiting().await;
+        } else {
             self.stop_everything(events).await;
         }
     }
@@ -398,7 +400,7 @@ impl Agent {
             sandboxes.stop(owner, STOP_GRACE);
         }
         while !sandboxes.owners().is_empty() && events.recv().await.is_some() {}
-        sandboxes.tear_down(self.parts.fetcher.images());
+        sandboxes.tear_down(self.parts.fetcher.images()).await;
     }
 }
 

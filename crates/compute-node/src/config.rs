@@ -86,6 +86,8 @@ pub struct SandboxConfig {
     pub first_uid: u32,
     /// How many sandboxes there can be at once, each with 65536 ids.
     pub slots: u32,
+    /// MiB of memory for sandboxes that wait for a program; 0 for none.
+    pub spare_mib: u64,
     /// Addresses for sandboxes with a network, four each.
     pub network: Ipv4Net,
 }

@@ -64,6 +64,21 @@ impl Metrics {
         self.recorder.register_histogram(&key, &METADATA).record(took.as_secs_f64());
     }
 
+    /// A sandbox was claimed: one that waited, or one that was made for its program.
+    pub(crate) fn claimed(&self, waited: bool) {
+        let start = if waited { "waited" } else { "made" };
+        self.count("aleph_sandboxes_claimed_total", vec![Label::new("start", start)]);
+    }
+
+    /// A sandbox waits for a program; `took` to make, with so many bytes of memory of its own.
+    #[allow(clippy::cast_precision_loss)] // Of petabytes.
+    pub(crate) fn spare_made(&self, took: Duration, memory: u64) {
+        let seconds = Key::from_static_name("aleph_spare_made_seconds");
+        self.recorder.register_histogram(&seconds, &METADATA).record(took.as_secs_f64());
+        let bytes = Key::from_static_name("aleph_spare_memory_bytes");
+        self.recorder.register_gauge(&bytes, &METADATA).set(memory as f64);
+    }
+
     /// Nothing of a sandbox runs any more. `None` when its supervisor did not say why.
     pub(crate) fn ended(&self, kind: &'static str, end: Option<&End>) {
         let outcome = end.map_or("unknown", End::as_str);

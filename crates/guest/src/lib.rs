@@ -11,10 +11,12 @@
 //! ```text
 //!             Configure          program answers
 //!   waiting ────────────▶ starting ────────────▶ ready
-//!      │                     │                     │
-//!      │ control closed      │ cannot start        │ program ends, or Stop
-//!      ▼                     ▼                     ▼
-//!    exit                Failed, exit          Exited, exit
+//!    │  ▲ │                  │                     │
+//!    │  │ │ control closed   │ cannot start        │ program ends, or Stop
+//!    │  │ ▼                  ▼                     ▼
+//!    │  │ exit           Failed, exit          Exited, exit
+//!    ▼  │
+//!  warming     by Warm, until an interpreter waits or cannot
 //! ```
 //! Only the supervisor moves it forward. When process 1 exits the kernel kills everything else in the sandbox.
 
@@ -39,6 +41,20 @@ pub const API_LINK: &str = "/tmp/socat-socket";
 /// The port that a binary listens on when the program's variables do not name another in `PORT`.
 pub const DEFAULT_PORT: u16 = 8080;
 
+/// The variables that every program has, unless it sets them itself, and that an interpreter waits with.
+pub fn base_environment() -> Vec<(String, String)> {
+    let variables = [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/root"),
+        ("LANG", "C.UTF-8"),
+        // What a program prints is in its log at once.
+        ("PYTHONUNBUFFERED", "1"),
+        // The code cannot be written to, so Python need not try.
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+    ];
+    variables.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec()
+}
+
 /// The longest message on the control socket, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
@@ -46,6 +62,9 @@ pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToGuest {
+    /// Have an interpreter with the server and the image's own modules wait for an ASGI program. Sent once or not at all,
+    /// before [`ToGuest::Configure`].
+    Warm,
     /// Become this program. Sent once, after code and limits are in place.
     Configure(Configure),
     /// End the program: SIGTERM, and SIGKILL after the grace.
@@ -92,6 +111,12 @@ pub enum Interface {
 pub enum FromGuest {
     /// The init waits for [`ToGuest::Configure`].
     Waiting,
+    /// An interpreter waits, too; or the image has none, and why.
+    Warmed {
+        /// Why none waits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<String>,
+    },
     /// The program answers requests.
     Ready,
     /// The program could not be started.

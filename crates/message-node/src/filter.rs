@@ -32,6 +32,8 @@ pub(crate) struct Traits {
     pub content_hash: Option<String>,
     /// `content.key`.
     pub content_key: Option<String>,
+    /// `content.content.tags`.
+    pub tags: Vec<String>,
 }
 
 impl Traits {
@@ -50,6 +52,7 @@ impl Traits {
             content_ref: text(Content::reference),
             content_hash: text(Content::file_hash),
             content_key: text(Content::key),
+            tags: content.map(Content::tags).unwrap_or_default().into_iter().map(str::to_owned).collect(),
         }
     }
 }
@@ -75,6 +78,8 @@ pub(crate) struct Filter {
     pub content_keys: Vec<String>,
     /// `content.type`.
     pub content_types: Vec<String>,
+    /// `content.content.tags`.
+    pub tags: Vec<String>,
     /// Words of chains.
     pub chains: Vec<String>,
     /// Channels.
@@ -112,6 +117,7 @@ impl Filter {
             && some(&self.content_keys, traits.content_key.as_ref())
             && some(&self.content_types, traits.content_type.as_ref())
             && some(&self.channels, traits.channel.as_ref())
+            && (self.tags.is_empty() || traits.tags.iter().any(|tag| self.tags.contains(tag)))
     }
 
     /// The statuses that are wanted.
@@ -143,6 +149,7 @@ mod tests {
             content_ref: Some("r".into()),
             content_hash: Some("f".into()),
             content_key: None,
+            tags: vec!["a".into(), "b".into()],
         }
     }
 
@@ -150,7 +157,7 @@ mod tests {
     fn every_list_that_is_set_must_hold_the_value() {
         let list = |value: &str| vec!["other".to_owned(), value.to_owned()];
         type Field = fn(&mut Filter) -> &mut Vec<String>;
-        let cases: [(Field, &str); 7] = [
+        let cases: [(Field, &str); 8] = [
             (|f| &mut f.senders, "0xs"),
             (|f| &mut f.owners, "0xo"),
             (|f| &mut f.hashes, "h"),
@@ -158,6 +165,7 @@ mod tests {
             (|f| &mut f.content_hashes, "f"),
             (|f| &mut f.chains, "ETH"),
             (|f| &mut f.channels, "here"),
+            (|f| &mut f.tags, "b"),
         ];
         for (field, value) in cases {
             let mut filter = Filter::default();

@@ -28,6 +28,8 @@ mod events;
 mod files;
 mod filter;
 mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod metrics;
 mod node;
 mod pipeline;

@@ -118,6 +118,10 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(crate) ready_within: Duration,
 
+    /// MiB of memory of each compute node for sandboxes that wait for a program, beside what it offers; 0 for none
+    #[arg(long, default_value_t = 256)]
+    pub(crate) spare_mib: u64,
+
     #[command(flatten)]
     pub(crate) lease: LeaseOptions,
 
@@ -399,6 +403,10 @@ pub(crate) struct ComputeNodeOptions {
     /// How many sandboxes there can be at once
     #[arg(long, default_value_t = 4096, env = "ALEPH_NODE_SLOTS")]
     pub(crate) slots: u32,
+
+    /// MiB of memory for sandboxes that wait for a program, beside what is offered; 0 for none
+    #[arg(long, default_value_t = 256, env = "ALEPH_NODE_SPARE_MIB")]
+    pub(crate) spare_mib: u64,
 
     /// Addresses for sandboxes with a network, four each; not used by anything else on this machine
     #[arg(long, default_value = "100.96.0.0/16", env = "ALEPH_NODE_NETWORK")]

@@ -151,6 +151,7 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
             guest: parts.guest,
             first_uid: options.first_uid,
             slots: options.slots,
+            spare_mib: options.spare_mib,
             network: options.network,
         },
         offer,

@@ -17,6 +17,8 @@ pub mod history;
 pub mod id;
 pub mod message;
 pub mod network;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 pub mod operation;
 pub mod signed_request;
 

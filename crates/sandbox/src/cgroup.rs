@@ -75,6 +75,10 @@ pub struct Cgroup {
     path: String,
 }
 
+/// The share of the processor that a group has unless somebody says otherwise (version 1), and the same in version 2.
+pub(crate) const USUAL_SHARES: u64 = 1024;
+const USUAL_WEIGHT: u64 = 100;
+
 /// The period over which processor time is counted, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 
@@ -115,12 +119,14 @@ impl Cgroup {
             Hierarchy::V2 { .. } => vec![
                 ("memory", "memory.max", memory.to_string()),
                 ("cpu", "cpu.max", format!("{quota} {CPU_PERIOD}")),
+                ("cpu", "cpu.weight", USUAL_WEIGHT.to_string()),
                 ("pids", "pids.max", limits.pids.to_string()),
             ],
             Hierarchy::V1 { .. } => vec![
                 ("memory", "memory.limit_in_bytes", memory.to_string()),
                 ("cpu", "cpu.cfs_period_us", CPU_PERIOD.to_string()),
                 ("cpu", "cpu.cfs_quota_us", quota.to_string()),
+                ("cpu", "cpu.shares", USUAL_SHARES.to_string()),
                 ("pids", "pids.max", limits.pids.to_string()),
             ],
         };
@@ -152,6 +158,16 @@ impl Cgroup {
             Hierarchy::V1 { .. } => "memory.usage_in_bytes",
         };
         fs::read_to_string(self.directory("memory").ok()?.join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// Bytes of memory that the group has of its own, without what it has read of files, when it exists.
+    pub fn own_memory_bytes(&self) -> Option<u64> {
+        let field = match self.hierarchy {
+            Hierarchy::V2 { .. } => "anon ",
+            Hierarchy::V1 { .. } => "rss ",
+        };
+        let text = fs::read_to_string(self.directory("memory").ok()?.join("memory.stat")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(field)?.parse().ok())
     }
 
     /// The processes of the group; none when it is gone.
@@ -256,12 +272,15 @@ mod tests {
         assert_eq!(read("memory.max"), (64 << 20).to_string());
         assert_eq!(read("memory.swap.max"), "0");
         assert_eq!(read("cpu.max"), "200000 100000");
+        assert_eq!(read("cpu.weight"), "100");
         assert_eq!(read("pids.max"), "99");
         assert_eq!(group.oom_kills(), 0);
         fs::write(directory.join("memory.events"), "low 0\noom 3\noom_kill 2\noom_group_kill 0\n").unwrap();
         assert_eq!(group.oom_kills(), 2);
         fs::write(directory.join("memory.current"), "4096\n").unwrap();
         assert_eq!(group.memory_bytes(), Some(4096));
+        fs::write(directory.join("memory.stat"), "anon 1024\nfile 3072\n").unwrap();
+        assert_eq!(group.own_memory_bytes(), Some(1024));
         assert!(group.is_empty());
     }
 

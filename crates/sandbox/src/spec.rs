@@ -15,6 +15,10 @@ pub struct PrepareSpec {
     pub name: String,
     /// Which driver makes it, and how.
     pub driver: DriverSpec,
+    /// Whether it waits for its program with an interpreter that runs already. It is made with little of the processor then,
+    /// so that nobody is slowed down by it.
+    #[serde(default)]
+    pub warm: bool,
     /// When it ends if nobody claims or renews it.
     pub deadline: HolderDeadline,
 }

@@ -55,7 +55,7 @@ impl Drop for Remains {
         for number in 0..self.nodes {
             let node = compute_node(self.root(), number);
             // Whatever still runs is ours: the folder is new.
-            node.supervisors().into_iter().for_each(|pid| signal(pid, Signal::KILL));
+            node.all_supervisors().into_iter().for_each(|pid| signal(pid, Signal::KILL));
             let run_dir = node.run_dir();
             let names: Vec<_> = std::fs::read_dir(&run_dir).into_iter().flatten().flatten().collect();
             if let (Ok(hierarchy), Some(node)) = (&hierarchy, run_dir.file_name()) {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aleph_tests::claim_of;
 use anyhow::Context;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -100,6 +101,9 @@ pub struct Seen {
     pub coexistences: Vec<Coexistence>,
 }
 
+/// Whose a sandbox is: the program, and the epoch of a persistent one.
+type Owner = (String, Option<u64>);
+
 /// Looks at the processes of all sandboxes until it is dropped.
 pub struct Sampler {
     seen: Arc<Mutex<Seen>>,
@@ -116,11 +120,11 @@ impl Sampler {
         let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
         let root = roots.into_iter().find(|root| root.join("aleph-node").is_dir());
         let root = root.context("there is no control group of any node")?.join("aleph-node");
-        let groups: Vec<_> = run_dirs.iter().filter_map(|dir| Some(root.join(dir.file_name()?))).collect();
+        let nodes: Vec<_> =
+            run_dirs.iter().filter_map(|dir| Some((dir.clone(), root.join(dir.file_name()?)))).collect();
         let (seen, ended) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
         let (writes, ends) = (seen.clone(), ended.clone());
-        let thread =
-            std::thread::Builder::new().name("sampler".into()).spawn(move || watch(&groups, &writes, &ends))?;
+        let thread = std::thread::Builder::new().name("sampler".into()).spawn(move || watch(&nodes, &writes, &ends))?;
         Ok(Self { seen, ended, thread: Some(thread) })
     }
 
@@ -142,23 +146,33 @@ impl Drop for Sampler {
     }
 }
 
-fn watch(groups: &[PathBuf], seen: &Mutex<Seen>, ended: &AtomicBool) {
+fn watch(nodes: &[(PathBuf, PathBuf)], seen: &Mutex<Seen>, ended: &AtomicBool) {
+    let mut owners: BTreeMap<PathBuf, Owner> = BTreeMap::new();
     let mut pairs: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
     let mut names = std::collections::BTreeSet::new();
     let mut last = now();
     while !ended.load(Ordering::Relaxed) {
         let at = now();
-        let running: Vec<_> = groups.iter().flat_map(|group| sandboxes(group)).filter(|group| runs(group)).collect();
-        for (index, one) in running.iter().enumerate() {
-            for other in &running[index + 1..] {
+        let running: Vec<_> = nodes.iter().flat_map(|node| sandboxes(node)).filter(|(_, group)| runs(group)).collect();
+        for (directory, group) in &running {
+            // Whose it is does not change, and may be asked for after the directory is gone.
+            if !owners.contains_key(group)
+                && let Some(owner) = owner_of(directory)
+            {
+                owners.insert(group.clone(), owner);
+            }
+        }
+        let claimed: Vec<_> = running.iter().filter_map(|(_, group)| Some((group, owners.get(group)?))).collect();
+        for (index, (one, owner)) in claimed.iter().enumerate() {
+            for (other, other_owner) in &claimed[index + 1..] {
                 // One look is not an instant: both have to be there after both were there.
-                let same = program_of(one).is_some() && program_of(one) == program_of(other);
-                if same && runs(one) && runs(other) {
-                    pairs.entry((name_of(one), name_of(other))).or_insert((at, 0)).1 += 1;
+                if owner.0 == other_owner.0 && runs(one) && runs(other) {
+                    let names = (name_of(one, owner), name_of(other, other_owner));
+                    pairs.entry(names).or_insert((at, 0)).1 += 1;
                 }
             }
         }
-        names.extend(running.iter().map(|group| name_of(group)));
+        names.extend(claimed.iter().map(|(group, owner)| name_of(group, owner)));
         let mut seen = seen.lock().expect("nobody panics while reading");
         seen.samples += 1;
         seen.longest_blink = seen.longest_blink.max(at - last);
@@ -171,18 +185,23 @@ fn watch(groups: &[PathBuf], seen: &Mutex<Seen>, ended: &AtomicBool) {
     }
 }
 
-fn sandboxes(group: &Path) -> Vec<PathBuf> {
+/// The directories of a node's sandboxes, with their control groups.
+fn sandboxes((run_dir, group): &(PathBuf, PathBuf)) -> Vec<(PathBuf, PathBuf)> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    groups.map(|entry| (run_dir.join(entry.file_name()), entry.path())).collect()
 }
 
-fn name_of(group: &Path) -> String {
-    group.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+/// Whose a sandbox is, once it is somebody's: until then nothing of any program runs in it.
+fn owner_of(directory: &Path) -> Option<Owner> {
+    let claim = claim_of(directory)?;
+    Some((claim["program"].as_str()?.to_owned(), claim["epoch"].as_u64()))
 }
 
-/// The first part of a sandbox's name.
-fn program_of(group: &Path) -> Option<String> {
-    name_of(group).split_once('-').map(|(program, _)| program.to_owned())
+fn name_of(group: &Path, (program, epoch): &Owner) -> String {
+    let epoch = epoch.map_or_else(|| "on demand".to_owned(), |epoch| epoch.to_string());
+    let name = group.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    format!("{} {epoch} {name}", &program[..program.len().min(12)])
 }
 
 /// Whether something runs in a control group that is neither dead nor stopped.

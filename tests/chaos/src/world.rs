@@ -135,7 +135,7 @@ impl World<'_> {
 
     /// The processes of a node's supervisors.
     pub(crate) fn supervisors(&self, node: usize) -> Vec<i32> {
-        compute_node(self.root, node).supervisors()
+        compute_node(self.root, node).all_supervisors()
     }
 
     /// What is not as it should be, if anything.

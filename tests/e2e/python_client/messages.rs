@@ -40,20 +40,21 @@ fn editor(user: &User) -> String {
 async fn a_post_is_written_found_amended_while_it_is_watched_and_forgotten() {
     let network = network().await;
     let user = User::with(network, 0).await;
-    std::fs::write(user.path("post.json"), r#"{"text": "one"}"#).unwrap();
+    let document = |text: &str| json!({"text": text, "tags": ["red"]});
+    std::fs::write(user.path("post.json"), document("one").to_string()).unwrap();
     let options = ["--path", "post.json", "--type", "note", "--ref", "topic", "--channel", "PYTHON"];
     let posted = user.python.json(&[&["message", "post"][..], &options].concat()).await;
     let original = posted["item_hash"].as_str().unwrap();
     network.until_status(original, "processed").await;
     let shown = async || network.get(&format!("/api/v0/posts.json?hashes={original}")).await["posts"][0].take();
     let post = shown().await;
-    assert_eq!((&post["content"], &post["type"]), (&json!({"text": "one"}), &"note".into()));
+    assert_eq!((&post["content"], &post["type"]), (&document("one"), &"note".into()));
     assert_eq!((&post["ref"], &post["channel"]), (&"topic".into(), &"PYTHON".into()));
 
     let got = user.python.succeed(&["--no-format", "message", "get", original]).await;
-    let (status, document) = got.split_once('\n').unwrap();
+    let (status, message) = got.split_once('\n').unwrap();
     assert!(status.contains("processed"), "{status}");
-    assert_eq!(serde_json::from_str::<Value>(document).unwrap()["content"]["content"], json!({"text": "one"}));
+    assert_eq!(serde_json::from_str::<Value>(message).unwrap()["content"]["content"], document("one"));
 
     let mut watching = user.python.command(&["message", "watch", original, "--debug"]);
     let mut watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -66,14 +67,16 @@ async fn a_post_is_written_found_amended_while_it_is_watched_and_forgotten() {
     let seen: Value = serde_json::from_str(&line_with(&mut printed, original).await).unwrap();
     watching.kill().await.unwrap();
     let amend = seen["item_hash"].as_str().unwrap();
-    assert_eq!((&seen["content"]["ref"], &seen["content"]["content"]), (&original.into(), &json!({"text": "two"})));
+    assert_eq!((&seen["content"]["ref"], &seen["content"]["content"]), (&original.into(), &document("two")));
     let post = shown().await;
-    assert_eq!((&post["content"], &post["item_hash"]), (&json!({"text": "two"}), &amend.into()));
+    assert_eq!((&post["content"], &post["item_hash"]), (&document("two"), &amend.into()));
 
     let (hashes, address) = (format!("{original},{amend}"), user.address.as_str());
     let filters = ["--hashes", &hashes, "--message-types", "POST", "--addresses", address, "--channels", "PYTHON"];
     let by_type = ["--content-types", "amend", "--refs", original];
-    for (filters, expected) in [(&filters[..], vec![amend, original]), (&by_type, vec![amend])] {
+    let by_tag = ["--addresses", address, "--tags", "blue,red"];
+    let both = vec![amend, original];
+    for (filters, expected) in [(&filters[..], both.clone()), (&by_type, vec![amend]), (&by_tag, both)] {
         let found = user.python.json(&[&["--no-format", "message", "find"], filters].concat()).await;
         let found: Vec<_> = found["messages"].as_array().unwrap().iter().map(|m| &m["item_hash"]).collect();
         assert_eq!(found, expected, "{filters:?}");

@@ -6,3 +6,4 @@ pub mod data;
 pub mod on_demand;
 pub mod persistent;
 pub mod routes;
+pub mod spares;

@@ -14,11 +14,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::resolutions::Resolutions;
 use super::revisions::Revisions;
 use crate::single_flight::SingleFlight;
 
 /// A program in force is asked for again after this long, in case the stream missed something.
 const FRESH: Duration = Duration::from_secs(60);
+
+/// What has been known for longer is not gone by before the message node was asked, though it streams changes.
+const STALE: Duration = Duration::from_secs(3600);
 
 /// An unknown program is asked for again after this long.
 const UNKNOWN_FRESH: Duration = Duration::from_secs(1);
@@ -78,11 +82,18 @@ pub(crate) struct Catalog {
     message_node: MessageNode,
     known: Mutex<HashMap<ProgramId, (Lookup, Instant)>>,
     lookups: SingleFlight<ProgramId, Found>,
+    /// What the files are that programs refer to.
+    pub(crate) files: Resolutions,
 }
 
 impl Catalog {
     pub(crate) fn new(message_node: MessageNode) -> Arc<Self> {
-        Arc::new(Self { message_node, known: Mutex::default(), lookups: SingleFlight::default() })
+        Arc::new(Self {
+            message_node,
+            known: Mutex::default(),
+            lookups: SingleFlight::default(),
+            files: Resolutions::default(),
+        })
     }
 
     /// What is known of a program, asking the message node when it is not known or not fresh. A message node that cannot be
@@ -97,6 +108,12 @@ impl Catalog {
                 Lookup::Unknown | Lookup::Pending | Lookup::Invalid(_) => UNKNOWN_FRESH,
             };
             if asked.elapsed() < fresh {
+                return Ok(lookup.clone());
+            }
+            // The stream would have said that it is over, and nobody waits for what it cannot say: that it is not paid for.
+            if matches!(lookup, Lookup::Found(_)) && self.files.streams() && asked.elapsed() < STALE {
+                let catalog = self.clone();
+                tokio::spawn(async move { catalog.refresh(id).await });
                 return Ok(lookup.clone());
             }
         }
@@ -177,7 +194,9 @@ impl Catalog {
         let (mut revisions, mut logged) = (Revisions::new(MessageTime::now()), Connection::Streams);
         loop {
             let session = self.follow_once(&mut revisions, &changes, &mut logged, poll);
-            match shutdown.run_until_cancelled(session).await {
+            let ended = shutdown.run_until_cancelled(session).await;
+            self.files.stream_ends();
+            match ended {
                 None => return,
                 Some(Ok(())) => {}
                 Some(Err(error)) if logged != Connection::Fails => {
@@ -214,12 +233,14 @@ impl Catalog {
         };
         info!(url = self.message_node.url(), "following the message node");
         *logged = Connection::Streams;
+        self.files.stream_begins();
         while let Some(message) = stream.next().await? {
             match message.envelope.message_type {
                 MessageType::Forget => {
                     let Ok(content) = self.message_node.item_content(&message.envelope).await else { continue };
                     let hashes =
                         parse_content::<ForgetContent>(&content).map(|forget| forget.hashes).unwrap_or_default();
+                    hashes.iter().for_each(|hash| self.files.drop_of(hash));
                     for id in hashes.iter().filter_map(|hash| hash.parse().ok()) {
                         if self.known(id).is_some() {
                             self.recheck(id, changes).await;
@@ -258,6 +279,7 @@ impl Catalog {
     async fn tell_of_revision(&self, message: &Envelope, changes: &mpsc::Sender<Change>) {
         let Ok(content) = self.message_node.item_content(message).await else { return };
         if let Ok(StoreContent { address, reference: Some(reference), .. }) = parse_content(&content) {
+            self.files.drop_of(&reference);
             for id in self.with_code(&reference, &address) {
                 let _ = changes.send(Change::NewCode(id)).await;
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::client::MessageNode;
+use protocol::client::{ClientError, MessageNode};
 use protocol::control::{Failure, FailureKind};
 use protocol::message::{
     ItemType, MessageType, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content, place_volumes,
@@ -14,6 +14,7 @@ use super::catalog::{Catalog, Lookup, Program};
 use super::code::{CodeCache, CodeError, OpenedCode};
 use super::files::{CachedFile, FileError, Files};
 use super::images::{Images, MountedImage};
+use super::resolutions::{Publisher, Reference, Resolved, Unresolved};
 
 /// MiB of ephemeral volumes that one sandbox may have. Copies on demand are not counted by anybody else.
 const MAX_EPHEMERAL_MIB: u64 = 10_000;
@@ -153,22 +154,34 @@ impl Fetcher {
         owner: &Address,
         what: &str,
     ) -> Result<StoreContent, Failure> {
-        let unavailable = |why: String| cannot_fetch(what, why);
-        let reference = self.aliases.resolve(reference);
-        let store = self.message_node.message(reference).await.map_err(|e| unavailable(e.to_string()))?;
+        let hash = self.aliases.resolve(reference);
+        // Revisions of a file are its owner's to make, not the program's owner's unless they are the same.
+        let publisher = if what == "runtime" { Publisher::Itself } else { Publisher::Account(owner.clone()) };
+        let reference = Reference { hash: hash.to_owned(), latest_of: use_latest.then_some(publisher) };
+        let resolved = self.catalog.files.get(reference.clone(), || self.ask(&reference)).await;
+        resolved.map_err(|unresolved| match unresolved {
+            Unresolved::Unreachable(why) | Unresolved::Refused(why) => cannot_fetch(what, why),
+        })
+    }
+
+    /// Asks the message node for the content of a STORE message.
+    async fn ask(&self, Reference { hash, latest_of }: &Reference) -> Result<Resolved, Unresolved> {
+        let unreachable = |e: ClientError| Unresolved::Unreachable(e.to_string());
+        let store = self.message_node.message(hash).await.map_err(unreachable)?;
         let store = store
             .filter(|found| found.status.is_in_force())
             .and_then(|found| found.message)
-            .ok_or_else(|| unavailable(format!("the message node has no file message {reference} in force")))?;
+            .ok_or_else(|| Unresolved::Refused(format!("the message node has no file message {hash} in force")))?;
         let mut newest = store;
-        if use_latest {
-            // Revisions of a file are its owner's to make, not the program's owner's unless they are the same.
-            let publisher = parse_store(&self.message_node, &newest.envelope).await.map_err(&unavailable)?.address;
-            let by = if what == "runtime" { &publisher } else { owner };
-            let revision = self.message_node.latest_revision(reference, by).await;
-            newest = revision.map_err(|e| unavailable(e.to_string()))?.unwrap_or(newest);
+        if let Some(latest_of) = latest_of {
+            let by = match latest_of {
+                Publisher::Itself => parse_store(&self.message_node, &newest.envelope).await?.address,
+                Publisher::Account(owner) => owner.clone(),
+            };
+            newest = self.message_node.latest_revision(hash, &by).await.map_err(unreachable)?.unwrap_or(newest);
         }
-        parse_store(&self.message_node, &newest.envelope).await.map_err(&unavailable)
+        let file = parse_store(&self.message_node, &newest.envelope).await?;
+        Ok(Resolved { message: newest.envelope.item_hash, file })
     }
 }
 
@@ -188,13 +201,15 @@ fn file_name(store: &StoreContent, what: &str) -> Result<FileName, Failure> {
 async fn parse_store(
     message_node: &MessageNode,
     envelope: &protocol::message::Envelope,
-) -> Result<StoreContent, String> {
+) -> Result<StoreContent, Unresolved> {
     if envelope.message_type != MessageType::Store {
-        return Err(format!("{} is a {} message, not a file", envelope.item_hash, envelope.message_type));
+        let (hash, kind) = (&envelope.item_hash, envelope.message_type);
+        return Err(Unresolved::Refused(format!("{hash} is a {kind} message, not a file")));
     }
-    let content = message_node.item_content(envelope).await.map_err(|e| e.to_string())?;
-    envelope.verify().and_then(|()| envelope.verify_content(&content)).map_err(|e| e.to_string())?;
-    parse_content(&content).map_err(|e| e.to_string())
+    let content = message_node.item_content(envelope).await.map_err(|e| Unresolved::Unreachable(e.to_string()))?;
+    let verified = envelope.verify().and_then(|()| envelope.verify_content(&content));
+    verified.map_err(|e| Unresolved::Refused(e.to_string()))?;
+    parse_content(&content).map_err(|e| Unresolved::Refused(e.to_string()))
 }
 
 fn file_failure(error: &FileError, what: &str) -> Failure {

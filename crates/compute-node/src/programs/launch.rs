@@ -78,20 +78,14 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn configure(id: ProgramId, content: &ProgramContent, epoch: Option<Epoch>) -> Configure {
-    let mut environment = vec![
-        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
-        ("HOME".to_owned(), "/root".to_owned()),
-        ("LANG".to_owned(), "C.UTF-8".to_owned()),
-        // What a program prints is in its log at once.
-        ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
-        // The code cannot be written to, so Python need not try.
-        ("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()),
+    let mut environment = guest::base_environment();
+    environment.extend([
         // As the Aleph init sets it (contract: guest protocol).
         ("ALEPH_ADDRESS_TO_USE".to_owned(), id.host_label()),
         ("ALEPH_API_HOST".to_owned(), "http://localhost".to_owned()),
         ("ALEPH_API_UNIX_SOCKET".to_owned(), API_LINK.to_owned()),
         ("ALEPH_PROGRAM_ID".to_owned(), id.to_string()),
-    ];
+    ]);
     if let Some(epoch) = epoch {
         environment.push(("ALEPH_EPOCH".to_owned(), epoch.to_string()));
     }

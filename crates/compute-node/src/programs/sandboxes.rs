@@ -12,12 +12,10 @@ use lease::{HolderDeadline, clock};
 use protocol::ProgramId;
 use protocol::api::compute_node::LogSource;
 use protocol::control::Failure;
-use sandbox::client::{Supervisor, clear_away, read_specs};
+use sandbox::client::{Supervisor, read_specs};
 use sandbox::layout::SandboxDirectory;
 use sandbox::logs::LogWriter;
-use sandbox::spec::{
-    ClaimSpec, ContainerSpec, DriverSpec, End, LogSpec, PrepareSpec, Report, Request, SandboxState, VolumeSpec,
-};
+use sandbox::spec::{ClaimSpec, DriverSpec, End, LogSpec, PrepareSpec, Report, Request, SandboxState, VolumeSpec};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -28,15 +26,14 @@ use super::fetch::Fetched;
 use super::freezer::{self, Freezable, Freezers};
 use super::images::Images;
 use super::launch::{self, Terms};
+use super::making::{Maker, clear};
 use super::network::Network;
-use super::slots::{Slot, Slots};
+use super::slots::Slot;
+use super::spares::{Kind, Spares};
 use crate::config::Config;
 use crate::core::persistent::{Assignment, Needs};
 use crate::guest_api::GuestApi;
 use crate::metrics::Metrics;
-
-/// How soon clearing away is tried again when something does not die.
-const CLEAR_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whose a sandbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,8 +96,8 @@ pub(crate) struct OfData {
 /// The sandboxes of this node.
 pub(crate) struct Sandboxes {
     config: Config,
-    cgroup: String,
-    slots: Arc<Slots>,
+    maker: Arc<Maker>,
+    spares: Arc<Spares>,
     network: Network,
     code: Arc<CodeCache>,
     data: Option<Arc<ProgramData>>,
@@ -126,11 +123,12 @@ impl Sandboxes {
         use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&config.run_dir)?;
         let node = config.run_dir.file_name().map_or_else(|| "node".into(), |name| name.to_string_lossy().into_owned());
+        let maker = Arc::new(Maker::new(config.clone(), &node));
         let made = &config.sandboxes;
         Ok(Arc::new(Self {
-            cgroup: format!("aleph-node/{node}"),
-            slots: Slots::new(made.first_uid, made.network, made.slots),
+            spares: Spares::new(maker.clone(), made.slots, made.spare_mib, metrics.clone()),
             network: Network::new(&node, made.network),
+            maker,
             running: Mutex::default(),
             code,
             data,
@@ -174,13 +172,24 @@ impl Sandboxes {
         self.running.lock().expect("no code panics while it holds this lock").keys().copied().collect()
     }
 
-    /// When no sandbox is left: removes what they shared.
-    pub(crate) fn tear_down(&self, images: &Images) {
+    /// How many sandboxes wait for a program, with and without an interpreter.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        self.spares.count()
+    }
+
+    /// Ends the sandboxes that wait for a program.
+    pub(crate) async fn end_waiting(&self) {
+        self.spares.close().await;
+    }
+
+    /// When no program's sandbox is left: removes what they shared.
+    pub(crate) async fn tear_down(&self, images: &Images) {
+        self.end_waiting().await;
         images.unmount_all();
         self.network.tear_down();
         let _ = fs::remove_dir(&self.config.run_dir);
         if let Ok(hierarchy) = sandbox::cgroup::Hierarchy::detect() {
-            let _ = hierarchy.group(&self.cgroup).remove();
+            let _ = hierarchy.group(&self.maker.cgroup).remove();
         }
     }
 
@@ -206,7 +215,8 @@ impl Sandboxes {
         let _ = self.events.send((owner, Happened::Gone(failure))).await;
     }
 
-    /// Prepares a sandbox and claims it as soon as it is; `None` when it shall end before there is one.
+    /// Gets a sandbox: one that waits, or one that is made now and claimed as soon as it is; `None` when it shall end before
+    /// there is one.
     async fn launch(
         &self,
         owner: Owner,
@@ -215,33 +225,31 @@ impl Sandboxes {
         requests: &mut mpsc::UnboundedReceiver<Request>,
     ) -> Result<Option<Sandbox>, String> {
         let started = Instant::now();
-        let slot = self.slots.take().ok_or("all sandbox slots of this node are taken")?;
-        let name = self.unique_name(owner);
-        let directory = SandboxDirectory::new(self.config.run_dir.join(&name));
-        let made = &self.config.sandboxes;
-        let cgroup = format!("{}/{name}", self.cgroup);
-        // Before anything can be written.
-        let freezable = self.freezable(owner, cgroup.clone());
         let Some((volumes, deadline)) = self.open_volumes(owner, fetched, deadline, requests).await? else {
             return Ok(None);
         };
-        let spec = PrepareSpec {
-            driver: DriverSpec::Container(ContainerSpec {
-                oci_runtime: made.oci_runtime.clone(),
-                image: fetched.image.path().to_owned(),
-                guest: made.guest.clone(),
-                first_uid: slot.first_uid(),
-                cgroup,
-            }),
-            name,
-            deadline,
-        };
         let content = &fetched.program.content;
+        let spare = match Kind::of(content, &fetched.image) {
+            Some(kind) => self.spares.take(kind, &fetched.image).await,
+            None => None,
+        };
+        self.metrics.claimed(spare.is_some());
+        let made = match spare {
+            Some(spare) => spare,
+            None => self.maker.make(self.unique_name(owner), &fetched.image, false, deadline).await?,
+        };
         let network = if content.environment.internet {
             // Blocking, but only the first time.
-            Some(tokio::task::block_in_place(|| self.network.of(&slot)).map_err(|e| e.to_string())?)
+            Some(tokio::task::block_in_place(|| self.network.of(&made.slot)).map_err(|e| e.to_string()))
         } else {
             None
+        };
+        let network = match network.transpose() {
+            Ok(network) => network,
+            Err(error) => {
+                clear(&made.directory).await;
+                return Err(error);
+            }
         };
         let terms = Terms {
             epoch: owner.epoch(),
@@ -252,19 +260,19 @@ impl Sandboxes {
             deadline,
         };
         let claim = launch::claim(owner.program(), content, fetched.code.source.clone(), terms);
-        let supervisor = Supervisor::start(&made.supervisor, &directory, &spec).await;
-        let supervisor = supervisor.map_err(|e| format!("cannot start a supervisor: {e}"))?;
         Ok(Some(Sandbox {
             owner,
-            directory,
-            supervisor,
+            directory: made.directory,
+            supervisor: made.supervisor,
+            is_prepared: made.is_prepared,
             deadline,
             request_limit: launch::request_limit(content),
             started: Some(started),
             claim: Some(claim),
             held: None,
-            _freezable: freezable,
-            _slot: Some(slot),
+            // Before anything can be written.
+            _freezable: self.freezable(owner, made.cgroup),
+            _slot: Some(made.slot),
         }))
     }
 
@@ -342,7 +350,7 @@ impl Sandboxes {
             Ok(answering) => Some(answering),
             // A program that would miss it is not started; one that runs goes on.
             Err(error) if sandbox.claim.is_some() => {
-                self.clear(&sandbox.directory).await;
+                clear(&sandbox.directory).await;
                 return Some(End::SandboxError { message: format!("the guest API cannot listen: {error}") });
             }
             Err(error) => {
@@ -350,6 +358,9 @@ impl Sandboxes {
                 None
             }
         };
+        if sandbox.is_prepared {
+            self.claim(&mut sandbox).await;
+        }
         loop {
             tokio::select! {
                 report = sandbox.supervisor.next_report() => match report {
@@ -375,22 +386,25 @@ impl Sandboxes {
                 }
             }
         }
-        let written = self.clear(&sandbox.directory).await;
+        let written = clear(&sandbox.directory).await;
         let lease_ended = clock::now() >= sandbox.deadline.soft;
         end.or(written)
             .or_else(|| (!lease_ended).then(|| End::SandboxError { message: "its supervisor was killed".to_owned() }))
     }
 
+    /// Makes a sandbox that waits its program's.
+    async fn claim(&self, sandbox: &mut Sandbox) {
+        if let Some(mut claim) = sandbox.claim.take() {
+            claim.deadline = sandbox.deadline;
+            if let Err(error) = sandbox.supervisor.claim(&sandbox.directory, claim).await {
+                warn!(program = %sandbox.owner.program(), %error, "cannot claim a sandbox");
+            }
+        }
+    }
+
     async fn reported(&self, sandbox: &mut Sandbox, report: &Report) {
         match report.state {
-            SandboxState::Prepared => {
-                if let Some(mut claim) = sandbox.claim.take() {
-                    claim.deadline = sandbox.deadline;
-                    if let Err(error) = sandbox.supervisor.claim(&sandbox.directory, claim).await {
-                        warn!(program = %sandbox.owner.program(), %error, "cannot claim a sandbox");
-                    }
-                }
-            }
+            SandboxState::Prepared => self.claim(sandbox).await,
             SandboxState::Ready => {
                 if let Some(started) = sandbox.started.take() {
                     self.metrics.ready(sandbox.owner.kind(), started.elapsed());
@@ -398,20 +412,6 @@ impl Sandboxes {
                 let _ = self.events.send((sandbox.owner, Happened::Ready(sandbox.endpoint()))).await;
             }
             _ => {}
-        }
-    }
-
-    /// Clears a sandbox away, however long that takes: nobody hears that it is gone before it is.
-    async fn clear(&self, directory: &SandboxDirectory) -> Option<End> {
-        loop {
-            let cleared = directory.clone();
-            match tokio::task::spawn_blocking(move || clear_away(&cleared)).await.expect("it does not panic") {
-                Ok(end) => return end,
-                Err(error) => {
-                    error!(directory = %directory.path().display(), %error, "a sandbox does not die, trying again");
-                    tokio::time::sleep(CLEAR_AGAIN).await;
-                }
-            }
         }
     }
 
@@ -436,7 +436,7 @@ impl Sandboxes {
                         sandboxes.gone(owner, end.as_ref()).await;
                     });
                 }
-                None => drop(self.clear(&directory).await),
+                None => drop(clear(&directory).await),
             }
         }
         Ok(adopted)
@@ -468,12 +468,13 @@ impl Sandboxes {
             owner,
             directory: directory.clone(),
             supervisor,
+            is_prepared: false,
             deadline: claim.deadline,
             request_limit: Duration::from_millis(claim.request_limit_ms),
             started: None,
             claim: None,
             held: Some(Held::Code(self.code.hold(&claim.code))),
-            _slot: self.slots.take_by_uid(container.first_uid),
+            _slot: self.maker.slots.take_by_uid(container.first_uid),
             _freezable: self.freezable(owner, container.cgroup),
         };
         Some((sandbox, Needs { vcpus: claim.limits.vcpus, memory_mib: claim.limits.memory_mib }, ready))
@@ -492,6 +493,8 @@ struct Sandbox {
     owner: Owner,
     directory: SandboxDirectory,
     supervisor: Supervisor,
+    /// Whether its supervisor said so before.
+    is_prepared: bool,
     deadline: HolderDeadline,
     request_limit: Duration,
     /// When it was started, until it is ready; `None` if another agent started it.

@@ -3,6 +3,7 @@
 mod control;
 mod program;
 mod proxy;
+mod warm;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::control::Control;
 use crate::program::Program;
+use crate::warm::Interpreter;
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -33,14 +35,23 @@ async fn run() -> std::io::Result<()> {
     let mut children = signal(SignalKind::child())?;
     control.send(&FromGuest::Waiting).await?;
 
-    let configure = match control.receive().await? {
-        Some(ToGuest::Configure(configure)) => configure,
-        Some(ToGuest::Stop { .. }) | None => return Ok(()),
+    let mut interpreter = None;
+    let configure = loop {
+        match control.receive().await? {
+            Some(ToGuest::Configure(configure)) => break configure,
+            Some(ToGuest::Warm) => {
+                let warmed = Interpreter::warm().await;
+                let failure = warmed.as_ref().err().cloned();
+                interpreter = warmed.ok();
+                control.send(&FromGuest::Warmed { failure }).await?;
+            }
+            Some(ToGuest::Stop { .. }) | None => return Ok(()),
+        }
     };
     // From now on the sandbox dies with the supervisor, whatever either of them does.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
 
-    let mut program = match Program::start(&configure) {
+    let mut program = match Program::start(&configure, interpreter).await {
         Ok(program) => program,
         Err((kind, message)) => return control.send(&FromGuest::Failed { kind, message }).await,
     };
@@ -52,7 +63,7 @@ async fn run() -> std::io::Result<()> {
                     program.terminate();
                     kill_at = Some(Instant::now() + Duration::from_millis(grace_ms));
                 }
-                Some(ToGuest::Configure(_)) => {}
+                Some(ToGuest::Configure(_) | ToGuest::Warm) => {}
                 None => return Ok(()),
             },
             event = program.next_event() => {

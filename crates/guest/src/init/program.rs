@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,13 +11,15 @@ use std::time::Duration;
 
 use aleph_guest::{CODE_DIRECTORY, Configure, FromGuest, GUEST_DIRECTORY, Interface, LISTENER_FD, StartFailure};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
-use serde::Deserialize;
-use tokio::net::TcpStream;
-use tokio::net::unix::pipe;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
-/// The descriptor on which the ASGI glue reports.
-const STATUS_FD: i32 = 5;
+use crate::warm::Interpreter;
+
+/// The descriptor on which the ASGI glue reports, and is told what to become when it was started before that was known.
+const CHANNEL_FD: i32 = 5;
 
 /// The longest report of the ASGI glue, in bytes.
 const MAX_REPORT_BYTES: usize = 64 << 10;
@@ -37,14 +40,15 @@ pub(crate) struct Program {
 /// How it is learnt that the program answers.
 enum Readiness {
     /// The ASGI glue reports it.
-    Reported { pipe: pipe::Receiver, read: Vec<u8> },
+    Reported(Channel),
     /// Its port is tried.
     Probed { port: u16, pause: Duration },
     /// Known already, or never to be known.
     Settled,
 }
 
-/// What the ASGI glue writes: `{"ready": true}` or `{"failed": "entrypoint"|"startup"|"runtime", "message": "..."}`.
+/// What the ASGI glue writes: `{"ready": true}` or `{"failed": "entrypoint"|"startup"|"runtime", "message": "..."}`, and
+/// before that `{"warm": true}`, if it was started to wait.
 #[derive(Deserialize)]
 struct Report {
     failed: Option<StartFailure>,
@@ -52,19 +56,44 @@ struct Report {
     message: String,
 }
 
+/// The connection with the ASGI glue: one JSON object a line.
+pub(crate) struct Channel {
+    stream: UnixStream,
+    read: Vec<u8>,
+}
+
 impl Program {
     /// Starts the program in a process group of its own.
-    pub(crate) fn start(configure: &Configure) -> Result<Self, (StartFailure, String)> {
+    ///
+    /// With an interpreter that waits, an ASGI program is that; the glue knows when it must begin anew.
+    pub(crate) async fn start(
+        configure: &Configure,
+        interpreter: Option<Interpreter>,
+    ) -> Result<Self, (StartFailure, String)> {
+        let environment = &configure.environment;
         match &configure.interface {
-            Interface::Asgi { module, attribute } => start_asgi(module, attribute, &configure.environment),
-            Interface::Binary { path, arguments, port } => start_binary(path, arguments, *port, &configure.environment),
+            Interface::Asgi { module, attribute } => {
+                let became = match interpreter {
+                    Some(interpreter) => interpreter.become_program(module, attribute, environment).await.ok(),
+                    None => None,
+                };
+                let (pid, channel) = match became {
+                    Some(became) => became,
+                    None => start_glue(&[module, attribute], CODE_DIRECTORY, environment)?,
+                };
+                Ok(Self { pid, readiness: Readiness::Reported(channel) })
+            }
+            Interface::Binary { path, arguments, port } => {
+                drop(interpreter);
+                start_binary(path, arguments, *port, environment)
+            }
         }
     }
 
     /// Waits for the program to become ready or to report a failure; for ever once that is settled.
     pub(crate) async fn next_event(&mut self) -> FromGuest {
         let event = match &mut self.readiness {
-            Readiness::Reported { pipe, read } => read_report(pipe, read).await,
+            Readiness::Reported(channel) => channel.receive().await,
             Readiness::Probed { port, pause } => {
                 while TcpStream::connect(("127.0.0.1", *port)).await.is_err() {
                     sleep(*pause).await;
@@ -83,8 +112,8 @@ impl Program {
 
     /// What the program reported just before it ended, if that was a failure.
     pub(crate) async fn last_words(&mut self) -> Option<FromGuest> {
-        let Readiness::Reported { pipe, read } = &mut self.readiness else { return None };
-        let report = timeout(LAST_WORDS, read_report(pipe, read)).await.ok()??;
+        let Readiness::Reported(channel) = &mut self.readiness else { return None };
+        let report = timeout(LAST_WORDS, channel.receive()).await.ok()??;
         matches!(report, FromGuest::Failed { .. }).then_some(report)
     }
 
@@ -111,47 +140,61 @@ impl Program {
     }
 }
 
-/// Reads the glue's report; `None` when it closed the pipe without one. Nothing is lost when the wait is given up.
-async fn read_report(pipe: &pipe::Receiver, read: &mut Vec<u8>) -> Option<FromGuest> {
-    while !read.ends_with(b"\n") && read.len() < MAX_REPORT_BYTES {
-        pipe.readable().await.ok()?;
-        let mut chunk = [0; 4096];
-        match pipe.try_read(&mut chunk) {
-            Ok(0) => break,
-            Ok(n) => read.extend_from_slice(&chunk[..n]),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => break,
-        }
+impl Channel {
+    /// Reads the glue's next report; `None` when it closed the channel without one. Nothing is lost when the wait is given
+    /// up.
+    pub(crate) async fn receive(&mut self) -> Option<FromGuest> {
+        let end = loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                break end;
+            }
+            if self.read.len() >= MAX_REPORT_BYTES {
+                return None;
+            }
+            self.stream.readable().await.ok()?;
+            let mut chunk = [0; 4096];
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(n) => self.read.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+        };
+        let line: Vec<u8> = self.read.drain(..=end).collect();
+        let report: Report = serde_json::from_slice(&line).ok()?;
+        Some(match report.failed {
+            Some(kind) => FromGuest::Failed { kind, message: report.message },
+            None => FromGuest::Ready,
+        })
     }
-    let report: Report = serde_json::from_slice(read).ok()?;
-    Some(match report.failed {
-        Some(kind) => FromGuest::Failed { kind, message: report.message },
-        None => FromGuest::Ready,
-    })
+
+    /// Tells the glue something.
+    pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.stream.write_all(&line).await
+    }
 }
 
-fn start_asgi(
-    module: &str,
-    attribute: &str,
+/// Starts the ASGI glue in this directory.
+pub(crate) fn start_glue(
+    arguments: &[&str],
+    directory: &str,
     environment: &[(String, String)],
-) -> Result<Program, (StartFailure, String)> {
+) -> Result<(Pid, Channel), (StartFailure, String)> {
     let python = find_in_path("python3", environment)
         .ok_or_else(|| (StartFailure::Runtime, "the runtime image has no python3 on its PATH".to_owned()))?;
-    let failed = |e: io::Error| (StartFailure::Runtime, format!("cannot start {}: {e}", python.display()));
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-    let mut command = Command::new(&python);
-    // -s: nothing from a home directory; the glue itself arranges the rest of the path.
-    command.args(["-s", &format!("{GUEST_DIRECTORY}/asgi.py"), module, attribute]);
-    let pid =
-        spawn(command, environment, &[(LISTENER_FD, LISTENER_FD), (writer.as_raw_fd(), STATUS_FD)]).map_err(failed)?;
-    drop(writer);
-    let pipe = receiver(reader).map_err(failed)?;
-    Ok(Program { pid, readiness: Readiness::Reported { pipe, read: Vec::new() } })
-}
-
-fn receiver(fd: OwnedFd) -> io::Result<pipe::Receiver> {
-    rustix::io::ioctl_fionbio(&fd, true)?;
-    pipe::Receiver::from_owned_fd(fd)
+    let start = || {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = Command::new(&python);
+        // -s: nothing from a home directory; the glue itself arranges the rest of the path.
+        command.args(["-s", &format!("{GUEST_DIRECTORY}/asgi.py")]).args(arguments).current_dir(directory);
+        let descriptors = [(LISTENER_FD, LISTENER_FD), (theirs.as_raw_fd(), CHANNEL_FD)];
+        let pid = spawn(command, environment, &descriptors)?;
+        Ok((pid, Channel { stream: UnixStream::from_std(ours)?, read: Vec::new() }))
+    };
+    start().map_err(|e: io::Error| (StartFailure::Runtime, format!("cannot start {}: {e}", python.display())))
 }
 
 fn start_binary(
@@ -170,7 +213,7 @@ fn start_binary(
         return Err(failed(format!("the entrypoint '{path}' is not in the code")));
     }
     let mut command = Command::new(&executable);
-    command.args(arguments);
+    command.args(arguments).current_dir(CODE_DIRECTORY);
     let pid = spawn(command, environment, &[]).map_err(|e| {
         let hint = match e.raw_os_error() {
             Some(libc::ENOENT) => " (its interpreter or dynamic loader is not in the runtime image)",
@@ -183,16 +226,11 @@ fn start_binary(
     Ok(Program { pid, readiness: Readiness::Probed { port, pause: FIRST_PROBE } })
 }
 
-/// Starts a command in the code's directory with this environment only, as the leader of a new process group. Of our
-/// descriptors it gets those of the list (ours, its) and the output pipes.
+/// Starts a command with this environment only, as the leader of a new process group. Of our descriptors it gets those of
+/// the list (ours, its) and the output pipes.
 fn spawn(mut command: Command, environment: &[(String, String)], descriptors: &[(i32, i32)]) -> io::Result<Pid> {
     let descriptors = descriptors.to_vec();
-    command
-        .env_clear()
-        .envs(environment.iter().map(|(k, v)| (k, v)))
-        .current_dir(CODE_DIRECTORY)
-        .stdin(Stdio::null())
-        .process_group(0);
+    command.env_clear().envs(environment.iter().map(|(k, v)| (k, v))).stdin(Stdio::null()).process_group(0);
     // SAFETY: between fork and exec only async-signal-safe system calls are made, on memory that was allocated before.
     unsafe {
         command.pre_exec(move || {

@@ -54,6 +54,14 @@ CREATE INDEX messages_by_channel ON messages (channel, time_us, item_hash, statu
 CREATE INDEX messages_by_kind    ON messages (content_type, time_us, item_hash, status) WHERE content_type IS NOT NULL;
 CREATE INDEX messages_rejected   ON messages (received_us) WHERE status = 'rejected';
 
+-- The tags of messages in force: the texts among the first hundred of `content.content.tags`.
+CREATE TABLE message_tags (
+    item_hash TEXT COLLATE "C" NOT NULL,
+    tag       TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (item_hash, tag)
+);
+CREATE INDEX message_tags_by_tag ON message_tags (tag, item_hash);
+
 -- Which FORGET messages took a message back.
 CREATE TABLE forgotten_by (
     item_hash   TEXT COLLATE "C" NOT NULL,

@@ -1,7 +1,7 @@
 //! What accounts hold, and their files.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use protocol::Address;
 use protocol::api::message_node::Balance;
@@ -10,8 +10,13 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
+use super::described::OwnedFiles;
 use super::error::{Answer, ApiError};
+use super::openapi::{BadRequest, Failed, Invalid};
+use super::parameters::{Account, Direction, Pages, Places};
+use super::path::Path;
 use super::query::{Params, write_cursor};
 use crate::balances::CHAIN;
 use crate::clock::{iso, seconds};
@@ -30,6 +35,8 @@ const UNLIMITED: f64 = 1_000_000_000.0;
 const UNLIMITED_CREDITS: i64 = 1_000_000_000_000;
 
 /// `GET /addresses/{address}/balance`.
+#[utoipa::path(get, path = "/api/v0/addresses/{address}/balance", tag = "accounts", params(Account),
+    responses((status = 200, description = "What it holds", body = Balance), BadRequest, Failed))]
 pub(super) async fn balance(State(node): State<Node>, Path(address): Path<String>) -> Answer<Response> {
     let address = Address::new(address);
     let balance = match holding(&node, &address).await? {
@@ -70,15 +77,15 @@ fn number(amount: Decimal) -> f64 {
     amount.to_f64().unwrap_or(f64::MAX)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct BalanceEntry {
     address: String,
     balance: f64,
     chain: String,
 }
 
-#[derive(Serialize)]
-struct Balances {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Balances {
     balances: Vec<BalanceEntry>,
     pagination_page: u64,
     pagination_total: u64,
@@ -87,6 +94,8 @@ struct Balances {
 }
 
 /// `GET /balances`: the balances that are known by page, ordered by address. Empty on a network where nothing is paid for.
+#[utoipa::path(get, path = "/api/v0/balances", tag = "accounts", params(Pages),
+    responses((status = 200, description = "Balances", body = Balances), BadRequest, Invalid, Failed))]
 pub(super) async fn balances(State(node): State<Node>, params: Params) -> Answer<Response> {
     let paging = params.paging(&node.context.limits)?;
     let skip = match &paging.window {
@@ -106,6 +115,8 @@ pub(super) async fn balances(State(node): State<Node>, params: Params) -> Answer
 }
 
 /// `GET /addresses/{address}/files`: by page, or by cursor. Clients read the date as a number in the latter.
+#[utoipa::path(get, path = "/api/v0/addresses/{address}/files", tag = "accounts", params(Account, Places, Direction),
+    responses((status = 200, description = "Its files", body = OwnedFiles), BadRequest, Invalid, Failed))]
 pub(super) async fn files(State(node): State<Node>, Path(address): Path<String>, params: Params) -> Answer<Response> {
     let (order, paging) = (params.order()?, params.paging(&node.context.limits)?);
     let owner = canonical(&address);

@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use protocol::Address;
 use serde::Serialize;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AnyOfBuilder, Object, Ref, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::error::{Answer, ApiError};
+use super::openapi::{BadRequest, Failed, Invalid, NotFound};
+use super::parameters::Documents;
+use super::path::Path;
 use super::query::Params;
 use crate::clock::iso;
 use crate::core::aggregate::Document;
@@ -18,19 +24,38 @@ use crate::published::History;
 /// Documents in an answer at most.
 const MOST: u32 = 1000;
 
-#[derive(Serialize)]
-struct Answered {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Aggregates)]
+pub(super) struct Answered {
     address: String,
+    #[schema(value_type = BTreeMap<String, serde_json::Value>)]
     data: BTreeMap<String, Document>,
     info: BTreeMap<String, Info>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AggregateInfo)]
 struct Info {
     created: String,
     last_updated: String,
     original_item_hash: String,
     last_update_item_hash: String,
+}
+
+/// All documents, or one alone.
+pub(super) struct AllOrOne;
+
+impl PartialSchema for AllOrOne {
+    fn schema() -> RefOr<Schema> {
+        Schema::from(AnyOfBuilder::new().item(Ref::from_schema_name(Answered::name())).item(Object::new())).into()
+    }
+}
+
+impl ToSchema for AllOrOne {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Answered::name().into_owned(), Answered::schema()));
+        Answered::schemas(schemas);
+    }
 }
 
 impl From<History> for Info {
@@ -45,6 +70,9 @@ impl From<History> for Info {
 }
 
 /// The documents of an account: those with the `keys`, or all. With `value_only` and one key, the document alone.
+#[utoipa::path(get, path = "/api/v0/aggregates/{address}", tag = "aggregates",
+    params(("address" = String, Path, description = "The account and `.json`", example = "0xAB.json"), Documents),
+    responses((status = 200, description = "The documents", body = AllOrOne), BadRequest, NotFound, Invalid, Failed))]
 pub(super) async fn of_address(
     State(node): State<Node>,
     Path(address): Path<String>,
@@ -63,7 +91,7 @@ pub(super) async fn of_address(
     }
     let found = part.rows;
     if found.is_empty() {
-        return Err(ApiError::not_found("No aggregate found for this address"));
+        return Err(ApiError::not_found("No aggregate found for this address; check the address and the keys"));
     }
     if params.is_on("value_only")
         && let [published] = &found[..]

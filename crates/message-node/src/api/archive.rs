@@ -5,21 +5,27 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{OriginalUri, Path, Query, State};
+use axum::extract::{OriginalUri, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
-use protocol::api::archive::{ArchiveCode, ArchiveList, DIGEST_HEADER, SetDraft, SetRecord};
+use protocol::api::archive::{
+    ArchiveCode, ArchiveList, DIGEST_HEADER, SetBegun, SetCompletion, SetDraft, SetRecord, StreamReceived,
+};
 use protocol::data::SnapshotId;
 use protocol::signed_request::{OPERATION_HEADER, PUBKEY_HEADER, Verified};
 use protocol::{Epoch, ProgramId};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::MAX_JSON_BYTES;
+use super::described::Binary;
 use super::error::{Answer, ApiError};
+use super::openapi::ArchiveRefusals;
+use super::parameters::{InProgram, InSet, InVolume, ReadsFor};
+use super::path::Path;
+use super::query::Params;
 use crate::archive::Request;
 use crate::core::archive::Refusal;
 use crate::node::Node;
@@ -70,32 +76,32 @@ fn bad_id(message: String) -> ApiError {
     Refusal::new(ArchiveCode::BadId, message).into()
 }
 
-#[derive(Deserialize)]
-pub(super) struct ReadQuery {
-    r#for: Option<String>,
-}
-
-impl ReadQuery {
-    /// The program that is to start with what is read, if it is another one.
-    fn reads_for(&self) -> Answer<Option<ProgramId>> {
-        self.r#for.as_deref().map(program).transpose()
-    }
+/// The program that is to start with what is read, if it is another one.
+fn reads_for(params: &Params) -> Answer<Option<ProgramId>> {
+    params.present(&["for"]).map(program).transpose()
 }
 
 /// `GET …/snapshots`.
+#[utoipa::path(get, path = "/api/v1/programs/{program}/snapshots", tag = "snapshots", operation_id = "snapshots",
+    params(InProgram, ReadsFor), security(("delegation" = [], "operation" = [])),
+    responses((status = 200, description = "All sets", body = ArchiveList), ArchiveRefusals))]
 pub(super) async fn list(
     State(node): State<Node>,
     Path(program_id): Path<String>,
-    Query(query): Query<ReadQuery>,
     uri: OriginalUri,
     headers: HeaderMap,
+    params: Params,
 ) -> Answer<Json<ArchiveList>> {
     let program = program(&program_id)?;
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    Ok(Json(node.archive.list(&by, &program, query.reads_for()?.as_ref()).await?))
+    Ok(Json(node.archive.list(&by, &program, reads_for(&params)?.as_ref()).await?))
 }
 
 /// `POST …/snapshots`.
+#[utoipa::path(post, path = "/api/v1/programs/{program}/snapshots", tag = "snapshots",
+    operation_id = "begin_snapshot",
+    params(InProgram), request_body = SetDraft, security(("delegation" = [], "operation" = [])),
+    responses((status = 201, description = "It is begun", body = SetBegun), ArchiveRefusals))]
 pub(super) async fn begin(
     State(node): State<Node>,
     Path(program_id): Path<String>,
@@ -111,19 +117,26 @@ pub(super) async fn begin(
 }
 
 /// `GET …/snapshots/{id}`.
+#[utoipa::path(get, path = "/api/v1/programs/{program}/snapshots/{id}", tag = "snapshots", operation_id = "snapshot",
+    params(InSet, ReadsFor), security(("delegation" = [], "operation" = [])),
+    responses((status = 200, description = "The set", body = SetRecord), ArchiveRefusals))]
 pub(super) async fn get(
     State(node): State<Node>,
     Path((program_id, id)): Path<(String, String)>,
-    Query(query): Query<ReadQuery>,
     uri: OriginalUri,
     headers: HeaderMap,
+    params: Params,
 ) -> Answer<Json<SetRecord>> {
     let (program, id) = (program(&program_id)?, set(&id)?);
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    Ok(Json(node.archive.set(&by, &program, query.reads_for()?.as_ref(), id).await?))
+    Ok(Json(node.archive.set(&by, &program, reads_for(&params)?.as_ref(), id).await?))
 }
 
 /// `POST …/snapshots/{id}/complete`.
+#[utoipa::path(post, path = "/api/v1/programs/{program}/snapshots/{id}/complete", tag = "snapshots",
+    operation_id = "complete_snapshot",
+    params(InSet), request_body = SetCompletion, security(("delegation" = [], "operation" = [])),
+    responses((status = 200, description = "It counts", body = SetRecord), ArchiveRefusals))]
 pub(super) async fn complete(
     State(node): State<Node>,
     Path((program_id, id)): Path<(String, String)>,
@@ -133,27 +146,27 @@ pub(super) async fn complete(
 ) -> Answer<Json<SetRecord>> {
     let (program, id) = (program(&program_id)?, set(&id)?);
     let by = signer(&node, &Method::POST, &uri, &headers)?;
-    let completion = read_json(body).await?;
+    let completion: SetCompletion = read_json(body).await?;
     Ok(Json(node.archive.complete(&by, &program, id, &completion).await?))
 }
 
-#[derive(Deserialize)]
-pub(super) struct DeleteQuery {
-    epoch: Option<Epoch>,
-}
-
 /// `DELETE …/snapshots/{id}?epoch=…`.
+#[utoipa::path(delete, path = "/api/v1/programs/{program}/snapshots/{id}", tag = "snapshots",
+    operation_id = "delete_snapshot",
+    params(InSet, ("epoch" = inline(Epoch), Query, description = "That of the writer")),
+        security(("delegation" = [], "operation" = [])),
+    responses((status = 204, description = "It is gone"), ArchiveRefusals))]
 pub(super) async fn delete(
     State(node): State<Node>,
     Path((program_id, id)): Path<(String, String)>,
-    Query(query): Query<DeleteQuery>,
     uri: OriginalUri,
     headers: HeaderMap,
+    params: Params,
 ) -> Answer<StatusCode> {
     let (program, id) = (program(&program_id)?, set(&id)?);
     let by = signer(&node, &Method::DELETE, &uri, &headers)?;
-    let Some(epoch) = query.epoch else {
-        let message = "say in which epoch you hold the program: ?epoch=…";
+    let Some(epoch) = params.get(&["epoch"]).and_then(|number| number.parse().ok()).map(Epoch::new) else {
+        let message = "say in which epoch you hold the program: ?epoch=…, a whole number";
         return Err(Refusal::new(ArchiveCode::Invalid, message).into());
     };
     check_numbers(SnapshotId::new(epoch, 0))?;
@@ -162,6 +175,11 @@ pub(super) async fn delete(
 }
 
 /// `PUT …/snapshots/{id}/volumes/{key}`: the bytes of the stream, as long as they are.
+#[utoipa::path(put, path = "/api/v1/programs/{program}/snapshots/{id}/volumes/{volume}", tag = "snapshots",
+    operation_id = "send_stream",
+    params(InVolume), request_body(content = Binary, content_type = "application/octet-stream"),
+        security(("delegation" = [], "operation" = [])),
+    responses((status = 200, description = "It arrived", body = StreamReceived), ArchiveRefusals))]
 pub(super) async fn send(
     State(node): State<Node>,
     Path((program_id, id, key)): Path<(String, String, String)>,
@@ -235,16 +253,21 @@ fn chunks_of(body: Body) -> impl Stream<Item = Result<Bytes, Refusal>> + Send {
 }
 
 /// `GET …/snapshots/{id}/volumes/{key}`.
+#[utoipa::path(get, path = "/api/v1/programs/{program}/snapshots/{id}/volumes/{volume}", tag = "snapshots",
+    operation_id = "stream",
+    params(InVolume, ReadsFor), security(("delegation" = [], "operation" = [])),
+    responses((status = 200, description = "The stream", body = Binary, content_type = "application/octet-stream"),
+        ArchiveRefusals))]
 pub(super) async fn fetch(
     State(node): State<Node>,
     Path((program_id, id, key)): Path<(String, String, String)>,
-    Query(query): Query<ReadQuery>,
     uri: OriginalUri,
     headers: HeaderMap,
+    params: Params,
 ) -> Answer<Response> {
     let (program, id, key) = (program(&program_id)?, set(&id)?, volume(&key)?);
     let by = signer(&node, &Method::GET, &uri, &headers)?;
-    let reads_for = query.reads_for()?;
+    let reads_for = reads_for(&params)?;
     let (received, bytes) = node.archive.open_stream(&by, &program, reads_for.as_ref(), (id, key)).await?;
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")

@@ -4,15 +4,20 @@ use std::ops::Range;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
 use protocol::message::ItemType;
 use protocol::{FileName, FileNameError};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::described::Binary;
 use super::error::{Answer, ApiError};
+use super::openapi::{BadRequest, Failed, NotFound, OutOfRange, TooLarge};
+use super::parameters::{MessageHash, NameOfFile};
+use super::path::Path;
 use crate::core::is_item_hash;
 use crate::core::store::named_tag;
 use crate::node::Node;
@@ -32,10 +37,15 @@ fn name(hash: &str) -> Answer<FileName> {
 /// A file that is there.
 async fn find(node: &Node, hash: &str) -> Answer<Found> {
     let found = files::find(&mut *node.db().await?, name(hash)?).await?;
-    found.ok_or_else(|| ApiError::not_found(format!("no file {hash} is here")))
+    found.ok_or_else(|| ApiError::not_found(format!("no file {hash} is here; check the hash, or upload the file")))
 }
 
 /// `GET /storage/raw/{hash}`: the bytes, or a range of them.
+#[utoipa::path(get, path = "/api/v0/storage/raw/{hash}", tag = "files", params(NameOfFile),
+    responses((status = 200, description = "The bytes", body = Binary, content_type = "application/octet-stream"),
+        (status = 206, description = "The part that `Range` asks for", body = Binary,
+        content_type = "application/octet-stream"),
+        BadRequest, NotFound, OutOfRange, Failed))]
 pub(super) async fn raw(
     State(node): State<Node>,
     method: Method,
@@ -103,8 +113,23 @@ fn outside(bytes: u64) -> Response {
     response
 }
 
+/// A file inside JSON.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FileInJson {
+    /// `success`.
+    status: &'static str,
+    /// What it was asked for by.
+    hash: String,
+    /// Which kind of name that is.
+    engine: ItemType,
+    /// The bytes in base64.
+    content: String,
+}
+
 /// `GET /storage/{hash}`: a small file as base64 inside JSON.
-pub(super) async fn as_json(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<Value>> {
+#[utoipa::path(get, path = "/api/v0/storage/{hash}", tag = "files", params(NameOfFile),
+    responses((status = 200, description = "The bytes", body = FileInJson), BadRequest, NotFound, TooLarge, Failed))]
+pub(super) async fn as_json(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<FileInJson>> {
     let found = find(&node, &hash).await?;
     let bytes = found.bytes;
     if bytes > MAX_JSON_FILE_BYTES {
@@ -113,16 +138,36 @@ pub(super) async fn as_json(State(node): State<Node>, Path(hash): Path<String>) 
     }
     let content = BASE64.encode(&node.files().bytes(&found.hash).await?);
     let engine = if hash == found.hash { ItemType::Storage } else { ItemType::Ipfs };
-    Ok(Json(json!({ "status": "success", "hash": hash, "engine": engine, "content": content })))
+    Ok(Json(FileInJson { status: "success", hash, engine, content }))
+}
+
+/// What is known of a file.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FileFacts {
+    /// What it was asked for by.
+    file_hash: String,
+    /// `file`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Bytes.
+    size: u64,
+    /// The path of its bytes.
+    download_url: String,
 }
 
 /// `GET /storage/metadata/{hash}`.
-pub(super) async fn metadata(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<Value>> {
+#[utoipa::path(get, path = "/api/v0/storage/metadata/{hash}", tag = "files", params(NameOfFile),
+    responses((status = 200, description = "What is known of it", body = FileFacts), BadRequest, NotFound, Failed))]
+pub(super) async fn metadata(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<FileFacts>> {
     let size = find(&node, &hash).await?.bytes;
-    Ok(Json(json!({ "file_hash": hash, "type": "file", "size": size, "download_url": download_url(&hash) })))
+    let download_url = download_url(&hash);
+    Ok(Json(FileFacts { file_hash: hash, kind: "file", size, download_url }))
 }
 
 /// `GET /storage/count/{hash}`: how many messages in force refer to a file, by whichever name.
+#[utoipa::path(get, path = "/api/v0/storage/count/{hash}", tag = "files", params(NameOfFile),
+    responses((status = 200, description = "So many messages", body = i64, content_type = "application/json"),
+        BadRequest, Failed))]
 pub(super) async fn count(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<i64>> {
     let mut db = node.db().await?;
     Ok(Json(match files::find(&mut db, name(&hash)?).await? {
@@ -131,15 +176,34 @@ pub(super) async fn count(State(node): State<Node>, Path(hash): Path<String>) ->
     }))
 }
 
+/// A file as a message published it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PublishedFile {
+    /// What it was asked for by, or what its message calls it.
+    #[serde(rename = "ref")]
+    reference: String,
+    owner: String,
+    file_hash: String,
+    /// The path of its bytes.
+    download_url: String,
+    /// Bytes.
+    size: u64,
+}
+
 /// `GET /storage/by-message-hash/{hash}`: the file of a STORE message.
-pub(super) async fn by_message_hash(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<Value>> {
+#[utoipa::path(get, path = "/api/v0/storage/by-message-hash/{hash}", tag = "files", params(MessageHash),
+    responses((status = 200, description = "The file", body = PublishedFile), BadRequest, NotFound, Failed))]
+pub(super) async fn by_message_hash(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Json<PublishedFile>> {
     let row = stores::get(&mut *node.db().await?, &hash).await?;
     let reference = row.as_ref().and_then(|row| row.reference.clone()).unwrap_or_else(|| hash.clone());
     described(row.as_ref(), &reference, &hash)
 }
 
 /// `GET /storage/by-ref/{ref}`: the newest version of the file that a STORE message first published.
-pub(super) async fn by_ref(State(node): State<Node>, Path(reference): Path<String>) -> Answer<Json<Value>> {
+#[utoipa::path(get, path = "/api/v0/storage/by-ref/{reference}", tag = "files",
+    params(("reference" = String, Path, description = "The item hash of a STORE message")),
+    responses((status = 200, description = "The file", body = PublishedFile), BadRequest, NotFound, Failed))]
+pub(super) async fn by_ref(State(node): State<Node>, Path(reference): Path<String>) -> Answer<Json<PublishedFile>> {
     if !is_item_hash(&reference) {
         let message = format!("'{reference}' is a name: ask for /api/v0/storage/by-ref/<address>/{reference}");
         return Err(ApiError::bad_request(message));
@@ -149,10 +213,14 @@ pub(super) async fn by_ref(State(node): State<Node>, Path(reference): Path<Strin
 }
 
 /// `GET /storage/by-ref/{address}/{ref}`: the newest version of the file that its owner calls by a name.
+#[utoipa::path(get, path = "/api/v0/storage/by-ref/{address}/{reference}", tag = "files",
+    params(("address" = String, Path, description = "The owner"), ("reference" = String, Path,
+        description = "What it calls the file")),
+    responses((status = 200, description = "The file", body = PublishedFile), BadRequest, NotFound, Failed))]
 pub(super) async fn by_owner_and_ref(
     State(node): State<Node>,
     Path((address, reference)): Path<(String, String)>,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<PublishedFile>> {
     let tag = match is_item_hash(&reference) {
         true => reference.clone(),
         false => named_tag(&protocol::Address::new(address), &reference),
@@ -161,35 +229,61 @@ pub(super) async fn by_owner_and_ref(
     described(row.as_ref(), &reference, &tag)
 }
 
-fn described(row: Option<&StoreRow>, reference: &str, asked: &str) -> Answer<Json<Value>> {
-    let row = row.ok_or_else(|| ApiError::not_found(format!("no file is published under {asked}")))?;
-    Ok(Json(json!({
-        "ref": reference,
-        "owner": row.address,
-        "file_hash": row.file_hash,
-        "download_url": download_url(&row.file_hash),
-        "size": from_db(row.size),
-    })))
+fn described(row: Option<&StoreRow>, reference: &str, asked: &str) -> Answer<Json<PublishedFile>> {
+    let row = row.ok_or_else(|| {
+        ApiError::not_found(format!("no file is published under {asked}; check it, or publish one by a STORE message"))
+    })?;
+    Ok(Json(PublishedFile {
+        reference: reference.to_owned(),
+        owner: row.address.clone(),
+        file_hash: row.file_hash.clone(),
+        download_url: download_url(&row.file_hash),
+        size: from_db(row.size),
+    }))
 }
 
 fn download_url(hash: &str) -> String {
     format!("/api/v0/storage/raw/{hash}")
 }
 
+/// The most bytes of what is uploaded.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Limits {
+    storage: StorageLimits,
+    ipfs: IpfsLimits,
+}
+
+/// Of files that are called by their SHA-256.
+#[derive(Serialize, ToSchema)]
+struct StorageLimits {
+    max_file_size: u64,
+    max_unauthenticated_upload_file_size: u64,
+}
+
+/// Of files that are called by a CID.
+#[derive(Serialize, ToSchema)]
+struct IpfsLimits {
+    max_upload_file_size: u64,
+    max_upload_car_size: u64,
+    max_unauthenticated_upload_file_size: u64,
+}
+
 /// `GET /storage/limits.json`, in bytes.
-pub(super) async fn limits(State(node): State<Node>) -> Json<Value> {
+#[utoipa::path(get, path = "/api/v0/storage/limits.json", tag = "files",
+    responses((status = 200, description = "Bytes", body = Limits)))]
+pub(super) async fn limits(State(node): State<Node>) -> Json<Limits> {
     let limits = &node.context.limits;
-    Json(json!({
-        "storage": {
-            "max_file_size": limits.upload_bytes,
-            "max_unauthenticated_upload_file_size": limits.anonymous_upload_bytes,
+    Json(Limits {
+        storage: StorageLimits {
+            max_file_size: limits.upload_bytes,
+            max_unauthenticated_upload_file_size: limits.anonymous_upload_bytes,
         },
-        "ipfs": {
-            "max_upload_file_size": limits.ipfs_upload_bytes,
-            "max_upload_car_size": limits.car_upload_bytes,
-            "max_unauthenticated_upload_file_size": limits.anonymous_upload_bytes,
+        ipfs: IpfsLimits {
+            max_upload_file_size: limits.ipfs_upload_bytes,
+            max_upload_car_size: limits.car_upload_bytes,
+            max_unauthenticated_upload_file_size: limits.anonymous_upload_bytes,
         },
-    }))
+    })
 }
 
 #[cfg(test)]

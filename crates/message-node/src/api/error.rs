@@ -1,6 +1,7 @@
 //! Answers that are no success.
 
 use axum::Json;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use protocol::api::archive::StaleEpochDetails;
@@ -8,6 +9,7 @@ use protocol::api::message_node::ErrorBody;
 use protocol::message::{ContentError, EnvelopeError};
 use serde_json::{Value, json};
 
+use super::openapi;
 use crate::admission::{NotAdmitted, whole_seconds};
 use crate::archive::Failure;
 use crate::core::Rejection;
@@ -75,7 +77,11 @@ impl ApiError {
 
     /// 403: the signature is not the sender's.
     pub(super) fn wrong_signature(error: &EnvelopeError) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "invalid_signature", error.to_string())
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "invalid_signature",
+            format!("{error}; sign the message with the key of its sender"),
+        )
     }
 
     /// 402.
@@ -99,6 +105,13 @@ impl ApiError {
         Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range", message)
     }
 
+    /// 400 or 426: a stream was asked for in another way than by a WebSocket.
+    pub(super) fn no_websocket(rejection: &WebSocketUpgradeRejection) -> Self {
+        let code = if rejection.status() == StatusCode::UPGRADE_REQUIRED { "upgrade_required" } else { "bad_request" };
+        let message = format!("{}; open a WebSocket here", rejection.body_text());
+        Self::new(rejection.status(), code, message)
+    }
+
     /// 503: later it may work.
     pub(super) fn busy(message: impl Into<String>) -> Self {
         Self { retry_after: Some(RETRY_AFTER), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message) }
@@ -120,12 +133,12 @@ impl ApiError {
 
     /// The answer to unknown paths.
     pub(super) async fn no_such_route(uri: Uri) -> Self {
-        Self::not_found(format!("there is nothing at {}", uri.path()))
+        Self::not_found(format!("there is nothing at {}; {} says what there is", uri.path(), openapi::PATH))
     }
 
     /// The answer to known paths with an unknown method.
     pub(super) async fn no_such_method(uri: Uri) -> Self {
-        let message = format!("{} does not take this method", uri.path());
+        let message = format!("{} does not take this method; {} says which it takes", uri.path(), openapi::PATH);
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 }
@@ -144,6 +157,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Away(_) => Self::busy(error.to_string()),
+            StoreError::Nul => Self::invalid(error.to_string()),
             _ => Self::internal(&error),
         }
     }
@@ -191,7 +205,7 @@ impl From<EnvelopeError> for ApiError {
 
 impl From<ContentError> for ApiError {
     fn from(error: ContentError) -> Self {
-        Self::invalid(error.to_string())
+        Self::invalid(format!("{error}; {} says what is expected", openapi::PATH))
     }
 }
 
@@ -207,14 +221,14 @@ impl From<UploadError> for ApiError {
 
 impl From<CarError> for ApiError {
     fn from(error: CarError) -> Self {
-        Self::invalid(error.to_string())
+        Self::invalid(format!("{error}; make the CAR file anew"))
     }
 }
 
 impl From<ImportError> for ApiError {
     fn from(error: ImportError) -> Self {
         match error {
-            ImportError::Tree(_) | ImportError::Missing(_) => Self::invalid(error.to_string()),
+            ImportError::Tree(_) | ImportError::Missing(_) => Self::invalid(format!("{error}; make the CAR file anew")),
             ImportError::Upload(error) => error.into(),
             ImportError::Store(error) => error.into(),
         }

@@ -14,8 +14,10 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::{FromPrimitive, ToPrimitive};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::error::{Answer, ApiError};
+use super::openapi::{BadRequest, Failed, Invalid, TimedOut, TooLarge};
 use super::submit::{SmallBody, parse_json};
 use crate::node::Node;
 use crate::prices::{PriceTable, Slot, VolumeSizes, mib, program_price, store_price};
@@ -24,16 +26,23 @@ use crate::store::{Connection, Stored, files, from_db, stores};
 /// The field with which clients announce the size of a file.
 const ESTIMATED_SIZE: &str = "estimated_size_mib";
 
-#[derive(Deserialize)]
-struct Request {
+/// What is to be priced.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PriceRequest)]
+pub(super) struct Request {
     message: Message,
 }
 
-#[derive(Deserialize)]
+/// As much of a message as its price needs.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PricedMessage)]
 struct Message {
     #[serde(rename = "type")]
+    /// `PROGRAM` or `STORE`.
     message_type: String,
+    /// The content as text.
     item_content: Option<String>,
+    /// The content, where there is no text.
     content: Option<Value>,
 }
 
@@ -54,15 +63,20 @@ impl VolumeSizes for Sizes {
 }
 
 /// The price that a message would have.
+#[utoipa::path(post, path = "/api/v0/price/estimate", tag = "prices", request_body = Request,
+    responses((status = 200, description = "The price", body = Price), BadRequest, TimedOut, TooLarge, Invalid,
+        Failed))]
 pub(super) async fn estimate(State(node): State<Node>, SmallBody(body, _room): SmallBody) -> Answer<Json<Price>> {
     let Request { message } = parse_json(&body)?;
     let content = match (message.item_content, message.content) {
         (Some(text), _) => parse_json(text.as_bytes())?,
         (None, Some(content)) => content,
-        (None, None) => return Err(ApiError::invalid("the message has neither 'item_content' nor 'content'")),
+        (None, None) => {
+            return Err(ApiError::invalid("the message has neither 'item_content' nor 'content'; send one"));
+        }
     };
     let Value::Object(mut content) = without_nulls(content) else {
-        return Err(ApiError::invalid("the content is no JSON object"));
+        return Err(ApiError::invalid("the content is no JSON object; send that of a PROGRAM or STORE message"));
     };
     let mut db = node.db().await?;
     let network = &node.context.network;

@@ -1,11 +1,15 @@
 //! `GET /messages.json`: lists by page or by cursor.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::described::MessageList;
 use super::error::{Answer, ApiError};
+use super::openapi::{BadRequest, Failed, Invalid};
+use super::parameters::{Direction, MessageFilters, PageSize, Places};
+use super::path::Path;
 use super::query::{Params, write_cursor};
 use crate::node::Node;
 use crate::store::list::{Place, count, part};
@@ -29,11 +33,18 @@ struct CursorPage<'a> {
 }
 
 /// `GET /messages/page/{page}.json`.
+#[utoipa::path(get, path = "/api/v0/messages/page/{page}", tag = "messages",
+    params(("page" = String, Path, description = "The page and `.json`", example = "1.json"), MessageFilters,
+        PageSize, Direction),
+    responses((status = 200, description = "Messages", body = MessageList), BadRequest, Invalid, Failed))]
 pub(super) async fn list_page(State(node): State<Node>, Path(page): Path<String>, params: Params) -> Answer<Response> {
     answer(&node, &params.with_page(&page)).await
 }
 
 /// `GET /messages.json`.
+#[utoipa::path(get, path = "/api/v0/messages.json", tag = "messages", params(MessageFilters, Places, Direction),
+    operation_id = "messages", responses((status = 200, description = "Messages", body = MessageList), BadRequest,
+        Invalid, Failed))]
 pub(super) async fn list(State(node): State<Node>, params: Params) -> Answer<Response> {
     answer(&node, &params).await
 }

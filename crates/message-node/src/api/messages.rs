@@ -3,22 +3,27 @@
 use std::borrow::Cow;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use protocol::api::message_node::MessageStatus;
+use protocol::api::message_node::{MessageStatus, MessageWithStatus};
 use protocol::message::MessageType;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::error::{Answer, ApiError};
+use super::openapi::{BadRequest, Failed, Invalid, NotFound};
+use super::parameters::MessageHash;
+use super::path::Path;
 use crate::clock::iso;
 use crate::node::Node;
 use crate::store::messages::{MessageRow, forgotten_by, get};
 use crate::store::{StoreError, holds, pending};
 use crate::view::{self, MessageView, raw};
 
-#[derive(Serialize)]
-struct Head<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageHead)]
+pub(super) struct Head<'a> {
     status: MessageStatus,
     item_hash: &'a str,
     reception_time: String,
@@ -65,7 +70,14 @@ async fn look_up(node: &Node, hash: &str) -> Answer<Known> {
     }
     // It may have been decided between the two questions.
     let row = if rejected.is_some() { rejected } else { get(&mut db, hash).await? };
-    row.map_or_else(|| Err(ApiError::not_found(format!("no message {hash} is known here"))), decided)
+    row.map_or_else(
+        || {
+            Err(ApiError::not_found(format!(
+                "no message {hash} is known here; check the hash, or send the message to this node"
+            )))
+        },
+        decided,
+    )
 }
 
 impl Known {
@@ -79,6 +91,8 @@ impl Known {
 }
 
 /// `GET /messages/{hash}`.
+#[utoipa::path(get, path = "/api/v0/messages/{hash}", tag = "messages", params(MessageHash),
+    responses((status = 200, description = "The message", body = MessageWithStatus), BadRequest, NotFound, Failed))]
 pub(super) async fn message(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Response> {
     let known = look_up(&node, &hash).await?;
     let empty = Whole {
@@ -126,6 +140,9 @@ pub(super) async fn message(State(node): State<Node>, Path(hash): Path<String>) 
 }
 
 /// `GET /messages/{hash}/status`.
+#[utoipa::path(get, path = "/api/v0/messages/{hash}/status", tag = "messages", params(MessageHash),
+    operation_id = "message_status",
+    responses((status = 200, description = "Its status", body = Head), BadRequest, NotFound, Failed))]
 pub(super) async fn status(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Response> {
     let known = look_up(&node, &hash).await?;
     Ok(Json(known.head(&hash)).into_response())
@@ -145,12 +162,16 @@ pub(super) fn post_document<'a>(text: &'a str, of: &str) -> Result<&'a RawValue,
 }
 
 /// `GET /messages/{hash}/content`: the content of a message in force; of a POST, the document in it.
+#[utoipa::path(get, path = "/api/v0/messages/{hash}/content", tag = "messages", params(MessageHash),
+    responses((status = 200, description = "The content", body = Value), BadRequest, NotFound, Invalid, Failed))]
 pub(super) async fn content(State(node): State<Node>, Path(hash): Path<String>) -> Answer<Response> {
     let row = match look_up(&node, &hash).await? {
         Known::Decided(row) if row.status.0.is_in_force() => row,
         known => {
             let status = known.head(&hash).status.as_str();
-            return Err(ApiError::invalid(format!("message {hash} is not in force: it is {status}")));
+            return Err(ApiError::invalid(format!(
+                "message {hash} is not in force: it is {status}; ask for /api/v0/messages/{hash}"
+            )));
         }
     };
     let content = match row.message_type()? {

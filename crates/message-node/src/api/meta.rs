@@ -4,9 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::error::Answer;
+use super::openapi::{self, BadRequest, Failed, Invalid};
+use super::parameters::Direction;
 use super::query::Params;
 use crate::balances::ChainNumbers;
 use crate::metrics::StoredNumbers;
@@ -19,23 +23,49 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Programs in the list of those that start on messages.
 const MOST_PROGRAMS: u32 = 10_000;
 
+/// What the node is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Version {
+    version: &'static str,
+}
+
 /// `GET /version`.
-pub(super) async fn version() -> Json<Value> {
-    Json(json!({ "version": VERSION }))
+#[utoipa::path(get, path = "/api/v0/version", tag = "node",
+    responses((status = 200, description = "The version", body = Version)))]
+pub(super) async fn version() -> Json<Version> {
+    Json(Version { version: VERSION })
+}
+
+/// Other nodes.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PublicInfo {
+    node_multi_addresses: Vec<String>,
 }
 
 /// `GET /info/public.json`: other nodes to connect to; there are none.
-pub(super) async fn public_info() -> Json<Value> {
-    Json(json!({ "node_multi_addresses": [] }))
+#[utoipa::path(get, path = "/api/v0/info/public.json", tag = "node",
+    responses((status = 200, description = "Other nodes: none", body = PublicInfo)))]
+pub(super) async fn public_info() -> Json<PublicInfo> {
+    Json(PublicInfo { node_multi_addresses: Vec::new() })
+}
+
+/// The channels of messages in force.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Channels {
+    channels: Vec<String>,
 }
 
 /// `GET /channels.json`.
-pub(super) async fn channels(State(node): State<Node>) -> Answer<Json<Value>> {
+#[utoipa::path(get, path = "/api/v0/channels.json", tag = "messages",
+    responses((status = 200, description = "All channels", body = Channels), Failed))]
+pub(super) async fn channels(State(node): State<Node>) -> Answer<Json<Channels>> {
     let channels = messages::channels(&mut *node.db().await?).await?;
-    Ok(Json(json!({ "channels": channels })))
+    Ok(Json(Channels { channels }))
 }
 
 /// `GET /programs/on/message`: programs that start on messages, and on which.
+#[utoipa::path(get, path = "/api/v0/programs/on/message", tag = "messages", params(Direction),
+    responses((status = 200, description = "Programs", body = Vec<Value>), BadRequest, Invalid, Failed))]
 pub(super) async fn programs_on_message(State(node): State<Node>, params: Params) -> Answer<Response> {
     let found = programs::on_message(&mut *node.db().await?, params.order()?, MOST_PROGRAMS).await?;
     let mut list = Vec::with_capacity(found.len());
@@ -58,6 +88,8 @@ async fn numbers(node: &Node) -> Answer<StoredNumbers> {
 }
 
 /// `GET /metrics`, in the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "node",
+    responses((status = 200, description = "Numbers", body = String, content_type = "text/plain"), Failed))]
 pub(super) async fn metrics(State(node): State<Node>) -> Answer<Response> {
     let text = node.context.metrics.render(&numbers(&node).await?);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
@@ -77,6 +109,8 @@ fn chain_sentence(chain: &ChainNumbers) -> String {
 }
 
 /// `GET /status`: a page for people.
+#[utoipa::path(get, path = "/status", tag = "node",
+    responses((status = 200, description = "The page", body = String, content_type = "text/html"), Failed))]
 pub(super) async fn status_page(State(node): State<Node>) -> Answer<Html<String>> {
     let numbers = numbers(&node).await?;
     let rows: String = numbers
@@ -91,8 +125,9 @@ pub(super) async fn status_page(State(node): State<Node>) -> Answer<Html<String>
          <style>body{{font:16px/1.5 system-ui;margin:2rem auto;max-width:40rem}}td,th{{padding:0 1rem 0 0;text-align:left}}\
          </style><h1>Aleph message node {VERSION}</h1>\
          <p>{pending} messages wait to be decided. {files} files with {bytes} bytes. \
-         <a href=\"/metrics\">Metrics</a></p>{chain}\
+         <a href=\"/metrics\">Metrics</a>, <a href=\"{openapi}\">description of the API</a></p>{chain}\
          <table><tr><th>Type</th><th>Status</th><th>Messages</th></tr>{rows}</table></html>",
         pending = numbers.pending,
+        openapi = openapi::PATH,
     )))
 }

@@ -3,13 +3,19 @@
 mod accounts;
 mod aggregates;
 mod archive;
+mod described;
 mod download;
 mod error;
 mod estimate;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod ipfs;
 mod list;
 mod messages;
 mod meta;
+mod openapi;
+mod parameters;
+mod path;
 mod posts;
 mod prices;
 mod query;
@@ -24,11 +30,12 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
-use axum::routing::{get, post};
 use tower_http::cors::{Any, CorsLayer};
+use utoipa_axum::routes;
 
 use crate::node::Node;
 use error::ApiError;
+use openapi::Routes;
 pub(crate) use room::Room;
 
 /// The largest JSON body: a message with the longest content, every character of it escaped, fits.
@@ -36,33 +43,8 @@ const MAX_JSON_BYTES: usize = 4 * 1024 * 1024;
 
 /// All routes.
 pub(crate) fn router(node: Node) -> Router {
-    Router::new()
-        .route("/", get(meta::status_page))
-        .route("/status", get(meta::status_page))
-        .route("/metrics", get(meta::metrics))
-        .route("/version", get(meta::version))
-        .route("/api/v0/version", get(meta::version))
-        .route("/api/v0/info/public.json", get(meta::public_info))
-        .route("/api/v0/channels.json", get(meta::channels))
-        .route("/api/v0/channels/list.json", get(meta::channels))
-        .route("/api/v0/programs/on/message", get(meta::programs_on_message))
-        .route("/api/v0/messages", post(submit::submit))
-        .route("/api/v0/messages.json", get(list::list))
-        .route("/api/v0/messages/page/{page}", get(list::list_page))
-        .route("/api/v0/messages/{hash}", get(messages::message))
-        .route("/api/v0/messages/{hash}/content", get(messages::content))
-        .route("/api/v0/messages/{hash}/status", get(messages::status))
-        .route("/api/ws0/messages", get(stream::subscribe))
-        .route("/api/v0/posts.json", get(posts::list_v0))
-        .route("/api/v1/posts.json", get(posts::list_v1))
-        .route("/api/v0/aggregates/{address}", get(aggregates::of_address))
-        .route("/api/v0/addresses/{address}/balance", get(accounts::balance))
-        .route("/api/v0/addresses/{address}/files", get(accounts::files))
-        .route("/api/v0/balances", get(accounts::balances))
-        .route("/api/v0/price/{hash}", get(prices::of_message))
-        .route("/api/v0/price/estimate", post(estimate::estimate))
-        .merge(storage())
-        .merge(snapshots())
+    let (router, _) = routes().split();
+    router
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(from_fn_with_state(node.clone(), room::for_answers))
         .layer(map_response(close_after_failed_post))
@@ -72,38 +54,66 @@ pub(crate) fn router(node: Node) -> Router {
         .with_state(node)
 }
 
-fn storage() -> Router<Node> {
+/// All routes with their descriptions; the paths stand above the handlers.
+fn routes() -> Routes {
+    Routes::default()
+        .add(routes!(openapi::openapi))
+        .add(routes!(meta::status_page))
+        .also("/", routes!(meta::status_page))
+        .add(routes!(meta::metrics))
+        .add(routes!(meta::version))
+        .also("/version", routes!(meta::version))
+        .add(routes!(meta::public_info))
+        .add(routes!(meta::channels))
+        .also("/api/v0/channels/list.json", routes!(meta::channels))
+        .add(routes!(meta::programs_on_message))
+        .add(routes!(submit::submit))
+        .add(routes!(list::list))
+        .add(routes!(list::list_page))
+        .add(routes!(messages::message))
+        .add(routes!(messages::content))
+        .add(routes!(messages::status))
+        .add(routes!(stream::subscribe))
+        .add(routes!(posts::list_v0))
+        .add(routes!(posts::list_v1))
+        .add(routes!(aggregates::of_address))
+        .add(routes!(accounts::balance))
+        .add(routes!(accounts::files))
+        .add(routes!(accounts::balances))
+        .add(routes!(prices::of_message))
+        .add(routes!(estimate::estimate))
+        .merge(storage())
+        .merge(snapshots())
+}
+
+fn storage() -> Routes {
     // Uploads count their bytes themselves, because the limit depends on what comes with the file.
-    let uploads = Router::new()
-        .route("/api/v0/storage/add_file", post(upload::add_file))
-        .route("/api/v0/storage/add_json", post(upload::add_json))
-        .route("/api/v0/ipfs/add_file", post(ipfs::add_file))
-        .route("/api/v0/ipfs/add_json", post(ipfs::add_json))
-        .route("/api/v0/ipfs/add_car", post(ipfs::add_car))
-        .layer(DefaultBodyLimit::disable());
-    Router::new()
-        .route("/api/v0/storage/limits.json", get(download::limits))
-        .route("/api/v0/storage/{hash}", get(download::as_json))
-        .route("/api/v0/storage/raw/{hash}", get(download::raw))
-        .route("/api/v0/storage/metadata/{hash}", get(download::metadata))
-        .route("/api/v0/storage/count/{hash}", get(download::count))
-        .route("/api/v0/storage/by-message-hash/{hash}", get(download::by_message_hash))
-        .route("/api/v0/storage/by-ref/{reference}", get(download::by_ref))
-        .route("/api/v0/storage/by-ref/{address}/{reference}", get(download::by_owner_and_ref))
+    let uploads = Routes::default()
+        .add(routes!(upload::add_file))
+        .add(routes!(upload::add_json))
+        .add(routes!(ipfs::add_file))
+        .add(routes!(ipfs::add_json))
+        .add(routes!(ipfs::add_car))
+        .with_any_body();
+    Routes::default()
+        .add(routes!(download::limits))
+        .add(routes!(download::as_json))
+        .add(routes!(download::raw))
+        .add(routes!(download::metadata))
+        .add(routes!(download::count))
+        .add(routes!(download::by_message_hash))
+        .add(routes!(download::by_ref))
+        .add(routes!(download::by_owner_and_ref))
         .merge(uploads)
 }
 
-fn snapshots() -> Router<Node> {
-    const ALL: &str = "/api/v1/programs/{program}/snapshots";
-    let one = |rest: &str| format!("{ALL}/{{id}}{rest}");
+fn snapshots() -> Routes {
     // Streams count their bytes themselves: the limit depends on the volume.
-    let streams = Router::new()
-        .route(&one("/volumes/{volume}"), get(archive::fetch).put(archive::send))
-        .layer(DefaultBodyLimit::disable());
-    Router::new()
-        .route(ALL, get(archive::list).post(archive::begin))
-        .route(&one(""), get(archive::get).delete(archive::delete))
-        .route(&one("/complete"), post(archive::complete))
+    let streams = Routes::default().add(routes!(archive::fetch, archive::send)).with_any_body();
+    Routes::default()
+        .add(routes!(archive::list, archive::begin))
+        .add(routes!(archive::get, archive::delete))
+        .add(routes!(archive::complete))
         .merge(streams)
 }
 

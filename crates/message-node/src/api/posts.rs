@@ -5,9 +5,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use utoipa::ToSchema;
 
+use super::described::PostList;
 use super::error::{Answer, ApiError};
 use super::messages::post_document;
+use super::openapi::{BadRequest, Failed, Invalid};
+use super::parameters::{Direction, Places, PostFilters};
 use super::query::{Params, write_cursor};
 use crate::clock::{iso, seconds};
 use crate::node::Node;
@@ -15,8 +19,8 @@ use crate::store::list::Place;
 use crate::store::posts::{PostFilter, PostRow, count, part};
 use crate::store::{Stored, from_db};
 
-#[derive(Serialize)]
-struct PostV0<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct PostV0<'a> {
     chain: &'a str,
     item_hash: &'a str,
     sender: &'a str,
@@ -24,12 +28,14 @@ struct PostV0<'a> {
     post_type: &'a str,
     channel: Option<&'a str>,
     confirmed: bool,
+    #[schema(value_type = Value)]
     content: &'a RawValue,
     item_content: Option<&'a str>,
     item_type: &'a str,
     signature: Option<&'a str>,
     size: u64,
     time: f64,
+    #[schema(value_type = Vec<Value>)]
     confirmations: [(); 0],
     original_item_hash: &'a str,
     original_signature: Option<&'a str>,
@@ -40,9 +46,10 @@ struct PostV0<'a> {
     reference: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct PostV1<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct PostV1<'a> {
     item_hash: &'a str,
+    #[schema(value_type = Value)]
     content: &'a RawValue,
     original_item_hash: &'a str,
     original_type: &'a str,
@@ -71,11 +78,17 @@ struct CursorPage {
 }
 
 /// `GET /api/v0/posts.json`.
+#[utoipa::path(get, path = "/api/v0/posts.json", tag = "posts", params(PostFilters, Places, Direction),
+    operation_id = "posts_v0",
+    responses((status = 200, description = "Posts", body = PostList<PostV0<'static>>), BadRequest, Invalid, Failed))]
 pub(super) async fn list_v0(State(node): State<Node>, params: Params) -> Answer<Response> {
     answer(&node, &params, v0).await
 }
 
 /// `GET /api/v1/posts.json`.
+#[utoipa::path(get, path = "/api/v1/posts.json", tag = "posts", params(PostFilters, Places, Direction),
+    operation_id = "posts_v1",
+    responses((status = 200, description = "Posts", body = PostList<PostV1<'static>>), BadRequest, Invalid, Failed))]
 pub(super) async fn list_v1(State(node): State<Node>, params: Params) -> Answer<Response> {
     answer(&node, &params, v1).await
 }
@@ -107,13 +120,14 @@ async fn answer(node: &Node, params: &Params, show: fn(&PostRow) -> Stored<Box<R
     Ok(Json(body).into_response())
 }
 
-fn filter(params: &Params) -> Answer<PostFilter> {
+pub(super) fn filter(params: &Params) -> Answer<PostFilter> {
     let messages = params.filter()?;
     Ok(PostFilter {
         owners: messages.senders,
         hashes: messages.hashes,
         refs: messages.refs,
         types: params.list(&["types", "post_types"])?,
+        tags: messages.tags,
         channels: messages.channels,
         chains: messages.chains,
         start_us: messages.start_us,

@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use data_encoding::BASE64URL_NOPAD;
 use protocol::api::message_node::MessageStatus;
 use protocol::message::{MessageTime, MessageType};
+use protocol::openapi::MESSAGE_TYPES;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ use crate::store::list::{Order, Place, Window};
 /// Messages in a page when the client does not say.
 const DEFAULT_PAGE: u32 = 20;
 /// Values of one parameter.
-const MAX_VALUES: usize = 1000;
+pub(super) const MAX_VALUES: usize = 1000;
 
 /// The query parameters of a request.
 pub(super) struct Params(Vec<(String, String)>);
@@ -28,19 +29,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Query(pairs) = Query::<Vec<(String, String)>>::from_request_parts(parts, state)
             .await
-            .map_err(|e| ApiError::bad_request(e.body_text()))?;
+            .map_err(|e| ApiError::bad_request(format!("{}; percent-encode the query", e.body_text())))?;
         Ok(Self(pairs))
     }
 }
 
 impl Params {
+    /// These names with their values.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+
     /// The value of the first of these names that is there and not empty.
     pub(super) fn get(&self, names: &[&str]) -> Option<&str> {
         self.present(names).filter(|value| !value.is_empty())
     }
 
     /// The value of the first of these names that is there.
-    fn present(&self, names: &[&str]) -> Option<&str> {
+    pub(super) fn present(&self, names: &[&str]) -> Option<&str> {
         let find = |name: &&str| self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         names.iter().find_map(find)
     }
@@ -50,7 +57,10 @@ impl Params {
         let Some(text) = self.get(names) else { return Ok(Vec::new()) };
         let values: Vec<String> = text.split(',').map(|v| v.trim().to_owned()).filter(|v| !v.is_empty()).collect();
         if values.len() > MAX_VALUES {
-            return Err(ApiError::invalid(format!("'{}' has more than {MAX_VALUES} values", names[0])));
+            return Err(ApiError::invalid(format!(
+                "'{}' has more than {MAX_VALUES} values; ask several times",
+                names[0]
+            )));
         }
         Ok(values)
     }
@@ -108,14 +118,11 @@ impl Params {
 
     /// Which messages are wanted.
     pub(super) fn filter(&self) -> Answer<Filter> {
-        if self.get(&["tags"]).is_some() {
-            return Err(ApiError::invalid("this node does not filter by 'tags'; use 'contentTypes' or 'channels'"));
-        }
         let types = self.list(&["msgTypes", "message_types", "msgType", "message_type"])?;
         let statuses = self.list(&["msgStatuses", "message_statuses"])?;
         let filter = Filter {
             types: types.iter().map(|word| message_type(word)).collect::<Answer<_>>()?,
-            statuses: statuses.into_iter().map(status).collect::<Answer<_>>()?,
+            statuses: statuses.iter().map(|word| status(word)).collect::<Answer<_>>()?,
             senders: self.addresses(&["addresses"])?,
             owners: self.addresses(&["owners"])?,
             hashes: self.list(&["hashes"])?,
@@ -123,6 +130,7 @@ impl Params {
             content_hashes: self.list(&["contentHashes", "content_hashes"])?,
             content_keys: self.list(&["contentKeys", "content_keys"])?,
             content_types: self.list(&["contentTypes", "content_types"])?,
+            tags: self.list(&["tags"])?,
             chains: self.list(&["chains"])?,
             channels: self.list(&["channels"])?,
             start_us: self.time(&["startDate", "start_date"])?,
@@ -131,7 +139,7 @@ impl Params {
         if let (Some(start), Some(end)) = (filter.start_us, filter.end_us)
             && end < start
         {
-            return Err(ApiError::invalid("'endDate' is before 'startDate'"));
+            return Err(ApiError::invalid("'endDate' is before 'startDate': give the earlier one as 'startDate'"));
         }
         Ok(filter)
     }
@@ -165,15 +173,23 @@ impl Params {
 }
 
 fn message_type(word: &str) -> Answer<MessageType> {
-    type_from_name(word).ok_or_else(|| ApiError::invalid(format!("'{word}' is no type of message")))
+    type_from_name(word).ok_or_else(|| {
+        ApiError::invalid(format!("'{word}' is no type of message; those are {}", MESSAGE_TYPES.join(", ")))
+    })
 }
 
-fn status(word: String) -> Answer<MessageStatus> {
-    let wrong = format!("'{word}' is no status of a message");
-    serde_json::from_value(Value::String(word)).map_err(|_| ApiError::invalid(wrong))
+fn status(word: &str) -> Answer<MessageStatus> {
+    use MessageStatus::{Forgotten, Pending, Processed, Rejected, Removed, Removing};
+    let all = [Pending, Processed, Rejected, Forgotten, Removing, Removed];
+    let wrong = || {
+        let words = all.map(MessageStatus::as_str).join(", ");
+        ApiError::invalid(format!("'{word}' is no status of a message; those are {words}"))
+    };
+    all.into_iter().find(|status| status.as_str() == word).ok_or_else(wrong)
 }
 
 /// Which part of a list is wanted.
+#[derive(Debug, PartialEq)]
 pub(super) struct Paging {
     /// Entries in a page.
     pub per_page: u32,
@@ -228,7 +244,7 @@ mod tests {
             let (key, value) = pair.split_once('=').unwrap();
             (key.to_owned(), value.to_owned())
         });
-        Params(pairs.collect())
+        Params::from_pairs(pairs)
     }
 
     #[test]
@@ -248,7 +264,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_name() {
-        let bad = ["msgTypes=PROGRAM,nonsense", "msgStatuses=x", "startDate=x", "startDate=5&endDate=4", "tags=a"];
+        let bad = ["msgTypes=PROGRAM,nonsense", "msgStatuses=x", "startDate=x", "startDate=5&endDate=4"];
         for query in bad {
             assert!(params(query).filter().is_err(), "{query}");
         }

@@ -8,6 +8,7 @@ use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::header;
 use futures_util::StreamExt;
+use protocol::Address;
 use protocol::api::message_node::AddFileMetadata;
 use protocol::message::{Envelope, ItemType, MessageType, StoreContent};
 use tokio::sync::SemaphorePermit;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::MAX_JSON_BYTES;
 use super::error::{Answer, ApiError};
 use super::submit::parse_json;
+use crate::admission::NotAdmitted;
 use crate::core::content::Content;
 use crate::files::Upload;
 use crate::node::Node;
@@ -91,10 +93,14 @@ pub(super) fn is_form(request: &Request) -> bool {
     })
 }
 
-/// Reads a form with the parts `file`, whose bytes go into the sink, and `metadata`.
-pub(super) async fn read_form<S: Sink>(node: &Node, request: Request, sink: S) -> Answer<Parts<S>> {
-    let form = Multipart::from_request(request, node).await;
-    let mut form = form.map_err(|e| ApiError::bad_request(e.body_text()))?;
+/// Reads a form with the parts `file`, whose bytes go into the sink, and `metadata`, whose sender is to be admitted.
+pub(super) async fn read_form<S: Sink>(
+    request: Request,
+    sink: S,
+    admit: impl Fn(&Address) -> Result<(), NotAdmitted>,
+) -> Answer<Parts<S>> {
+    let form = Multipart::from_request(request, &()).await;
+    let mut form = form.map_err(|e| unreadable_form(&e.body_text()))?;
     let mut parts = Parts { file: None, metadata: None };
     let (mut sink, mut others) = (Some(sink), 0);
     while let Some(mut field) = patiently(form.next_field()).await? {
@@ -114,7 +120,7 @@ pub(super) async fn read_form<S: Sink>(node: &Node, request: Request, sink: S) -
                 }
                 let metadata = read_metadata(&read_small(&mut field).await?)?;
                 // Before the file is read, if the message comes first.
-                node.admission.check_sender(&metadata.message.sender)?;
+                admit(&metadata.message.sender)?;
                 parts.metadata = Some(metadata);
             }
             _ => {
@@ -130,14 +136,15 @@ pub(super) async fn read_form<S: Sink>(node: &Node, request: Request, sink: S) -
 }
 
 fn twice(name: &str) -> ApiError {
-    ApiError::bad_request(format!("the form has two parts '{name}'"))
+    ApiError::bad_request(format!("the form has two parts '{name}'; send one"))
 }
 
 /// Reads a body that is the file itself.
 pub(super) async fn read_body(sink: &mut impl Sink, body: Body) -> Answer<()> {
     let (mut chunks, started) = (body.into_data_stream(), Instant::now());
     while let Some(chunk) = timeout(SILENCE, chunks.next()).await.map_err(|_| silent())? {
-        let chunk: Bytes = chunk.map_err(|e| ApiError::bad_request(format!("the body cannot be read: {e}")))?;
+        let chunk: Bytes =
+            chunk.map_err(|e| ApiError::bad_request(format!("the body cannot be read: {e}; send it again")))?;
         sink.take(chunk).await?;
         check_pace(sink.taken(), started.elapsed())?;
     }
@@ -147,15 +154,17 @@ pub(super) async fn read_body(sink: &mut impl Sink, body: Body) -> Answer<()> {
 /// Reads a JSON document of at most `most` bytes as a body, without changing a byte of it.
 pub(super) async fn read_document(body: Body, most: u64) -> Answer<Bytes> {
     let body = timeout(SILENCE, axum::body::to_bytes(body, usize::try_from(most).unwrap_or(usize::MAX))).await;
-    let body = body
-        .map_err(|_| silent())?
-        .map_err(|_| ApiError::too_large(format!("the document has more than {most} bytes")))?;
+    let body = body.map_err(|_| silent())?.map_err(|_| {
+        ApiError::too_large(format!("the document has more than {most} bytes; send it as a file, with a STORE message"))
+    })?;
     parse_json::<serde::de::IgnoredAny>(&body)?;
     Ok(body)
 }
 
 async fn read_small(field: &mut Field<'_>) -> Answer<Vec<u8>> {
-    let late = |_| ApiError::timed_out(format!("a part of the form took longer than {} s", SMALL_WITHIN.as_secs()));
+    let late = |_| {
+        ApiError::timed_out(format!("a part of the form took longer than {} s; send it again", SMALL_WITHIN.as_secs()))
+    };
     timeout(SMALL_WITHIN, read_bounded(field)).await.map_err(late)?
 }
 
@@ -163,7 +172,9 @@ async fn read_bounded(field: &mut Field<'_>) -> Answer<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(chunk) = patiently(field.chunk()).await? {
         if bytes.len() + chunk.len() > MAX_JSON_BYTES {
-            return Err(ApiError::too_large(format!("a part of the form has more than {MAX_JSON_BYTES} bytes")));
+            return Err(ApiError::too_large(format!(
+                "a part of the form has more than {MAX_JSON_BYTES} bytes; send only 'file' and 'metadata'"
+            )));
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -172,11 +183,15 @@ async fn read_bounded(field: &mut Field<'_>) -> Answer<Vec<u8>> {
 
 async fn patiently<T>(read: impl Future<Output = Result<T, MultipartError>>) -> Answer<T> {
     let read = timeout(SILENCE, read).await.map_err(|_| silent())?;
-    read.map_err(|e| ApiError::bad_request(format!("the form cannot be read: {}", e.body_text())))
+    read.map_err(|e| unreadable_form(&e.body_text()))
+}
+
+fn unreadable_form(why: &str) -> ApiError {
+    ApiError::bad_request(format!("the form cannot be read: {why}; send one with the parts 'file' and 'metadata'"))
 }
 
 fn silent() -> ApiError {
-    ApiError::timed_out(format!("nothing was sent for {} s", SILENCE.as_secs()))
+    ApiError::timed_out(format!("nothing was sent for {} s; send it again", SILENCE.as_secs()))
 }
 
 /// Whoever is slower for long is cut off.
@@ -184,16 +199,16 @@ pub(super) fn check_pace(bytes: u64, elapsed: Duration) -> Answer<()> {
     if elapsed < WARM_UP || bytes >= elapsed.as_secs() * MIN_BYTES_PER_SECOND {
         return Ok(());
     }
-    Err(ApiError::timed_out(format!("this is slower than {MIN_BYTES_PER_SECOND} bytes per second")))
+    Err(ApiError::timed_out(format!("this is slower than {MIN_BYTES_PER_SECOND} bytes per second; send it again")))
 }
 
 /// Reads the message and checks what can be checked without the file. The signature is checked here, too, and not only when
 /// the message is processed: large files are for those who sign.
-fn read_metadata(bytes: &[u8]) -> Answer<Metadata> {
+pub(super) fn read_metadata(bytes: &[u8]) -> Answer<Metadata> {
     let AddFileMetadata { message, sync } = parse_json(bytes)?;
     message.verify_form()?;
     if message.message_type != MessageType::Store || message.item_type != ItemType::Inline {
-        return Err(ApiError::invalid("the message of a file is a STORE message with item_type 'inline'"));
+        return Err(ApiError::invalid("the message of a file is a STORE message with item_type 'inline'; sign one"));
     }
     let text = message.item_content.as_deref().unwrap_or_default();
     let content = match Content::parse(MessageType::Store, text) {

@@ -5,13 +5,16 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, interval, timeout};
 
-use super::error::Answer;
+use super::error::{Answer, ApiError};
+use super::openapi::{BadRequest, Invalid, NoUpgrade};
+use super::parameters::{History, MessageFilters};
 use super::query::Params;
 use crate::events::{Event, News};
 use crate::filter::Filter;
@@ -44,8 +47,17 @@ enum End {
     Close(u16, String),
 }
 
-/// Opens a stream. Filters are those of lists; times select the history only.
-pub(super) async fn subscribe(State(node): State<Node>, params: Params, upgrade: WebSocketUpgrade) -> Answer<Response> {
+/// Opens a stream. Filters are those of lists; times select the history only. Who names statuses is told as well when a message
+/// gets one of them, with the field `status`.
+#[utoipa::path(get, path = "/api/ws0/messages", tag = "messages", params(MessageFilters, History),
+    responses((status = 101, description = "A WebSocket; each text on it is a message"), BadRequest, Invalid,
+        NoUpgrade))]
+pub(super) async fn subscribe(
+    State(node): State<Node>,
+    params: Params,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Answer<Response> {
+    let upgrade = upgrade.map_err(|rejection| ApiError::no_websocket(&rejection))?;
     let (filter, history) = (params.filter()?, params.history()?);
     let upgrade = upgrade.max_message_size(MAX_FRAME_BYTES).max_frame_size(MAX_FRAME_BYTES);
     let permit = node.streams.clone().try_acquire_owned().ok();

@@ -4,11 +4,16 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use protocol::api::message_node::MessageStatus;
+use protocol::Address;
+use protocol::api::message_node::{AddFileResponse, MessageStatus};
 use serde_json::{Value, json};
 
 use super::accounts;
+use super::described::{Binary, FileForm};
 use super::error::{Answer, ApiError};
+use super::openapi::{
+    BadRequest, Failed, Forbidden, Gone, Invalid, NotAllowed, Rejected, TimedOut, TooLarge, TooMuch, Unpaid,
+};
 use super::receive::{Metadata, Parts, Turn, is_form, read_body, read_document, read_form};
 use super::submit::http_status;
 use crate::core::Refusal;
@@ -28,6 +33,11 @@ pub(super) struct Arrived {
 
 /// A file, as a form with the parts `file` and `metadata` (a STORE message; without it the file is smaller and collected
 /// after its grace time), or as the body itself.
+#[utoipa::path(post, path = "/api/v0/storage/add_file", tag = "files", operation_id = "add_file",
+    request_body(content((FileForm = "multipart/form-data"), (Binary = "application/octet-stream"))),
+    responses((status = 200, description = "It is here", body = AddFileResponse),
+        (status = 202, description = "It is here; the message is not decided yet", body = AddFileResponse),
+        BadRequest, Unpaid, Forbidden, TimedOut, Gone, TooLarge, Rejected, TooMuch, Failed))]
 pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     let Arrived { file, metadata, .. } = receive(&node, request, node.context.limits.upload_bytes).await?;
@@ -42,6 +52,10 @@ pub(super) async fn add_file(State(node): State<Node>, request: Request) -> Answ
 }
 
 /// A JSON document, kept byte for byte as it was sent: its hash is that of the body.
+#[utoipa::path(post, path = "/api/v0/storage/add_json", tag = "files", operation_id = "add_json",
+    request_body = Value,
+    responses((status = 200, description = "It is here", body = AddFileResponse), NotAllowed, TimedOut, TooLarge,
+        Invalid, Failed))]
 pub(super) async fn add_json(State(node): State<Node>, body: Body) -> Answer<Response> {
     let _turn = Turn::take(&node)?;
     let file = receive_document(&node, body).await?;
@@ -63,7 +77,8 @@ pub(super) async fn receive(node: &Node, request: Request, most: u64) -> Answer<
         read_body(&mut upload, request.into_body()).await?;
         return Ok(Arrived { file: upload.finish().await?, filename: None, metadata: None });
     }
-    let Parts { file, metadata } = read_form(node, request, node.files().upload(most).await?).await?;
+    let (sink, admit) = (node.files().upload(most).await?, |sender: &Address| node.admission.check_sender(sender));
+    let Parts { file, metadata } = read_form(request, sink, admit).await?;
     let (upload, filename) = file.ok_or_else(no_file)?;
     let file = upload.finish().await?;
     if metadata.is_none() {
@@ -88,7 +103,7 @@ pub(super) async fn receive_document(node: &Node, body: Body) -> Answer<StagedFi
 }
 
 pub(super) fn no_file() -> ApiError {
-    ApiError::bad_request("the form has no part 'file'")
+    ApiError::bad_request("the form has no part 'file'; send the bytes in one")
 }
 
 /// Submits the message of a file that is known now, if there is one, and answers with `body` unless it is refused.
@@ -99,7 +114,7 @@ pub(super) async fn submit(node: &Node, metadata: Option<Metadata>, body: Value)
     match (&outcome.rejection, outcome.status) {
         (Some(rejection), _) => Err(ApiError::rejected(rejection)),
         (None, MessageStatus::Forgotten | MessageStatus::Removed) => {
-            Err(ApiError::gone(format!("the message was {}", outcome.status.as_str())))
+            Err(ApiError::gone(format!("the message was {}; sign a new one", outcome.status.as_str())))
         }
         (None, status) => Ok((http_status(status), Json(body)).into_response()),
     }
@@ -111,7 +126,9 @@ pub(super) fn check_name(file: &StagedFile, metadata: &Metadata, called: &str) -
     if expected.parse().is_ok_and(|name| file.all_names().contains(&name)) {
         return Ok(());
     }
-    Err(ApiError::invalid(format!("File hash does not match ({called} != {expected})")))
+    Err(ApiError::invalid(format!(
+        "File hash does not match ({called} != {expected}): sign a message that names this file"
+    )))
 }
 
 /// Checks that the owner of a file can pay for it.

@@ -204,7 +204,8 @@ impl Archive {
 
     async fn program(&self, program: &ProgramId) -> Result<Program, Failure> {
         let row = messages::get(&mut *self.store.read().await?, &program.to_string()).await?;
-        let unknown = || Refusal::new(ArchiveCode::NotFound, format!("there is no program {program} here"));
+        let unknown =
+            || Refusal::new(ArchiveCode::NotFound, format!("there is no program {program} here; check its id"));
         let row = row.ok_or_else(unknown)?;
         let (MessageType::Program, Some(owner)) = (row.message_type()?, &row.owner) else {
             return Err(unknown().into());
@@ -376,7 +377,10 @@ fn is_over(row: &messages::MessageRow) -> bool {
 }
 
 fn unknown_set(id: SnapshotId) -> Refusal {
-    Refusal::new(ArchiveCode::NotFound, format!("the archive of this program has no snapshot {id}"))
+    Refusal::new(
+        ArchiveCode::NotFound,
+        format!("the archive of this program has no snapshot {id}; list those that it has"),
+    )
 }
 
 /// The names of this node: the hosts of its URLs, and the address that it listens on.

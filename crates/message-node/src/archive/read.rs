@@ -63,13 +63,16 @@ impl Archive {
         let sets = self.shelf_of(program, &reader).await?.sets;
         let set = sets.into_iter().find(|set| set.id == id).ok_or_else(|| unknown_set(id))?;
         if set.stage == SetStage::Open {
-            let message = format!("snapshot {id} is not complete: it cannot be restored");
+            let message = format!("snapshot {id} is not complete: it cannot be restored; take one that is");
             return Err(Refusal::new(ArchiveCode::Incomplete, message).into());
         }
         let data_key = self.data_key(program, &set.wrapped_key)?;
         let manifest = self.read_manifest(program, id, &data_key).await?;
         let volume = manifest.volumes.into_iter().find(|volume| volume.key == key).ok_or_else(|| {
-            Refusal::new(ArchiveCode::NotFound, format!("snapshot {id} has no volume with the key {key}"))
+            Refusal::new(
+                ArchiveCode::NotFound,
+                format!("snapshot {id} has no volume with the key {key}; ask for the set to see its keys"),
+            )
         })?;
         let objects = match self.place.objects.get(&place::of_object(program, id, &volume.object)).await {
             Ok(found) => found.into_stream(),

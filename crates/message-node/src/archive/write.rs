@@ -101,7 +101,10 @@ impl Archive {
         let set = open_set(set, id)?;
         let volume = set.draft.volumes.iter().find(|volume| volume_key(&volume.name) == key).cloned();
         let volume = volume.ok_or_else(|| {
-            Refusal::new(ArchiveCode::NotFound, format!("snapshot {id} has no volume with the key {key}"))
+            Refusal::new(
+                ArchiveCode::NotFound,
+                format!("snapshot {id} has no volume with the key {key}; ask for the set to see its keys"),
+            )
         })?;
         let permit = Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| {
             Refusal::new(ArchiveCode::Busy, "too many streams arrive at the same time; try again in a few seconds")
@@ -233,7 +236,7 @@ impl Archive {
                 return Err(refusal.into());
             }
             (Completion::Wrong { .. }, _) => {
-                let message = format!("snapshot {id} is complete already, with other streams");
+                let message = format!("snapshot {id} is complete already, with other streams; begin the next one");
                 return Err(Refusal::new(ArchiveCode::Duplicate, message).into());
             }
         }
@@ -337,7 +340,7 @@ fn open_set(set: Option<SetRow>, id: SnapshotId) -> Result<SetRow, Refusal> {
     match set {
         Some(set) if set.stage == SetStage::Open => Ok(set),
         Some(set) if set.stage != SetStage::Leaving => {
-            let message = format!("snapshot {id} is complete already: it takes no more streams");
+            let message = format!("snapshot {id} is complete already: it takes no more streams; begin the next one");
             Err(Refusal::new(ArchiveCode::Duplicate, message))
         }
         _ => Err(unknown_set(id)),

@@ -72,13 +72,16 @@ pub fn check_epoch(epoch: Epoch, highest: Option<Epoch>) -> Result<(), Refusal> 
 /// [`ArchiveCode::NotAllowed`], or [`ArchiveCode::StaleEpoch`].
 pub fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holder>) -> Result<(), Refusal> {
     let Some(holder) = holder else {
-        let message = "the scheduler has assigned the program to no node; nobody may write to its archive";
+        let message = "the scheduler has assigned the program to no node; nobody may write to its archive until it is";
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
     };
     check_epoch(epoch, Some(holder.epoch))?;
     check_node(signer, holder)?;
     if epoch > holder.epoch {
-        let message = format!("the scheduler knows no epoch {epoch} of the program: it is in epoch {}", holder.epoch);
+        let message = format!(
+            "the scheduler knows no epoch {epoch} of the program: it is in epoch {}; write in that one",
+            holder.epoch
+        );
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
     }
     Ok(())
@@ -90,7 +93,9 @@ pub fn check_writer(signer: &Address, epoch: Epoch, holder: Option<&Holder>) -> 
 /// [`ArchiveCode::NotAllowed`].
 pub fn check_reader(signer: &Address, holder: Option<&Holder>) -> Result<Epoch, Refusal> {
     let Some(holder) = holder else {
-        let message = format!("{signer} does not own the program, and the scheduler has assigned it to no node");
+        let message = format!(
+            "{signer} does not own the program, and the scheduler has assigned it to no node; sign as its owner"
+        );
         return Err(Refusal::new(ArchiveCode::NotAllowed, message));
     };
     check_node(signer, holder).map(|()| holder.epoch)
@@ -122,9 +127,9 @@ fn check_node(signer: &Address, holder: &Holder) -> Result<(), Refusal> {
         Some(account) => refused(format!(
             "the program is assigned to node {node} of account {account}; {signer} may not use its archive"
         )),
-        None => {
-            refused(format!("the program is assigned to node {node}, which is not registered at this message node"))
-        }
+        None => refused(format!(
+            "the program is assigned to node {node}, which is not registered at this message node; register it"
+        )),
     }
 }
 
@@ -157,7 +162,7 @@ pub fn check_draft(draft: &SetDraft, volumes: &[VolumeDraft], sets: &[SetFacts])
     if let Some(same) = sets.iter().find(|set| set.id == draft.id)
         && same.progress != Progress::Open
     {
-        let message = format!("snapshot {} is in the archive already", draft.id);
+        let message = format!("snapshot {} is in the archive already; begin the next one", draft.id);
         return Err(Refusal::new(ArchiveCode::Duplicate, message));
     }
     let others = || sets.iter().filter(|set| set.id != draft.id);
@@ -261,7 +266,7 @@ pub fn check_completion(
     for (volume, received) in arrived {
         let mut claims = sent.iter().filter(|stream| stream.name == volume.name);
         let (Some(claim), None) = (claims.next(), claims.next()) else {
-            let message = format!("the completion does not name volume {:?} exactly once", volume.name);
+            let message = format!("the completion does not name volume {:?} exactly once; name each once", volume.name);
             return Err(Refusal::new(ArchiveCode::Invalid, message));
         };
         let Some(received) = received else {
@@ -278,7 +283,7 @@ pub fn check_completion(
         }
     }
     if sent.len() != arrived.len() {
-        let message = "the completion names a volume that is not in the set";
+        let message = "the completion names a volume that is not in the set; name those of the draft";
         return Err(Refusal::new(ArchiveCode::Invalid, message));
     }
     Ok(Completion::Whole)

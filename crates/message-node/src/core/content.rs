@@ -12,6 +12,9 @@ use super::Rejection;
 /// How long a text may be that messages are found by: indexes of databases take no longer ones.
 const MAX_KEY_BYTES: usize = 1024;
 
+/// Entries of a list of tags by which a message is found.
+const MOST_TAGS: usize = 100;
+
 /// The content of a message.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
@@ -112,6 +115,18 @@ impl Content {
         }
     }
 
+    /// What `tags` filters by: the texts among the first [`MOST_TAGS`] entries of the list `tags` of the document, except those
+    /// that are longer than anything that messages are found by.
+    pub(crate) fn tags(&self) -> Vec<&str> {
+        let list = match self {
+            Self::Aggregate(content) => content.content.get("tags"),
+            Self::Post(content) => content.content.get("tags"),
+            _ => None,
+        };
+        let texts = list.and_then(Value::as_array).into_iter().flatten().take(MOST_TAGS).filter_map(Value::as_str);
+        texts.filter(|text| text.len() <= MAX_KEY_BYTES).collect()
+    }
+
     /// What `contentKeys` filters by.
     pub(crate) fn key(&self) -> Option<&str> {
         match self {
@@ -196,6 +211,25 @@ mod tests {
         assert_eq!((store.reference(), store.file_hash()), (Some("name"), Some("f")));
         let aggregate = r#"{"address":"0x1","time":1,"key":"k","content":{}}"#;
         assert_eq!(Content::parse(MessageType::Aggregate, aggregate).unwrap().key(), Some("k"));
+    }
+
+    #[test]
+    fn tags_are_the_texts_of_a_list_in_the_document() {
+        let tags = |message_type, more: &str, document: &str| {
+            let text = format!(r#"{{"address":"0x1","time":1,{more},"content":{document}}}"#);
+            let content = Content::parse(message_type, &text).unwrap();
+            content.tags().into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let post = |document: &str| tags(MessageType::Post, r#""type":"note""#, document);
+        assert_eq!(post(r#"{"tags":["a",1,null,["b"],"c"]}"#), ["a", "c"]);
+        for none in ["{}", "null", "[]", r#"{"tags":"a"}"#, r#"{"tags":{"a":1}}"#] {
+            assert!(post(none).is_empty(), "{none}");
+        }
+        let long = "x".repeat(MAX_KEY_BYTES + 1);
+        assert_eq!(post(&json!({ "tags": [long, "a"] }).to_string()), ["a"]);
+        let many: Vec<String> = (0..=MOST_TAGS).map(|n| n.to_string()).collect();
+        assert_eq!(post(&json!({ "tags": many }).to_string()), many[..MOST_TAGS]);
+        assert_eq!(tags(MessageType::Aggregate, r#""key":"k""#, r#"{"tags":["a"]}"#), ["a"]);
     }
 
     #[test]

@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn type_names_return_to_themselves() {
-        for name in ["AGGREGATE", "FORGET", "INSTANCE", "POST", "PROGRAM", "STORE", "V-PROGRAM"] {
+        for name in protocol::openapi::MESSAGE_TYPES {
             assert_eq!(type_from_name(name).unwrap().to_string(), name);
         }
         assert_eq!(type_from_name("program"), None);

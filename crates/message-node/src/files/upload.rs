@@ -19,7 +19,7 @@ const CHUNKS_UNDER_WAY: usize = 2;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
     /// More bytes than allowed.
-    #[error("the file has more than {most} bytes")]
+    #[error("the file has more than {most} bytes, which is the most that this node takes in this way")]
     TooLarge {
         /// Bytes that are allowed.
         most: u64,

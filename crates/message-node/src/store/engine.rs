@@ -22,7 +22,7 @@ use url::Url;
 use super::Store;
 use crate::error::RunError;
 
-static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+pub(super) static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Connections that read at the same time.
@@ -262,6 +262,11 @@ pub(super) fn is_away(error: &sqlx::Error) -> bool {
             .is_some_and(|code| code.len() == SQLSTATE_CHARS && CLASSES.iter().any(|class| code.starts_with(class))),
         _ => false,
     }
+}
+
+/// Whether PostgreSQL was given a text with a NUL.
+pub(super) fn is_nul(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22021")
 }
 
 /// Characters of PostgreSQL's codes. SQLite's are shorter.

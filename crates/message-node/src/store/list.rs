@@ -80,6 +80,7 @@ fn push_filter(query: &mut Query, filter: &Filter) {
             query.push_in(column, values.iter().cloned());
         }
     }
+    push_tags(query, "item_hash", &filter.tags);
     if let Some(start) = filter.start_us {
         query.push(" AND time_us >= ").push_bind(start);
     }
@@ -100,5 +101,13 @@ pub(crate) fn push_window(query: &mut Query, table: &str, order: Order, window: 
         .push_bind(i64::from(limit));
     if let Window::Skip(rows) = window {
         query.push(" OFFSET ").push_bind(to_db(*rows));
+    }
+}
+
+/// That the message with the hash in this column has one of these tags, if there are any.
+pub(crate) fn push_tags(query: &mut Query, column: &str, tags: &[String]) {
+    if !tags.is_empty() {
+        query.push(format!(" AND {column} IN (SELECT item_hash FROM message_tags WHERE "));
+        query.push_in("tag", tags.iter().cloned()).push(")");
     }
 }

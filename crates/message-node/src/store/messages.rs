@@ -158,7 +158,16 @@ pub(crate) struct Decided<'a> {
 
 /// Keeps a message that is in force. It takes the place of a rejected one of the same hash, of no other.
 pub(crate) async fn put_processed(db: &mut Connection, message: &Decided<'_>) -> Stored<()> {
-    put(db, message, MessageStatus::Processed, None, true).await
+    put(db, message, MessageStatus::Processed, None, true).await?;
+    for tag in &message.traits.tags {
+        // One message may name a tag twice.
+        sqlx::query("INSERT INTO message_tags (item_hash, tag) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(&message.envelope.item_hash)
+            .bind(tag)
+            .execute(&mut *db)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Keeps a message that was rejected. It takes the place of an earlier rejected one, but one whose signature was wrong never
@@ -256,8 +265,9 @@ async fn end(db: &mut Connection, item_hash: &str, status: MessageStatus, reason
     .bind(status.as_str())
     .bind(reason)
     .bind(item_hash)
-    .execute(db)
+    .execute(&mut *db)
     .await?;
+    sqlx::query("DELETE FROM message_tags WHERE item_hash = $1").bind(item_hash).execute(db).await?;
     Ok(())
 }
 

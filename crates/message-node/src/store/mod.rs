@@ -43,6 +43,9 @@ pub(crate) enum StoreError {
     /// The database cannot be used at the moment. Whether a commit under way was done is not known.
     #[error("the node's database cannot be used now: {0}; try again in a few seconds")]
     Away(String),
+    /// It was asked with a text that it cannot have: PostgreSQL knows no NUL.
+    #[error("the character \\u0000 is not supported")]
+    Nul,
     /// The database failed.
     #[error("the database failed: {0}")]
     Database(sqlx::Error),
@@ -63,7 +66,11 @@ pub(crate) enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        if engine::is_away(&error) { Self::Away(error.to_string()) } else { Self::Database(error) }
+        match error {
+            error if engine::is_away(&error) => Self::Away(error.to_string()),
+            error if engine::is_nul(&error) => Self::Nul,
+            error => Self::Database(error),
+        }
     }
 }
 
@@ -176,6 +183,8 @@ pub(crate) fn from_db(number: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::Connection as _;
+
     use super::*;
 
     /// A file, and a database of a PostgreSQL server: what holds for one, holds for the other.
@@ -207,6 +216,45 @@ mod tests {
         let mut db = store.read().await.unwrap();
         assert_eq!(files::size(&mut db, "committed").await.unwrap(), Some(7));
         assert_eq!(files::size(&mut db, "dropped").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn messages_of_earlier_versions_get_their_tags() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("messages.sqlite");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+        let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+        engine::SQLITE_MIGRATIONS.run_to(7, &mut old).await.unwrap();
+        for (hash, status, message_type, content) in [
+            ("post", "processed", "POST", r#"{"content":{"tags":["a",7,"b","a"]}}"#),
+            ("aggregate", "processed", "AGGREGATE", r#"{"content":{"tags":["a"]}}"#),
+            ("file", "processed", "STORE", r#"{"content":{"tags":["a"]}}"#),
+            ("rejected", "rejected", "POST", r#"{"content":{"tags":["a"]}}"#),
+            ("text", "processed", "POST", r#"{"content":{"tags":"a"}}"#),
+            ("number", "processed", "POST", r#"{"content":7}"#),
+            ("none", "processed", "POST", "no JSON"),
+        ] {
+            sqlx::query(
+                "INSERT INTO messages (item_hash, status, type, content, chain, sender, sender_key, item_type, size, \
+                     time_us, received_us, authentic)
+                 VALUES ($1, $2, $3, $4, '', '', '', '', 0, 0, 0, TRUE)",
+            )
+            .bind(hash)
+            .bind(status)
+            .bind(message_type)
+            .bind(content)
+            .execute(&mut old)
+            .await
+            .unwrap();
+        }
+        old.close().await.unwrap();
+        let store = Store::open(&Database::Sqlite(path)).await.unwrap();
+        let tags: Vec<(String, String)> = sqlx::query_as("SELECT item_hash, tag FROM message_tags ORDER BY 1, 2")
+            .fetch_all(&mut *store.read().await.unwrap())
+            .await
+            .unwrap();
+        let expected = [("aggregate", "a"), ("post", "a"), ("post", "b")];
+        assert_eq!(tags, expected.map(|(hash, tag)| (hash.to_owned(), tag.to_owned())));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::list::{Order, Window, push_window};
+use super::list::{Order, Window, push_tags, push_window};
 use super::query::Query;
 use super::{Connection, Part, Stored, bounded, from_db};
 
@@ -78,7 +78,7 @@ pub(crate) struct PostRow {
 }
 
 /// Which posts are wanted. An empty list wants all.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct PostFilter {
     /// Owners, canonical.
     pub owners: Vec<String>,
@@ -88,6 +88,8 @@ pub(crate) struct PostFilter {
     pub refs: Vec<String>,
     /// Types of first versions.
     pub types: Vec<String>,
+    /// Tags of the shown versions.
+    pub tags: Vec<String>,
     /// Channels.
     pub channels: Vec<String>,
     /// Words of chains, of first versions.
@@ -209,6 +211,7 @@ fn push_filter(query: &mut Query, filter: &PostFilter) {
         query.push_in("f.chain", filter.chains.iter().cloned());
         query.push(")");
     }
+    push_tags(query, "COALESCE(p.latest_amend, p.item_hash)", &filter.tags);
     if let Some(start) = filter.start_us {
         query.push(" AND p.time_us >= ").push_bind(start);
     }

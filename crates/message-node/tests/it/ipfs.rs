@@ -319,7 +319,7 @@ fn on_ipfs(account: &Account, message_type: MessageType, content: &str, item_has
 #[tokio::test]
 async fn contents_of_messages_may_be_on_ipfs_and_keep_their_bytes() {
     let node = TestNode::with(|config| {
-        config.timing.file_grace = Duration::from_millis(100);
+        config.timing.file_grace = Duration::from_secs(1);
         config.timing.collect_every = Duration::from_millis(50);
     })
     .await;

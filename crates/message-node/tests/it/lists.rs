@@ -56,7 +56,7 @@ async fn every_filter_selects() {
         assert_eq!(hashes(&node, &query).await.iter().collect::<Vec<_>>(), expected, "{query}");
     }
     assert_eq!(hashes(&node, "").await.len(), 6);
-    for bad in ["msgTypes=NONE", "page=0", "startDate=x", "cursor=x", "sortOrder=7", "tags=x"] {
+    for bad in ["msgTypes=NONE", "page=0", "startDate=x", "cursor=x", "sortOrder=7"] {
         assert_eq!(node.json(&format!("/api/v0/messages.json?{bad}")).await.0, 422, "{bad}");
     }
 }
@@ -83,6 +83,32 @@ async fn dates_select_by_the_envelopes_time() {
     assert_eq!(hashes(&node, "startDate=200&sortOrder=1").await, all[1..]);
     assert_eq!(hashes(&node, "startDate=100.5&endDate=300").await, all[1..2], "the end is not included");
     assert_eq!(hashes(&node, "startDate=0&endDate=0&sortOrder=1").await, all);
+}
+
+#[tokio::test]
+async fn tags_select_while_their_message_is_in_force() {
+    let (node, account) = (TestNode::start().await, Account::generate());
+    let both = node.accept(&at(&account, 10, json!({"tags": ["red", "blue", "red"]}))).await;
+    let blue = node.accept(&at(&account, 20, json!({"tags": ["blue"]}))).await;
+    node.accept(&at(&account, 30, json!({"tags": "red"}))).await;
+    let document = node.accept(&aggregate(&account, "k", json!({"tags": ["red"]}))).await;
+    assert_eq!(hashes(&node, "tags=red&sortOrder=1").await, [both.as_str(), &document]);
+    assert_eq!(hashes(&node, "tags=green,blue&msgTypes=POST&sortOrder=1").await, [both.as_str(), &blue]);
+    assert!(hashes(&node, "tags=green").await.is_empty());
+
+    let posts = async |tag: &str| {
+        let (status, list) = node.json(&format!("/api/v0/posts.json?tags={tag}")).await;
+        assert_eq!((status, &list["pagination_total"]), (200, &json!(list["posts"].as_array().unwrap().len())));
+        list["posts"].as_array().unwrap().iter().map(|p| p["hash"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(posts("red").await, [both.as_str()]);
+    let amend = json!({"address": account.address(), "type": "amend", "ref": both, "content": {"tags": ["green"]}});
+    node.accept(&message(&account, MessageType::Post, amend)).await;
+    assert_eq!(posts("green").await, [both.as_str()], "of what is shown");
+    assert!(posts("red").await.is_empty());
+
+    node.accept(&forget(&account, &[&blue])).await;
+    assert_eq!(hashes(&node, "tags=blue&msgStatuses=processed,forgotten").await, [both]);
 }
 
 #[tokio::test]

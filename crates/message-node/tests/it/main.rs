@@ -5,6 +5,7 @@ mod bounds;
 mod chain;
 mod codes;
 mod delegation;
+mod described;
 mod files;
 mod following;
 mod hold;

@@ -135,6 +135,13 @@ async fn while_the_server_is_away_requests_are_told_so() {
     spawn_blocking(move || server.stop()).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_character_that_postgres_does_not_know_is_refused() {
+    let node = TestNode::with_database(Some(postgres_database().await), |_| ()).await;
+    let (status, body) = node.json("/api/v0/messages.json?channels=%00").await;
+    assert_eq!((status, body["message"].as_str()), (422, Some("the character \\u0000 is not supported")));
+}
+
 /// Passes on what a node and PostgreSQL tell each other, until it is to cut off the answer to a COMMIT.
 struct Proxy {
     url: Url,

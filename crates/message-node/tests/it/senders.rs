@@ -9,6 +9,7 @@ use protocol::message::Envelope;
 use reqwest::Response;
 use serde_json::{Value, json};
 
+use crate::described::check_refusal;
 use crate::support::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -20,13 +21,15 @@ fn submission(message: &Envelope) -> Value {
 /// Sends a message that is not taken: status, code, sentence, and when to come back.
 async fn refused(node: &TestNode, message: &Envelope) -> (u16, String, String, Option<u64>) {
     let url = format!("{}/api/v0/messages", node.url);
-    explain(node.http.post(url).json(&submission(message)).send().await.unwrap()).await
+    explain(node, node.http.post(url).json(&submission(message)).send().await.unwrap()).await
 }
 
-async fn explain(response: Response) -> (u16, String, String, Option<u64>) {
+async fn explain(node: &TestNode, response: Response) -> (u16, String, String, Option<u64>) {
+    let path = response.url().path().to_owned();
     let status = response.status().as_u16();
     let retry = response.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
     let body: Value = response.json().await.unwrap();
+    check_refusal(node, "post", &path, status, &body).await;
     let text = |name: &str| body[name].as_str().unwrap_or_else(|| panic!("{body}")).to_owned();
     (status, text("code"), text("message"), retry)
 }
@@ -59,13 +62,13 @@ async fn only_those_whom_the_operator_names_may_send() {
     assert_eq!(node.json(&format!("/api/v0/messages/{}", forged.item_hash)).await.0, 404, "it was not taken");
     for path in ["storage/add_file", "storage/add_json", "ipfs/add_json"] {
         let sent = node.http.post(format!("{}/api/v0/{path}", node.url)).body("{}").send().await.unwrap();
-        let (status, code, sentence, _) = explain(sent).await;
+        let (status, code, sentence, _) = explain(&node, sent).await;
         assert_eq!((status, code.as_str()), (403, "sender_not_allowed"), "{path}");
         assert!(sentence.contains("'metadata'"), "{sentence}");
     }
     let form = reqwest::multipart::Form::new().part("file", reqwest::multipart::Part::bytes(&b"x"[..]));
     let sent = node.http.post(format!("{}/api/v0/storage/add_file", node.url)).multipart(form).send().await.unwrap();
-    assert_eq!(explain(sent).await.1, "sender_not_allowed");
+    assert_eq!(explain(&node, sent).await.1, "sender_not_allowed");
 }
 
 fn limits(messages: Option<u64>, bytes: Option<u64>, operator: &Account) -> impl FnOnce(&mut Config) {

@@ -16,6 +16,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::described::check_refusal;
+
 /// How long anything may take that has no reason to take long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -208,10 +210,12 @@ impl TestNode {
         self.client.add_file(message, true, content.len() as u64, stream).await
     }
 
-    /// Asks for JSON.
+    /// Asks for JSON. What is refused has to be refused as it is described.
     pub(crate) async fn json(&self, path: &str) -> (u16, Value) {
         let response = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
-        (response.status().as_u16(), response.json().await.unwrap())
+        let (status, body) = (response.status().as_u16(), response.json().await.unwrap());
+        check_refusal(self, "get", path, status, &body).await;
+        (status, body)
     }
 
     /// Asks for text.
@@ -219,9 +223,12 @@ impl TestNode {
         self.http.get(format!("{}{path}", self.url)).send().await.unwrap().text().await.unwrap()
     }
 
+    /// Sends JSON, as [`TestNode::json`].
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await.unwrap();
-        (response.status().as_u16(), response.json().await.unwrap())
+        let (status, body) = (response.status().as_u16(), response.json().await.unwrap());
+        check_refusal(self, "post", path, status, &body).await;
+        (status, body)
     }
 }
 

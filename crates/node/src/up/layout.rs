@@ -253,6 +253,8 @@ impl Layout {
             (FIRST_UID + index * SLOTS * IDS).to_string().into(),
             "--slots".into(),
             SLOTS.to_string().into(),
+            "--spare-mib".into(),
+            options.spare_mib.to_string().into(),
             "--network".into(),
             format!("100.{}.0.0/16", 64 + index).into(),
             "--stop-programs".into(),

@@ -46,6 +46,7 @@ pub fn volume_key(name: &str) -> String {
 
 /// What the streams of a set are. The archive keeps bytes and does not look into them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum StreamFormat {
     /// `btrfs send`.
     #[serde(rename = "btrfs")]
@@ -57,6 +58,7 @@ pub enum StreamFormat {
 
 /// A volume of a set that is to be archived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VolumeDraft {
     /// Its name; data, never a path.
     pub name: String,
@@ -79,6 +81,7 @@ impl VolumeDraft {
 
 /// Begins a set: the body of `POST …/snapshots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetDraft {
     /// Its name. The epoch is the writer's.
     pub id: SnapshotId,
@@ -95,6 +98,7 @@ pub struct SetDraft {
 
 /// The answer to [`SetDraft`]: the streams can be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetBegun {
     /// The set.
     pub id: SnapshotId,
@@ -104,6 +108,7 @@ pub struct SetBegun {
 
 /// The answer to a stream that arrived as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StreamReceived {
     /// Its bytes.
     pub bytes: u64,
@@ -113,6 +118,7 @@ pub struct StreamReceived {
 
 /// A stream as its sender counted it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SentStream {
     /// The volume's name.
     pub name: String,
@@ -124,6 +130,7 @@ pub struct SentStream {
 
 /// The body of `POST …/complete`: what the sender sent, which must be what arrived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetCompletion {
     /// One for each volume of the draft.
     pub streams: Vec<SentStream>,
@@ -131,6 +138,7 @@ pub struct SetCompletion {
 
 /// Whether a set counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SetState {
     /// Streams still arrive: it does not count.
@@ -146,6 +154,7 @@ pub enum SetState {
 
 /// A volume of a set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VolumeRecord {
     /// Its name.
     pub name: String,
@@ -161,6 +170,7 @@ pub struct VolumeRecord {
 
 /// A set of the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetRecord {
     /// Its name.
     pub id: SnapshotId,
@@ -230,6 +240,7 @@ impl SetRecord {
 
 /// What the next set should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "next", rename_all = "snake_case")]
 pub enum NextSet {
     /// All of the volumes: there is nothing to build on, or enough differences are in a row.
@@ -243,6 +254,7 @@ pub enum NextSet {
 
 /// `GET …/snapshots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ArchiveList {
     /// All sets, oldest first; only those that are `complete` can be restored.
     pub sets: Vec<SetRecord>,
@@ -280,6 +292,7 @@ impl ArchiveList {
 
 /// Why the archive says no: the `code` of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ArchiveCode {
     /// 400: the program, the set or the volume in the path is no id.

@@ -8,6 +8,7 @@ use crate::message::{Envelope, MessageType};
 
 /// A stored message: the envelope, the parsed content and what the node adds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StoredMessage {
     /// The message as it was sent.
     #[serde(flatten)]
@@ -39,6 +40,7 @@ pub struct StoredMessage {
 ///  rejected
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MessageStatus {
     /// Stored, not yet checked.
@@ -81,6 +83,7 @@ impl MessageStatus {
 
 /// `GET /api/v0/messages/{hash}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MessageWithStatus {
     /// Where it is in its life.
     pub status: MessageStatus,
@@ -152,6 +155,7 @@ impl From<RawMessageList> for MessageList {
 
 /// `POST /api/v0/messages`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SubmitRequest {
     /// Whether to wait (at most 30 s) until the message is processed or rejected.
     #[serde(default)]
@@ -162,6 +166,7 @@ pub struct SubmitRequest {
 
 /// The answer to [`SubmitRequest`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SubmitResponse {
     /// Whether the message was passed on.
     pub publication_status: PublicationStatus,
@@ -171,6 +176,7 @@ pub struct SubmitResponse {
 
 /// Whether a message was passed on; the node itself is the network here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicationStatus {
     /// `success`, `warning` or `error`.
     pub status: String,
@@ -187,6 +193,7 @@ impl PublicationStatus {
 
 /// The `metadata` part of `POST /api/v0/storage/add_file` and `/api/v0/ipfs/add_file`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AddFileMetadata {
     /// A signed STORE message for the file.
     pub message: Envelope,
@@ -197,6 +204,7 @@ pub struct AddFileMetadata {
 
 /// The answer to `POST /api/v0/storage/add_file` and `/api/v0/ipfs/add_file`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AddFileResponse {
     /// `success`.
     pub status: String,
@@ -215,6 +223,7 @@ pub struct UploadLimits {
 
 /// `GET /api/v0/addresses/{address}/balance`, in tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Balance {
     /// The account.
     pub address: Address,
@@ -232,6 +241,7 @@ pub struct Balance {
 
 /// `GET /api/v0/price/{hash}` and `POST /api/v0/price/estimate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Price {
     /// The price in tokens, as a number.
     pub required_tokens: f64,
@@ -247,6 +257,7 @@ pub struct Price {
 
 /// One part of a price.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PriceDetail {
     /// `EXECUTION`, `EXECUTION_PROGRAM_VOLUME_CODE`, `EXECUTION_VOLUME_DISCOUNT` and so on (pyaleph's `CostType`).
     #[serde(rename = "type")]
@@ -278,6 +289,7 @@ pub struct Aggregates {
 
 /// The error body of every answer that is no success.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// A short word for programs.
     pub code: String,

@@ -24,16 +24,20 @@ const MAX_SENDER_BYTES: usize = 256;
 
 /// A message as it is sent, stored and streamed. Unknown fields are ignored: nodes add `confirmations`, `size` and others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Envelope {
     /// Who signed it.
     pub sender: Address,
     /// The chain of the sender's account; it decides how the signature is checked.
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::chain))]
     pub chain: Chain,
     /// Over chain, sender, type and item hash; see [`Envelope::signed_text`].
     #[serde(default, deserialize_with = "signature::deserialize", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::signature))]
     pub signature: Option<String>,
     /// What the content is.
     #[serde(rename = "type")]
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::message_type))]
     pub message_type: MessageType,
     /// Where the content is: inside, or in a file under the item hash. Old clients leave it out for `inline`.
     #[serde(default = "inline")]
@@ -66,7 +70,10 @@ pub enum EnvelopeError {
         actual: String,
     },
     /// A hash of neither known form, or not of the form the item type wants.
-    #[error("'{hash}' is no item hash of a message with item type '{item_type}'")]
+    #[error(
+        "'{hash}' is no item hash of a message with item type '{item_type}': expected a SHA-256 in lower-case \
+         hexadecimal, or with 'ipfs' a CID ('Qm…', 'bafy…')"
+    )]
     HashForm {
         /// The hash.
         hash: String,
@@ -80,7 +87,7 @@ pub enum EnvelopeError {
     #[error("Message too long: {0} characters, at most {MAX_ITEM_CONTENT_CHARS}; send longer content as a stored file")]
     TooLong(usize),
     /// A channel name that is too long.
-    #[error("the channel has {0} characters, at most {MAX_CHANNEL_CHARS}")]
+    #[error("the channel has {0} characters, at most {MAX_CHANNEL_CHARS}; shorten it")]
     Channel(usize),
     /// A sender that is too long to be an address of any chain.
     #[error("the sender has {0} bytes, at most {MAX_SENDER_BYTES}")]

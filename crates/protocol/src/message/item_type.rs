@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where a content or file is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ItemType {
     /// Inside the envelope.

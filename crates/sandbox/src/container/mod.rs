@@ -110,14 +110,15 @@ pub struct Container {
     name: String,
     spec: ContainerSpec,
     directory: SandboxDirectory,
+    warm: bool,
     cgroup: Option<Cgroup>,
     init: Option<Pid>,
 }
 
 impl Container {
-    /// A container that is not made yet.
-    pub fn new(name: String, spec: ContainerSpec, directory: SandboxDirectory) -> Self {
-        Self { name, spec, directory, cgroup: None, init: None }
+    /// A container that is not made yet; `warm` if more than its init is to wait in it.
+    pub fn new(name: String, spec: ContainerSpec, directory: SandboxDirectory, warm: bool) -> Self {
+        Self { name, spec, directory, warm, cgroup: None, init: None }
     }
 
     /// Makes it: the image is up, the init waits, nothing of anybody is in it.
@@ -135,7 +136,7 @@ impl Container {
 
         let bundle = self.directory.bundle();
         fs::create_dir_all(&bundle).preparing("cannot make the bundle")?;
-        let config = oci::config(&self.name, &self.spec, &self.directory);
+        let config = oci::config(&self.name, &self.spec, &self.directory, self.warm);
         fs::write(bundle.join("config.json"), config.to_string()).preparing("cannot write the bundle")?;
         self.start()
     }

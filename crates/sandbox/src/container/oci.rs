@@ -4,6 +4,7 @@ use guest::{API_DIRECTORY, GUEST_DIRECTORY};
 use serde_json::{Value, json};
 
 use super::IDS_PER_CONTAINER;
+use crate::cgroup::USUAL_SHARES;
 use crate::layout::SandboxDirectory;
 use crate::spec::ContainerSpec;
 
@@ -19,8 +20,16 @@ const UNCLAIMED_PIDS: u64 = 16;
 /// Memory before a claim sets the program's own limit, in bytes.
 const UNCLAIMED_MEMORY: u64 = 64 << 20;
 
+/// The same with an interpreter that waits: 45 MiB with FastAPI, and the image's pages, which the first to read them pays for.
+const WARM_MEMORY: u64 = 256 << 20;
+
+/// Processor shares of what warms up: next to nothing when others want it. The claim gives it the usual share.
+const WARM_SHARES: u64 = 8;
+
 /// The configuration. Limits are set by the claim, at the control group.
-pub(super) fn config(name: &str, spec: &ContainerSpec, directory: &SandboxDirectory) -> Value {
+pub(super) fn config(name: &str, spec: &ContainerSpec, directory: &SandboxDirectory, warm: bool) -> Value {
+    let memory = if warm { WARM_MEMORY } else { UNCLAIMED_MEMORY };
+    let shares = if warm { WARM_SHARES } else { USUAL_SHARES };
     let ids = json!([{ "containerID": 0, "hostID": spec.first_uid, "size": IDS_PER_CONTAINER }]);
     let seccomp: Value = serde_json::from_str(SECCOMP).expect("the file is part of this program");
     let files = open_files();
@@ -52,7 +61,8 @@ pub(super) fn config(name: &str, spec: &ContainerSpec, directory: &SandboxDirect
             "cgroupsPath": format!("/{}", spec.cgroup.trim_matches('/')),
             "resources": {
                 "devices": [{ "allow": false, "access": "rwm" }],
-                "memory": { "limit": UNCLAIMED_MEMORY },
+                "memory": { "limit": memory },
+                "cpu": { "shares": shares },
                 "pids": { "limit": UNCLAIMED_PIDS },
             },
             "seccomp": seccomp,
@@ -104,7 +114,7 @@ mod tests {
             first_uid: 1_000_000,
             cgroup: "aleph/x".into(),
         };
-        let config = config("x", &spec, &SandboxDirectory::new("/run/x"));
+        let config = config("x", &spec, &SandboxDirectory::new("/run/x"), false);
         for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
             assert_eq!(config["process"]["capabilities"][set], json!([]));
         }

@@ -44,7 +44,8 @@ pub fn run(directory: &Path) -> io::Result<()> {
     let listener = unsafe { UnixListener::from_raw_fd(0) };
     let DriverSpec::Container(container) = spec.driver;
     let mut process = Process {
-        container: Container::new(spec.name, container, directory.clone()),
+        container: Container::new(spec.name, container, directory.clone(), spec.warm),
+        warm: spec.warm,
         directory,
         core,
         fuse,
@@ -65,6 +66,8 @@ pub fn run(directory: &Path) -> io::Result<()> {
 
 struct Process {
     container: Container,
+    /// Whether an interpreter is to wait with it.
+    warm: bool,
     directory: SandboxDirectory,
     core: Core,
     fuse: Fuse,
@@ -160,7 +163,14 @@ impl Process {
 
     fn guest_said(&mut self, message: FromGuest) {
         match message {
+            FromGuest::Waiting if self.warm => self.tell_guest(&ToGuest::Warm),
             FromGuest::Waiting => self.handle(Event::Prepared),
+            FromGuest::Warmed { failure } => {
+                if let Some(failure) = failure {
+                    eprintln!("no interpreter waits: {failure}");
+                }
+                self.handle(Event::Prepared);
+            }
             FromGuest::Ready => {
                 self.note("ready");
                 self.handle(Event::Guest(FromGuest::Ready));

@@ -68,9 +68,18 @@ pub(crate) struct Sandbox {
     cgroup: String,
 }
 
+/// How a sandbox is before it is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Its init waits.
+    Cold,
+    /// An interpreter waits, too.
+    Warm,
+}
+
 impl Sandbox {
-    /// Prepares one and waits until its init waits.
-    pub(crate) async fn start(name: &str) -> Self {
+    /// Prepares one and waits until it waits.
+    pub(crate) async fn start(name: &str, start: Start) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{name}-{number}", std::process::id());
@@ -90,6 +99,7 @@ impl Sandbox {
                 first_uid: 1_000_000 + number * 65_536,
                 cgroup: format!("aleph-sandbox-tests/{name}"),
             }),
+            warm: start == Start::Warm,
             deadline: long().holder(clock::now()),
         };
         let binary = Path::new(env!("CARGO_BIN_EXE_aleph-supervisor"));
@@ -109,6 +119,15 @@ impl Sandbox {
 
     pub(crate) fn cgroup(&self) -> Cgroup {
         Hierarchy::detect().unwrap().group(&self.cgroup)
+    }
+
+    /// What a file of its control group says, in whichever hierarchy it is.
+    pub(crate) fn group_file(&self, file: &str) -> Option<String> {
+        let roots = match Hierarchy::detect().unwrap() {
+            Hierarchy::V2 { root } => vec![root],
+            Hierarchy::V1 { mounts, .. } => mounts.into_iter().map(|(_, root)| root).collect(),
+        };
+        roots.iter().find_map(|root| fs::read_to_string(root.join(&self.cgroup).join(file)).ok())
     }
 
     /// Claims it; code and logs go to folders of the sandbox.
@@ -221,8 +240,7 @@ impl Drop for Sandbox {
 }
 
 fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>) -> ClaimSpec {
-    let mut variables =
-        vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("PYTHONUNBUFFERED".to_owned(), "1".to_owned())];
+    let mut variables = guest::base_environment();
     variables.extend(environment);
     ClaimSpec {
         program: ProgramId::from_bytes([7; 32]),
