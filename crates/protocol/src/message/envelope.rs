@@ -90,10 +90,10 @@ pub enum EnvelopeError {
     #[error("the channel has {0} characters, at most {MAX_CHANNEL_CHARS}; shorten it")]
     Channel(usize),
     /// A sender that is too long to be an address of any chain.
-    #[error("the sender has {0} bytes, at most {MAX_SENDER_BYTES}")]
+    #[error("the sender has {0} bytes, at most {MAX_SENDER_BYTES}; give its address")]
     Sender(usize),
     /// A NUL character, which databases do not take. Other nodes of the network refuse it, too.
-    #[error("`{0}` has the unsupported character \\u0000")]
+    #[error("`{0}` has the unsupported character \\u0000; leave it out")]
     Nul(&'static str),
     /// Unsigned, or signed by somebody else.
     #[error("invalid signature: {0}")]
