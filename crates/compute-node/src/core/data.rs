@@ -27,6 +27,7 @@ use protocol::data::{
 use protocol::{Epoch, NodeId, ProgramId};
 use volumes::Program;
 
+use super::archive::Wanted;
 use super::persistent::{Assignment, Event};
 
 /// How the volumes become what a program starts with.
@@ -38,8 +39,8 @@ pub enum Plan {
     Create,
     /// They are a copy of this snapshot.
     Promote(SnapshotId),
-    /// They come from the archive: this set, or the newest of the program's own.
-    Restore(Option<ArchivedSet>),
+    /// They come from the archive.
+    Restore(Wanted),
 }
 
 /// Why a program cannot start.
@@ -86,7 +87,13 @@ pub fn plan(known: &Program, order: Option<&DataEntry>, epoch: Epoch) -> Result<
         DataBase::Empty => Ok(Plan::Create),
         DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
         DataBase::Own { .. } => Err(NoPlan::NotHere),
-        base @ (DataBase::Archive { .. } | DataBase::Foreign { .. }) => Ok(Plan::Restore(base.archived())),
+        DataBase::Archive { snapshot: None, lineage } => Ok(Plan::Restore(Wanted::Newest(lineage))),
+        DataBase::Archive { snapshot: Some(snapshot), .. } => {
+            Ok(Plan::Restore(Wanted::Set(ArchivedSet { snapshot, from: None })))
+        }
+        DataBase::Foreign { program, snapshot } => {
+            Ok(Plan::Restore(Wanted::Set(ArchivedSet { snapshot, from: Some(program) })))
+        }
         DataBase::Copy { at_least, branch } => {
             let sets = known.sets().map(|set| set.id);
             let newest = sets.filter(|id| branch.is_none_or(|branch| !branch.cuts_off(*id))).max();
@@ -155,7 +162,7 @@ impl Seen {
 mod tests {
     use chrono::DateTime;
     use protocol::Address;
-    use protocol::data::Branch;
+    use protocol::data::{Branch, Lineage};
     use volumes::SnapshotSet;
     use volumes::core::snapshot::Origin;
 
@@ -207,8 +214,10 @@ mod tests {
     fn what_the_archive_has_is_restored_whoever_wrote_it_and_only_once() {
         let set = ArchivedSet { snapshot: snapshot(9, 1), from: Some(ProgramId::from_bytes([2; 32])) };
         let own = ArchivedSet { from: None, ..set };
+        let lineage = Lineage::from(vec![Branch { until: Some(snapshot(2, 4)), since: Epoch::new(3) }]);
+        let newest = DataBase::Archive { snapshot: None, lineage };
         for (base, wanted) in
-            [(set.base(), Some(set)), (own.base(), Some(own)), (DataBase::Archive { snapshot: None }, None)]
+            [(set.base(), Wanted::Set(set)), (own.base(), Wanted::Set(own)), (newest, Wanted::Newest(lineage))]
         {
             for known in [live_in(3), Program::default(), with_copies(&[snapshot(9, 1)])] {
                 assert_eq!(plan(&known, Some(&live(9, base)), Epoch::new(9)), Ok(Plan::Restore(wanted)));

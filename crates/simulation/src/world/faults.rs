@@ -6,6 +6,7 @@ mod archive;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use chrono::DateTime;
 use lease::{LeaseConfig, LeaseTimes};
 use protocol::data::ArchivedSet;
 use protocol::operation::Operation;
@@ -573,19 +574,21 @@ impl World {
             return false;
         }
         let by = Address::new("operator");
+        let at = DateTime::UNIX_EPOCH + Duration::from_secs(self.fresh_number());
         match &operation {
             Operation::Drain { node, reason } => self.store.database.drain(*node, Some(reason.clone())),
             Operation::Undrain { node } => self.store.database.drain(*node, None),
-            Operation::Move { program, to } => self.store.database.ask_to_move(*program, *to, by.clone()),
+            Operation::Move { program, to } => self.store.database.ask_to_move(*program, *to, by.clone(), at),
             Operation::CancelMove { program } => self.store.database.cancel_move(*program),
             Operation::Restore { program, snapshot, from } => {
+                self.checker.data.ordered(*program, *snapshot, at);
                 let set = ArchivedSet { snapshot: *snapshot, from: *from };
-                self.store.database.ask_to_restore(*program, set, by.clone());
+                self.store.database.ask_to_restore(*program, set, by.clone(), at);
             }
             Operation::Lost { .. } | Operation::Resume => {}
         }
         say!(self, "  {} is ordered: {operation:?}", run.0);
-        self.tell_scheduler(run, Event::Ordered { operation, by });
+        self.tell_scheduler(run, Event::Ordered { operation, by, at });
         true
     }
 

@@ -50,7 +50,6 @@ pub(crate) fn run(seed: u64, options: &Options) -> Report {
     (world.tally.data_losses, world.tally.lost_writes) = (data.losses, data.lost_writes);
     world.tally.unrecorded = data.unrecorded;
     world.tally.archive.began = data.restores();
-    world.tally.archive.came_back = data.came_back;
     Report { seed, violation, ended: world.now, tally: world.tally, trace: world.trace.into_lines() }
 }
 
@@ -230,7 +229,8 @@ impl World {
     fn has_only_archive(&self, program: ProgramId) -> bool {
         let mut there = self.machines.iter().filter(|machine| machine.is_on).filter_map(|on| on.pool.get(program));
         let has_none = !there.any(|volumes| volumes.live().is_some() || volumes.newest().is_some());
-        has_none && self.is_archived(program) && self.archive.can_restore(program)
+        let counts = |content| self.checker.data.is_on_line(program, content);
+        has_none && self.is_archived(program) && self.archive.can_restore(program, counts)
     }
 
     /// The programs whose copies a node keeps, or shall keep: their room is not free.
@@ -287,7 +287,8 @@ impl World {
             self.machines.iter().filter_map(|m| core.node_view(m.node)).map(|view| view.offer).collect();
         let explained = explain(&view.spec, offers.iter(), |node| view.avoids.contains(&node));
         let place = view.place.map(|place| machine_of(place.node));
-        format!("{:?} on {place:?}, {}", view.state, view.note.unwrap_or(explained))
+        let note = view.note.map(|note| format!("{note}; ")).unwrap_or_default();
+        format!("{:?} on {place:?}, {note}{explained}", view.state)
     }
 
     fn eligible(&self) -> impl Iterator<Item = MachineId> + '_ {

@@ -183,6 +183,50 @@ fn an_older_copy_is_not_taken_for_the_newest() {
     assert_eq!(bench.place(1), Some((node(standby), 2)));
 }
 
+/// What the database says of copies is not all that there is: another node may have a newer one by now.
+#[test]
+fn a_scheduler_that_has_just_started_hears_everybody_before_it_goes_on_with_a_copy() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    bench.disconnect(standby);
+    dies(&mut bench, primary, &[other]);
+    assert_eq!(bench.place(1), None);
+    bench.restart();
+    bench.connect(standby, 1000);
+    bench.live(1, &[standby]);
+    assert_eq!(bench.place(1), None);
+    assert!(bench.reason(1).contains("until every node has had the time"), "{}", bench.reason(1));
+    bench.data.insert(node(other), copy(snapshot(1, 9)));
+    bench.connect(other, 1000);
+    bench.live(8, &[standby, other]);
+    assert_eq!((bench.place(1), base(&bench)), (Some((node(other), 2)), a_copy(snapshot(1, 9))), "{}", bench.reason(1));
+}
+
+/// Nor does it begin with nothing before that.
+#[test]
+fn a_scheduler_that_has_just_started_hears_everybody_before_a_program_starts_fresh() {
+    let mut bench = Bench::with_nodes(&[(1, 1000), (2, 1000), (3, 1000)]);
+    bench.desire(&with_volume(|content| content["metadata"] = json!({"on_data_loss": "fresh"})));
+    bench.live(1, &[1, 2, 3]);
+    let (primary, standby, other) = replicated(&mut bench);
+    bench.disconnect(standby);
+    bench.disconnect(other);
+    dies(&mut bench, primary, &[]);
+    assert_eq!(bench.place(1), None);
+    bench.restart();
+    bench.connect(other, 1000);
+    bench.live(1, &[other]);
+    assert_eq!(bench.place(1), None);
+    bench.connect(standby, 1000);
+    bench.live(8, &[standby, other]);
+    assert_eq!(
+        (bench.place(1), base(&bench)),
+        (Some((node(standby), 2)), a_copy(snapshot(1, 7))),
+        "{}",
+        bench.reason(1)
+    );
+}
+
 #[test]
 fn a_stale_copy_that_returns_is_not_served() {
     let mut bench = bench_with_data();

@@ -227,7 +227,7 @@ impl World {
         }
         if let (Plan::Restore(wanted), Some(restored)) = (plan, restored) {
             self.tally.archive.restored += 1;
-            let wanted = wanted.map(|wanted| wanted.snapshot);
+            let wanted = wanted.set().map(|wanted| wanted.snapshot);
             let truth = self.archive.truth(program, wanted.unwrap_or(restored));
             self.checker.data.went_back(program, epoch, wanted, truth);
         }
