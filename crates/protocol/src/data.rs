@@ -217,7 +217,7 @@ impl Branch {
 /// archive: what is older than where the newest one went on may have been cut off by an earlier one.
 ///
 /// It has a bound: of more branches than that, the oldest two count as one that cuts off all that either does and what was
-/// written between them. Of that the archive keeps little: it thins out what is old.
+/// written between them: that matters only when nothing was archived in all the epochs since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "Vec<Branch>", from = "Vec<Branch>")]
 pub struct Lineage {
@@ -227,7 +227,7 @@ pub struct Lineage {
 
 impl Lineage {
     /// Branches at most.
-    pub const MOST: usize = 8;
+    pub const MOST: usize = 4;
 
     /// Without branches.
     pub const STRAIGHT: Self = Self { branches: [None; Self::MOST] };
@@ -286,7 +286,14 @@ pub struct DataReport {
     pub live: Option<LiveReport>,
     /// The newest complete snapshot that came from another node or was taken here, and how old it is.
     pub copy: Option<CopyReport>,
+    /// Those before that, the newest first, at most [`MAX_EARLIER_COPIES`]: the newest may be of writes that the program does not
+    /// know any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<CopyReport>,
 }
+
+/// How many snapshots before its newest one a node names of a program.
+pub const MAX_EARLIER_COPIES: usize = 2;
 
 /// Data that a program wrote on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

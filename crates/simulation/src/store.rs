@@ -71,10 +71,12 @@ impl Database {
                     let epoch = clock_epoch.unwrap_or(counted);
                     epochs.insert(program, epoch);
                     losses.extend(loss.map(|loss| (program, epoch, loss)));
-                    if let Some(DataBase::Archive { snapshot: Some(snapshot), .. }) = start.map(|start| start.base) {
+                    if let Some(DataBase::Archive { snapshot: Some(snapshot), .. }) =
+                        start.as_ref().map(|start| start.base)
+                    {
                         went_back.push((program, Wish::Begins(snapshot)));
                     }
-                    Writer { program, node: *node, epoch, start: *start }
+                    Writer { program, node: *node, epoch, start: start.as_deref().copied() }
                 });
                 Some(Event::Stored { program, node, epoch })
             }
@@ -176,6 +178,17 @@ impl Database {
         self.open.get(&program).or_else(|| self.writers.get(&program)).map(|writer| (writer.node, writer.epoch))
     }
 
+    /// Whether a snapshot of a program is of its newest assignment that may have written, or what that goes on with. Of others
+    /// nobody knows how much they lack.
+    pub(crate) fn is_newest_line(&self, program: ProgramId, id: SnapshotId) -> bool {
+        let writer = self.open.get(&program).or_else(|| self.writers.get(&program));
+        let Some(Writer { epoch, start: Some(start), .. }) = writer else { return true };
+        match start.base {
+            DataBase::Copy { at_least: Some(copy), .. } => id.epoch >= *epoch || id == copy,
+            _ => true,
+        }
+    }
+
     /// The programs that were dropped since this was last asked.
     pub(crate) fn take_forgotten(&mut self) -> Vec<ProgramId> {
         std::mem::take(&mut self.forgotten)
@@ -204,6 +217,11 @@ impl Database {
     /// Somebody wants a program to stay after all.
     pub(crate) fn cancel_move(&mut self, program: ProgramId) {
         self.moves.remove(&program);
+    }
+
+    /// Whether somebody wants that.
+    pub(crate) fn is_to_move(&self, program: ProgramId) -> bool {
+        self.moves.contains_key(&program)
     }
 
     /// Somebody wants a program to go back to a snapshot.

@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use lease::BootTime;
 use protocol::data::{
-    ArchivedSet, CopyReport, DataBase, DataEntry, DataOrder, DataReport, LiveReport, Peer, SnapshotId,
+    ArchivedSet, CopyReport, DataBase, DataEntry, DataOrder, DataReport, LiveReport, MAX_EARLIER_COPIES, Peer,
+    SnapshotId,
 };
 use protocol::{Epoch, NodeId, ProgramId};
 use volumes::Program;
@@ -128,14 +129,14 @@ pub fn is_live<'a>(orders: impl IntoIterator<Item = &'a DataEntry>, program: Pro
 }
 
 /// What a look found of a program.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Seen {
     /// The program.
     pub program: ProgramId,
     /// The epoch of what is live.
     pub live: Option<Epoch>,
-    /// The newest complete snapshot, and how old it was.
-    pub copy: Option<(SnapshotId, Duration)>,
+    /// The complete snapshots that are told of, the newest first, and how old they were.
+    pub copies: Vec<(SnapshotId, Duration)>,
     /// When it was looked.
     pub at: BootTime,
 }
@@ -146,14 +147,16 @@ impl Seen {
     pub fn report(&self, now: BootTime, live: impl FnOnce(Epoch) -> Option<LiveReport>) -> DataReport {
         // Without a replica no other node has any of it.
         let unknown = |epoch| LiveReport { epoch, confirmed: None, at_risk_ms: u64::MAX, is_final: false };
+        let mut copies = self.copies.iter().map(|(newest, age)| CopyReport {
+            newest: *newest,
+            // Never less than it is.
+            age_ms: u64::try_from((*age + now.since(self.at)).as_millis()).unwrap_or(u64::MAX).saturating_add(1),
+        });
         DataReport {
             program: self.program,
             live: self.live.map(|epoch| live(epoch).unwrap_or_else(|| unknown(epoch))),
-            copy: self.copy.map(|(newest, age)| CopyReport {
-                newest,
-                // Never less than it is.
-                age_ms: u64::try_from((age + now.since(self.at)).as_millis()).unwrap_or(u64::MAX).saturating_add(1),
-            }),
+            copy: copies.next(),
+            earlier: copies.take(MAX_EARLIER_COPIES).collect(),
         }
     }
 }
@@ -271,10 +274,13 @@ mod tests {
     #[test]
     fn what_was_seen_grows_older_until_it_is_said_and_without_a_replica_all_is_at_risk() {
         let at = BootTime::from_nanos(5_000_000_000);
-        let copy = Some((snapshot(2, 7), Duration::from_millis(300)));
-        let seen = Seen { program: ProgramId::from_bytes([1; 32]), live: Some(Epoch::new(3)), copy, at };
+        let age = |sequence| Duration::from_millis(1000 - sequence * 100);
+        let copies = [7, 6, 3, 1].map(|sequence| (snapshot(2, sequence), age(sequence))).to_vec();
+        let seen = Seen { program: ProgramId::from_bytes([1; 32]), live: Some(Epoch::new(3)), copies, at };
         let report = seen.report(at + Duration::from_millis(200), |_| None);
         assert_eq!(report.copy, Some(CopyReport { newest: snapshot(2, 7), age_ms: 501 }), "rounded up");
+        let earlier = |sequence, age_ms| CopyReport { newest: snapshot(2, sequence), age_ms };
+        assert_eq!(report.earlier, [earlier(6, 601), earlier(3, 901)], "not all");
         let live = report.live.unwrap();
         assert_eq!((live.epoch, live.confirmed, live.at_risk_ms), (Epoch::new(3), None, u64::MAX));
         let said = LiveReport { at_risk_ms: 4, ..live };

@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use lease::BootTime;
 use protocol::data::{
-    ArchivedSet, Branch, CopyReport, DataBase, DataEntry, DataReport, Lineage, LiveReport, SnapshotId,
+    ArchivedSet, Branch, CopyReport, DataBase, DataEntry, DataReport, Lineage, LiveReport, MAX_EARLIER_COPIES,
+    SnapshotId,
 };
 use protocol::{Epoch, NodeId, ProgramId};
 
@@ -31,7 +32,7 @@ use super::restores::AskedRestore;
 use super::start::{DataStart, Loss, Writer};
 
 /// Snapshots whose times are remembered: those that nodes report, and those that they had before.
-const DATED: usize = 8;
+const DATED: usize = 16;
 
 /// What to do when no copy of a program's data can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,6 +125,13 @@ pub(super) enum Sources {
     Nowhere(String),
 }
 
+impl Line {
+    /// Whether a copy is of writes that the program knows.
+    fn counts(&self, copy: SnapshotId) -> bool {
+        !self.archived.cuts_off(copy) && self.branch.is_none_or(|branch| !branch.cuts_off(copy))
+    }
+}
+
 impl Data {
     pub(super) fn new(on_loss: OnLoss) -> Self {
         Self { on_loss, ..Self::default() }
@@ -137,21 +145,9 @@ impl Data {
     /// Takes in what a node says, and said after `made_after`, if anybody knows. Returns whether its standby has its first
     /// complete snapshot with that.
     pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, made_after: Option<BootTime>) -> bool {
-        let copy = report.copy.as_ref().map(|CopyReport { newest, age_ms }| {
-            let age = Duration::from_millis(*age_ms);
-            let taken = made_after.filter(|made| age < BootTime::BOOT.until(*made)).map(|made| made - age);
-            // It does not become younger, whatever is said of it.
-            let earlier = self.dated.get(newest).copied().flatten();
-            let taken = earlier.map_or(taken, |earlier| Some(taken.map_or(earlier, |taken| taken.min(earlier))));
-            Copy { newest: *newest, taken }
-        });
-        if let Some(copy) = &copy {
-            self.dated.insert(copy.newest, copy.taken);
-            while self.dated.len() > DATED {
-                self.dated.pop_first();
-            }
-        }
-        let copy = copy.filter(|copy| self.line.branch.is_none_or(|branch| !branch.cuts_off(copy.newest)));
+        let copies = report.copy.iter().chain(report.earlier.iter().take(MAX_EARLIER_COPIES));
+        let copies: Vec<_> = copies.map(|copy| self.dated(copy, made_after)).collect();
+        let copy = copies.into_iter().find(|copy| self.line.counts(copy.newest));
         self.learn_writer(node, report);
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
         let writer = report.live.as_ref().filter(is_writer);
@@ -163,6 +159,19 @@ impl Data {
         let is_filled = self.filling == Some(node) && self.is_acceptable(node, copy.as_ref());
         self.held.insert(node, Held { live: report.live.clone(), copy });
         is_filled
+    }
+
+    fn dated(&mut self, copy: &CopyReport, made_after: Option<BootTime>) -> Copy {
+        let (newest, age) = (copy.newest, Duration::from_millis(copy.age_ms));
+        let taken = made_after.filter(|made| age < BootTime::BOOT.until(*made)).map(|made| made - age);
+        // It does not become younger, whatever is said of it.
+        let earlier = self.dated.get(&newest).copied().flatten();
+        let taken = earlier.map_or(taken, |earlier| Some(taken.map_or(earlier, |taken| taken.min(earlier))));
+        self.dated.insert(newest, taken);
+        while self.dated.len() > DATED {
+            self.dated.pop_first();
+        }
+        Copy { newest, taken }
     }
 
     /// Data of an epoch that the database does not know is newer than all that it knows of: the database is an old copy.
@@ -389,7 +398,7 @@ impl Data {
             self.line.floor = until;
         }
         for held in self.held.values_mut() {
-            held.copy.take_if(|copy| branch.cuts_off(copy.newest));
+            held.copy.take_if(|copy| !self.line.counts(copy.newest));
         }
     }
 

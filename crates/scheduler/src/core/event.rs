@@ -248,7 +248,7 @@ pub enum Write {
         /// The lowest epoch to use.
         at_least: Epoch,
         /// What it starts with, if it has data.
-        start: Option<DataStart>,
+        start: Option<Box<DataStart>>,
         /// What that costs, for the signed history.
         loss: Option<Loss>,
         /// When, for people.

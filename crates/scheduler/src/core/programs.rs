@@ -313,7 +313,8 @@ impl Scheduler {
                 *retry_at = None;
                 let (spec, at_least) = (program.spec.clone(), program.at_least);
                 let data = program.data.as_ref();
-                let (start, loss) = (data.and_then(|data| data.start()), data.and_then(|data| data.loss));
+                let start = data.and_then(|data| data.start()).map(Box::new);
+                let loss = data.and_then(|data| data.loss);
                 Write::Assign { spec, node: *node, at_least, start, loss, at: turn.wall }
             }
             Stage::Closing { epoch, cause, proof, retry_at, .. } => {

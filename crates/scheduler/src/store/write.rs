@@ -34,7 +34,7 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
                 // An earlier write made it, whose answer was lost.
                 Some(open) => open,
                 None => {
-                    let epoch = assign(tx, spec.id, *node, *at_least, start.as_ref(), *at).await?;
+                    let epoch = assign(tx, spec.id, *node, *at_least, start.as_deref(), *at).await?;
                     let facts = [Fact::Assigned].into_iter().chain(loss.as_ref().map(Loss::fact));
                     for fact in facts {
                         append(tx, scheduler, News { program: spec.id, epoch, node: *node, at: *at, fact }).await?;

@@ -253,7 +253,10 @@ impl World {
             return false;
         }
         let Some((writer, epoch)) = database.writer(program) else { return true };
-        let newest = |machine: &Machine| machine.pool.get(program)?.newest().map(|set| set.id);
+        let newest = |machine: &Machine| {
+            let sets = machine.pool.get(program)?.known.sets().map(|set| set.id);
+            sets.filter(|id| database.is_newest_line(program, *id)).max()
+        };
         let machine = self.machine(id);
         // Where the newest epoch ran the disk is lost, and nobody else has anything of it: the program waits for it, and says so.
         let of_epoch = |on: &Machine, epoch| {
@@ -300,7 +303,11 @@ impl World {
     /// the store for itself, and is back at once, no program stops answering either.
     fn end_disturbs_nothing(&mut self) {
         // A node that left the network is not let in again, so that what it still runs ends with its lease.
-        let stays = |program| self.checker.machine_of(program).is_some_and(|id| !self.plan.withdrawn.contains(&id));
+        // Nor does a program stay that its owner wants elsewhere, once there is room.
+        let stays = |program| {
+            let machine = self.checker.machine_of(program);
+            machine.is_some_and(|id| !self.plan.withdrawn.contains(&id)) && !self.store.database.is_to_move(program)
+        };
         let staying: Vec<_> = self.message_node.in_force().filter(|program| stays(*program)).collect();
         let starts: Vec<_> = staying.iter().map(|program| self.checker.starts(*program)).collect();
         let assigned: BTreeMap<_, _> = self.store.database.open().map(|(program, _, epoch)| (program, epoch)).collect();

@@ -327,7 +327,7 @@ impl World {
                     let started = heartbeat.programs.iter().filter(|report| runs(&report.state));
                     self.store.database.seen.extend(started.map(|report| (report.program, report.epoch)));
                     for report in &heartbeat.data {
-                        if let Some(copy) = &report.copy {
+                        for copy in report.copy.iter().chain(&report.earlier) {
                             let late = self.now.since(sent);
                             self.checker.data.heard_of_copy(report.program, copy.newest, late);
                         }

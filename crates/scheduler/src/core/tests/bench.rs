@@ -97,7 +97,7 @@ impl Database {
                     let next = epochs.get(&spec.id).map_or(Epoch::FIRST, |epoch| epoch.next()).max(*at_least);
                     epochs.insert(spec.id, next);
                     facts.extend(loss.iter().map(|loss| (next, loss.fact())));
-                    Writer { program: spec.id, node: *node, epoch: next, start: *start }
+                    Writer { program: spec.id, node: *node, epoch: next, start: start.as_deref().copied() }
                 });
                 Some(Event::Stored { program: spec.id, node, epoch })
             }

@@ -16,7 +16,7 @@ use crate::core::{DataStart, Gone, Loss, Write};
 fn assign_with(number: u8, to: u8, start: DataStart, loss: Option<Loss>) -> Write {
     let mut write = assign(number, to);
     if let Write::Assign { start: at, loss: of, .. } = &mut write {
-        (*at, *of) = (Some(start), loss);
+        (*at, *of) = (Some(Box::new(start)), loss);
     }
     write
 }

@@ -29,7 +29,7 @@ pub(crate) enum Trouble {
     /// There is not what it shall start with.
     NoPlan(NoPlan),
     /// It has to come from the archive first.
-    InArchive(Wanted),
+    InArchive(Box<Wanted>),
     /// It does not come from there.
     Archive(Refused),
 }
@@ -93,7 +93,7 @@ impl Volumes {
     ) -> Result<(u64, Plan), Trouble> {
         let (plan, until) = (plan(&self.known, order, epoch)?, now + RETENTION);
         if let (Plan::Restore(wanted), None) = (plan, restored) {
-            return Err(Trouble::InArchive(wanted));
+            return Err(Trouble::InArchive(Box::new(wanted)));
         }
         if is_full {
             return Err(Trouble::Full);
