@@ -111,7 +111,10 @@ impl World {
         let ignores_order = self.has_trap(Trap::RestoresTheNewest);
         let Assignment { program, epoch } = id.assignment;
         let wanted = self.restoring(id).map(|restoring| restoring.wanted).filter(|_| !ignores_order);
-        let wanted = wanted.unwrap_or(Wanted::Newest(Lineage::STRAIGHT));
+        let wanted = match wanted.unwrap_or(Wanted::Newest(Lineage::STRAIGHT)) {
+            Wanted::Newest(_) if self.has_trap(Trap::LostWritesComeBack) => Wanted::Newest(Lineage::STRAIGHT),
+            wanted => wanted,
+        };
         let chain = chain(list, wanted, epoch).map_err(|none| Trouble::Archive(Refused::No(none.to_string())))?;
         let volumes = self.machine(id.run.0).pool.get(program);
         let here: Vec<_> = volumes.iter().flat_map(|volumes| volumes.known.sets()).map(|set| set.id).collect();
