@@ -152,6 +152,9 @@ pub enum DataBase {
     Archive {
         /// With this set; `None` for the newest that can be restored.
         snapshot: Option<SnapshotId>,
+        /// The newest, but none of writes that the program does not know any more. Who names a set wants exactly that one.
+        #[serde(default, skip_serializing_if = "Lineage::is_straight")]
+        lineage: Lineage,
     },
     /// With what the archive has of another program of the same owner: each volume with the persistence `store` is what that
     /// program's volume of the same name was; others are empty.
@@ -176,7 +179,7 @@ impl ArchivedSet {
     /// What a program starts with that goes back to it.
     pub const fn base(self) -> DataBase {
         match self.from {
-            None => DataBase::Archive { snapshot: Some(self.snapshot) },
+            None => DataBase::Archive { snapshot: Some(self.snapshot), lineage: Lineage::STRAIGHT },
             Some(program) => DataBase::Foreign { program, snapshot: self.snapshot },
         }
     }
@@ -186,9 +189,9 @@ impl DataBase {
     /// The set that somebody wants it to start with, if it is one.
     pub const fn archived(self) -> Option<ArchivedSet> {
         match self {
-            Self::Archive { snapshot: Some(snapshot) } => Some(ArchivedSet { snapshot, from: None }),
+            Self::Archive { snapshot: Some(snapshot), .. } => Some(ArchivedSet { snapshot, from: None }),
             Self::Foreign { program, snapshot } => Some(ArchivedSet { snapshot, from: Some(program) }),
-            Self::Empty | Self::Own { .. } | Self::Copy { .. } | Self::Archive { snapshot: None } => None,
+            Self::Empty | Self::Own { .. } | Self::Copy { .. } | Self::Archive { snapshot: None, .. } => None,
         }
     }
 }
@@ -210,6 +213,70 @@ impl Branch {
     }
 }
 
+/// All branches of a program, from the first on that still cuts something off. The newest one alone is not enough for the
+/// archive: what is older than where the newest one went on may have been cut off by an earlier one.
+///
+/// It has a bound: of more branches than that, the oldest two count as one that cuts off all that either does and what was
+/// written between them: that matters only when nothing was archived in all the epochs since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "Vec<Branch>", from = "Vec<Branch>")]
+pub struct Lineage {
+    /// In their order; those that are there come first.
+    branches: [Option<Branch>; Lineage::MOST],
+}
+
+impl Lineage {
+    /// Branches at most.
+    pub const MOST: usize = 4;
+
+    /// Without branches.
+    pub const STRAIGHT: Self = Self { branches: [None; Self::MOST] };
+
+    /// Whether there is no branch.
+    pub fn is_straight(&self) -> bool {
+        *self == Self::STRAIGHT
+    }
+
+    /// Whether a snapshot was taken of writes that the program does not know any more.
+    pub fn cuts_off(&self, snapshot: SnapshotId) -> bool {
+        self.branches().any(|branch| branch.cuts_off(snapshot))
+    }
+
+    /// The program goes on, as this newest branch says.
+    pub fn branch_off(&mut self, branch: Branch) {
+        // It cuts off all that an earlier one does which went on from a later snapshot.
+        let mut branches: Vec<_> = self.branches().filter(|earlier| earlier.until < branch.until).collect();
+        branches.push(branch);
+        if let [oldest, next, ..] = branches[..]
+            && branches.len() > Self::MOST
+        {
+            branches.splice(..2, [Branch { until: oldest.until, since: next.since }]);
+        }
+        *self = Self::STRAIGHT;
+        for (place, branch) in self.branches.iter_mut().zip(branches) {
+            *place = Some(branch);
+        }
+    }
+
+    fn branches(&self) -> impl Iterator<Item = Branch> {
+        self.branches.iter().flatten().copied()
+    }
+}
+
+impl From<Lineage> for Vec<Branch> {
+    fn from(lineage: Lineage) -> Self {
+        lineage.branches().collect()
+    }
+}
+
+impl From<Vec<Branch>> for Lineage {
+    fn from(branches: Vec<Branch>) -> Self {
+        let mut lineage = Self::STRAIGHT;
+        branches.into_iter().for_each(|branch| lineage.branch_off(branch));
+        lineage
+    }
+}
+
 /// What a node says about the data of one program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataReport {
@@ -219,7 +286,14 @@ pub struct DataReport {
     pub live: Option<LiveReport>,
     /// The newest complete snapshot that came from another node or was taken here, and how old it is.
     pub copy: Option<CopyReport>,
+    /// Those before that, the newest first, at most [`MAX_EARLIER_COPIES`]: the newest may be of writes that the program does not
+    /// know any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<CopyReport>,
 }
+
+/// How many snapshots before its newest one a node names of a program.
+pub const MAX_EARLIER_COPIES: usize = 2;
 
 /// Data that a program wrote on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,6 +359,53 @@ mod tests {
         let earlier = serde_json::json!({"base": "archive", "snapshot": "3-17"});
         let own = ArchivedSet { snapshot, from: None };
         assert_eq!(serde_json::from_value::<DataBase>(earlier).unwrap(), own.base());
-        assert_eq!(DataBase::Archive { snapshot: None }.archived(), None);
+        let newest = DataBase::Archive { snapshot: None, lineage: Lineage::STRAIGHT };
+        assert_eq!(newest.archived(), None);
+        // As it was written before it named branches, and as that reads what is written now.
+        let earlier = serde_json::json!({"base": "archive", "snapshot": null});
+        assert_eq!(serde_json::from_value::<DataBase>(earlier.clone()).unwrap(), newest);
+        assert_eq!(serde_json::to_value(newest).unwrap(), earlier);
+    }
+
+    fn branch(until: Option<(u64, u64)>, since: u64) -> Branch {
+        let until = until.map(|(epoch, sequence)| SnapshotId::new(Epoch::new(epoch), sequence));
+        Branch { until, since: Epoch::new(since) }
+    }
+
+    #[test]
+    fn what_any_branch_cut_off_stays_cut_off() {
+        let mut lineage = Lineage::STRAIGHT;
+        let cuts_off =
+            |lineage: &Lineage, epoch, sequence| lineage.cuts_off(SnapshotId::new(Epoch::new(epoch), sequence));
+        assert!(!cuts_off(&lineage, 1, 7));
+        lineage.branch_off(branch(Some((1, 3)), 2));
+        lineage.branch_off(branch(Some((2, 2)), 3));
+        for (epoch, sequence, is_lost) in [(1, 3, false), (1, 7, true), (2, 2, false), (2, 5, true), (3, 9, false)] {
+            assert_eq!(cuts_off(&lineage, epoch, sequence), is_lost, "{epoch}-{sequence}");
+        }
+        let json = serde_json::to_value(lineage).unwrap();
+        assert_eq!(json.as_array().unwrap().len(), 2);
+        assert_eq!(serde_json::from_value::<Lineage>(json).unwrap(), lineage);
+        // Back before both: neither matters any more.
+        lineage.branch_off(branch(Some((1, 1)), 4));
+        assert_eq!(Vec::from(lineage), [branch(Some((1, 1)), 4)]);
+        lineage.branch_off(branch(None, 5));
+        assert!(cuts_off(&lineage, 1, 1) && cuts_off(&lineage, 4, 1) && !cuts_off(&lineage, 5, 1));
+    }
+
+    #[test]
+    fn of_many_branches_the_oldest_become_one_that_cuts_off_more_and_never_less() {
+        let mut lineage = Lineage::STRAIGHT;
+        let branches: Vec<_> = (1..=20).map(|epoch| branch(Some((epoch, 5)), epoch + 1)).collect();
+        for (taken, branch) in branches.iter().enumerate() {
+            lineage.branch_off(*branch);
+            assert!(Vec::from(lineage).len() <= Lineage::MOST);
+            for epoch in 1..=21 {
+                let lost = SnapshotId::new(Epoch::new(epoch), 6);
+                let cuts_off = branches[..=taken].iter().any(|branch| branch.cuts_off(lost));
+                assert!(!cuts_off || lineage.cuts_off(lost), "{lost} after {branch:?}");
+            }
+            assert!(!lineage.cuts_off(SnapshotId::new(Epoch::new(taken as u64 + 1), 5)), "what it went on with counts");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::ws::Utf8Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use lease::clock;
 use protocol::api::scheduler::SchedulerEvent;
 use protocol::control::FromScheduler;
@@ -47,8 +47,8 @@ pub(crate) enum Input {
     },
     /// Answers whether an order can be carried out, and changes nothing.
     Asked(Operation, oneshot::Sender<Result<(), Objection>>),
-    /// Carries out an order, which is durable, and answers whether that was possible.
-    Ordered(Operation, Address, oneshot::Sender<Result<(), Objection>>),
+    /// Carries out an order, which was recorded then, and answers whether that was possible.
+    Ordered(Operation, Address, DateTime<Utc>, oneshot::Sender<Result<(), Objection>>),
     /// Answers when everything before it is in the snapshot.
     Barrier(oneshot::Sender<()>),
 }
@@ -145,9 +145,9 @@ impl Engine {
                 // An error means that whoever asked has gone.
                 let _ = answer.send(self.core.objection(&operation).map_or(Ok(()), Err));
             }
-            Input::Ordered(operation, by, answer) => {
+            Input::Ordered(operation, by, at, answer) => {
                 let _ = answer.send(self.core.objection(&operation).map_or(Ok(()), Err));
-                self.handle(Event::Ordered { operation, by });
+                self.handle(Event::Ordered { operation, by, at });
             }
             Input::Barrier(answer) => self.barriers.push(answer),
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use protocol::data::{ArchivedSet, DataBase, SnapshotId};
 use protocol::{Address, Epoch, NodeId, ProgramId};
 use scheduler::core::leadership::{LeaderEpoch, LeaderRow};
@@ -19,6 +19,15 @@ use crate::time::Moment;
 
 /// Copies that are kept at most.
 const MAX_COPIES: usize = 4;
+
+/// What became of somebody's wish to go back to a snapshot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wish {
+    /// An assignment begins with this.
+    Begins(SnapshotId),
+    /// The one that was recorded then is over.
+    Over(DateTime<Utc>),
+}
 
 /// What is in the database.
 #[derive(Debug, Clone, Default)]
@@ -40,8 +49,8 @@ pub(crate) struct Database {
     pub(crate) seen: BTreeSet<(ProgramId, Epoch)>,
     /// Programs that were dropped, for the checker.
     forgotten: Vec<ProgramId>,
-    /// What assignments go back to as somebody wanted, and with `None` that the wish is over, for the checker.
-    went_back: Vec<(ProgramId, Option<SnapshotId>)>,
+    /// What became of wishes to go back, for the checker.
+    went_back: Vec<(ProgramId, Wish)>,
     /// What the starts cost that were written down, for the checker.
     losses: Vec<(ProgramId, Epoch, Loss)>,
 }
@@ -62,10 +71,12 @@ impl Database {
                     let epoch = clock_epoch.unwrap_or(counted);
                     epochs.insert(program, epoch);
                     losses.extend(loss.map(|loss| (program, epoch, loss)));
-                    if let Some(DataBase::Archive { snapshot: Some(snapshot) }) = start.map(|start| start.base) {
-                        went_back.push((program, Some(snapshot)));
+                    if let Some(DataBase::Archive { snapshot: Some(snapshot), .. }) =
+                        start.as_ref().map(|start| start.base)
+                    {
+                        went_back.push((program, Wish::Begins(snapshot)));
                     }
-                    Writer { program, node: *node, epoch, start: *start }
+                    Writer { program, node: *node, epoch, start: start.as_deref().copied() }
                 });
                 Some(Event::Stored { program, node, epoch })
             }
@@ -90,13 +101,13 @@ impl Database {
             }
             // The signed history is the real store's; its own tests check it.
             Write::Record { .. } => None,
-            Write::RestoreOver { program } => {
-                self.restores.remove(program);
-                self.went_back.push((*program, None));
+            Write::RestoreOver { program, ordered } => {
+                self.restores.retain(|id, asked| id != program || asked.at != *ordered);
+                self.went_back.push((*program, Wish::Over(*ordered)));
                 None
             }
-            Write::MoveOver { program } => {
-                self.moves.remove(program);
+            Write::MoveOver { program, ordered } => {
+                self.moves.retain(|id, asked| id != program || asked.at != *ordered);
                 None
             }
             Write::Standby { program, node } => {
@@ -167,6 +178,17 @@ impl Database {
         self.open.get(&program).or_else(|| self.writers.get(&program)).map(|writer| (writer.node, writer.epoch))
     }
 
+    /// Whether a snapshot of a program is of its newest assignment that may have written, or what that goes on with. Of others
+    /// nobody knows how much they lack.
+    pub(crate) fn is_newest_line(&self, program: ProgramId, id: SnapshotId) -> bool {
+        let writer = self.open.get(&program).or_else(|| self.writers.get(&program));
+        let Some(Writer { epoch, start: Some(start), .. }) = writer else { return true };
+        match start.base {
+            DataBase::Copy { at_least: Some(copy), .. } => id.epoch >= *epoch || id == copy,
+            _ => true,
+        }
+    }
+
     /// The programs that were dropped since this was last asked.
     pub(crate) fn take_forgotten(&mut self) -> Vec<ProgramId> {
         std::mem::take(&mut self.forgotten)
@@ -186,9 +208,8 @@ impl Database {
     }
 
     /// Somebody wants a program to run elsewhere.
-    pub(crate) fn ask_to_move(&mut self, program: ProgramId, to: Option<NodeId>, by: Address) {
+    pub(crate) fn ask_to_move(&mut self, program: ProgramId, to: Option<NodeId>, by: Address, at: DateTime<Utc>) {
         if let Some(from) = self.open.get(&program).map(|open| open.node) {
-            let at = DateTime::UNIX_EPOCH;
             self.moves.insert(program, AskedMove { program, from, to, by, at });
         }
     }
@@ -198,14 +219,19 @@ impl Database {
         self.moves.remove(&program);
     }
 
+    /// Whether somebody wants that.
+    pub(crate) fn is_to_move(&self, program: ProgramId) -> bool {
+        self.moves.contains_key(&program)
+    }
+
     /// Somebody wants a program to go back to a snapshot.
-    pub(crate) fn ask_to_restore(&mut self, program: ProgramId, set: ArchivedSet, by: Address) {
-        let (of, at) = (self.open.get(&program).map(|open| open.epoch), DateTime::UNIX_EPOCH);
+    pub(crate) fn ask_to_restore(&mut self, program: ProgramId, set: ArchivedSet, by: Address, at: DateTime<Utc>) {
+        let of = self.open.get(&program).map(|open| open.epoch);
         self.restores.insert(program, AskedRestore { program, set, of, by, at });
     }
 
     /// What assignments went back to since this was last asked, and which wishes are over.
-    pub(crate) fn take_went_back(&mut self) -> Vec<(ProgramId, Option<SnapshotId>)> {
+    pub(crate) fn take_went_back(&mut self) -> Vec<(ProgramId, Wish)> {
         std::mem::take(&mut self.went_back)
     }
 

@@ -136,8 +136,6 @@ pub(crate) struct ArchiveTally {
     pub(crate) restored: u64,
     /// Programs that began with that: as their owners wanted, and because all copies were lost.
     pub(crate) began: [u64; 2],
-    /// Those of the latter that began with writes which they did not know any more.
-    pub(crate) came_back: u64,
     /// What struck in the middle of what.
     pub(crate) ambushed: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -158,7 +156,6 @@ impl ArchiveTally {
         self.restores_begun += other.restores_begun;
         self.restores_failed += other.restores_failed;
         self.restored += other.restored;
-        self.came_back += other.came_back;
         for (mine, theirs) in self.began.iter_mut().zip(other.began) {
             *mine += theirs;
         }
@@ -181,11 +178,7 @@ impl fmt::Display for ArchiveTally {
             "  restores           {ordered} ordered; {restores_begun} begun, {restores_failed} failed, {restored} done"
         )?;
         let [back, lost] = self.began;
-        let came_back = self.came_back;
-        writeln!(
-            f,
-            "  began with it      {back} as ordered, {lost} because all copies were lost, {came_back} of another line"
-        )?;
+        writeln!(f, "  began with it      {back} as ordered, {lost} because all copies were lost")?;
         for ((fault, step), count) in &self.ambushed {
             writeln!(f, "  while {step:<12} {fault}: {count}")?;
         }

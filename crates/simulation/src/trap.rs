@@ -63,6 +63,8 @@ traps! {
     FreshForWait = "fresh-for-wait",
     /// A node that restores takes the newest set, whatever it was told.
     RestoresTheNewest = "restores-the-newest",
+    /// A node that restores the newest set takes it also when it is of writes that the program has lost.
+    LostWritesComeBack = "lost-writes-come-back",
     /// Retention does not look what a set builds on.
     CompactionForgetsChains = "compaction-forgets-chains",
     /// A set in the archive counts before all of it has arrived.

@@ -133,6 +133,13 @@ fn the_newest_set_instead_of_the_one_that_was_wanted() {
     is_caught(Trap::RestoresTheNewest, Invariant::Restores, faults, 50);
 }
 
+/// After its owner went back, and then all copies were lost before the next set was in the archive.
+#[test]
+fn the_newest_set_although_it_is_of_lost_writes() {
+    let faults = &["all copies of a program lost", "owner goes back to a snapshot"];
+    is_caught(Trap::LostWritesComeBack, Invariant::Lineage, faults, 300);
+}
+
 /// It is listed, and what it builds on is gone.
 #[test]
 fn retention_that_does_not_look_what_a_set_builds_on() {

@@ -11,9 +11,9 @@
 
 use std::time::Duration;
 
-use protocol::Epoch;
 use protocol::api::archive::{ArchiveList, Misfit, NextSet, SetRecord, SetState, VolumeDraft};
-use protocol::data::{ArchivedSet, SnapshotId};
+use protocol::data::{ArchivedSet, Lineage, SnapshotId};
+use protocol::{Epoch, ProgramId};
 
 /// The first set is looked for after this long, if the interval is longer: a node may not live that long.
 const FIRST: Duration = Duration::from_secs(10);
@@ -38,6 +38,30 @@ pub enum NotArchived {
     /// This set of another program is not for this one.
     #[error("snapshot {0} of the other program is not for this one: {1}")]
     Misfit(SnapshotId, Misfit),
+}
+
+/// What of the archive a program shall start with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// This set, as somebody wants.
+    Set(ArchivedSet),
+    /// The newest of its own that can be restored, but none of writes that it does not know any more.
+    Newest(Lineage),
+}
+
+impl Wanted {
+    /// The set that somebody wants.
+    pub const fn set(self) -> Option<ArchivedSet> {
+        match self {
+            Self::Set(set) => Some(set),
+            Self::Newest(_) => None,
+        }
+    }
+
+    /// The other program whose archive has it.
+    pub fn from(self) -> Option<ProgramId> {
+        self.set()?.from
+    }
 }
 
 /// A set of the archive, and what it is called in the pool of the program that is restored.
@@ -80,18 +104,21 @@ pub fn parent_of(id: SnapshotId, next: NextSet, here: impl IntoIterator<Item = S
     }
 }
 
-/// The sets to apply, in this order, to have the wanted one, or the newest if none is named. It has at least one. Those of
-/// another program have names of their own here, as its epochs are not this program's.
+/// The sets to apply, in this order, to have what is wanted. It has at least one. Those of another program have names of their
+/// own here, as its epochs are not this program's.
 ///
 /// # Errors
 /// [`NotArchived`].
-pub fn chain(list: &ArchiveList, wanted: Option<ArchivedSet>, epoch: Epoch) -> Result<Vec<Link>, NotArchived> {
+pub fn chain(list: &ArchiveList, wanted: Wanted, epoch: Epoch) -> Result<Vec<Link>, NotArchived> {
     let sets = match wanted {
-        Some(ArchivedSet { snapshot, .. }) => list.chain_of(snapshot).ok_or(NotArchived::NoSet(snapshot))?,
-        None => list.restore_chain(),
+        Wanted::Set(ArchivedSet { snapshot, .. }) => list.chain_of(snapshot).ok_or(NotArchived::NoSet(snapshot))?,
+        Wanted::Newest(lineage) => {
+            let mut newest_first = list.sets.iter().rev().filter(|set| !lineage.cuts_off(set.id));
+            newest_first.find_map(|set| list.chain_of(set.id)).ok_or(NotArchived::Nothing)?
+        }
     };
-    let last = sets.len().checked_sub(1).ok_or(NotArchived::Nothing)?;
-    let is_foreign = wanted.is_some_and(|wanted| wanted.from.is_some());
+    let last = sets.len() - 1;
+    let is_foreign = wanted.from().is_some();
     let name = |(at, set): (usize, &SetRecord)| match is_foreign {
         false => set.id,
         true if at == last => SnapshotId::foreign(epoch),
@@ -104,9 +131,9 @@ pub fn chain(list: &ArchiveList, wanted: Option<ArchivedSet>, epoch: Epoch) -> R
 ///
 /// # Errors
 /// [`NotArchived::Misfit`].
-pub fn check_volumes(chain: &[Link], wanted: Option<ArchivedSet>, archived: &[VolumeDraft]) -> Result<(), NotArchived> {
+pub fn check_volumes(chain: &[Link], wanted: Wanted, archived: &[VolumeDraft]) -> Result<(), NotArchived> {
     match (chain.last(), wanted) {
-        (Some(last), Some(ArchivedSet { snapshot, from: Some(_) })) => {
+        (Some(last), Wanted::Set(ArchivedSet { snapshot, from: Some(_) })) => {
             last.set.fits(archived).map_err(|why| NotArchived::Misfit(snapshot, why))
         }
         _ => Ok(()),
@@ -122,12 +149,14 @@ pub fn missing<'a>(chain: &'a [Link], here: &[SnapshotId]) -> &'a [Link] {
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
+    use protocol::Address;
     use protocol::api::archive::{StreamFormat, VolumeRecord, volume_key};
-    use protocol::{Address, ProgramId};
+    use protocol::data::Branch;
 
     use super::*;
 
     const EPOCH: Epoch = Epoch::new(9);
+    const NEWEST: Wanted = Wanted::Newest(Lineage::STRAIGHT);
 
     fn id(text: &str) -> SnapshotId {
         text.parse().unwrap()
@@ -143,12 +172,12 @@ mod tests {
         ArchiveList { sets, next: NextSet::Full, bytes: 0, quota_bytes: 0 }
     }
 
-    fn own(snapshot: &str) -> ArchivedSet {
-        ArchivedSet { snapshot: id(snapshot), from: None }
+    fn own(snapshot: &str) -> Wanted {
+        Wanted::Set(ArchivedSet { snapshot: id(snapshot), from: None })
     }
 
-    fn of_another(snapshot: &str) -> ArchivedSet {
-        ArchivedSet { from: Some(ProgramId::from_bytes([7; 32])), ..own(snapshot) }
+    fn of_another(snapshot: &str) -> Wanted {
+        Wanted::Set(ArchivedSet { snapshot: id(snapshot), from: Some(ProgramId::from_bytes([7; 32])) })
     }
 
     fn names(chain: &[Link]) -> Vec<String> {
@@ -193,23 +222,38 @@ mod tests {
             set("1-2", Some("1-1"), complete),
             set("1-3", Some("1-2"), complete),
         ]);
-        let newest = chain(&list, None, EPOCH).unwrap();
+        let newest = chain(&list, NEWEST, EPOCH).unwrap();
         assert_eq!(names(&newest), ["1-1", "1-2", "1-3"]);
         assert_eq!(names(missing(&newest, &[])), ["1-1", "1-2", "1-3"]);
         assert_eq!(names(missing(&newest, &[id("1-1"), id("1-2")])), ["1-3"]);
         assert_eq!(names(missing(&newest, &[id("1-3")])), Vec::<String>::new());
-        assert_eq!(names(&chain(&list, Some(own("1-2")), EPOCH).unwrap()), ["1-1", "1-2"]);
+        assert_eq!(names(&chain(&list, own("1-2"), EPOCH).unwrap()), ["1-1", "1-2"]);
         // Those of another program never take the names of its own.
-        assert_eq!(names(&chain(&list, Some(of_another("1-3")), EPOCH).unwrap()), ["0-0", "0-1", "9-0"]);
+        assert_eq!(names(&chain(&list, of_another("1-3"), EPOCH).unwrap()), ["0-0", "0-1", "9-0"]);
+    }
+
+    #[test]
+    fn the_newest_is_none_of_writes_that_were_lost() {
+        let complete = SetState::Complete;
+        let sets = || vec![set("1-1", None, complete), set("1-2", None, complete), set("1-9", Some("1-2"), complete)];
+        let branch = Branch { until: Some(id("1-7")), since: Epoch::new(2) };
+        let lineage = Lineage::from(vec![branch]);
+        let newest = |sets| chain(&list(sets), Wanted::Newest(lineage), EPOCH).map(|chain| names(&chain));
+        assert_eq!(newest(sets()).unwrap(), ["1-2"]);
+        assert_eq!(newest([sets(), vec![set("2-1", None, complete)]].concat()).unwrap(), ["2-1"]);
+        // What counts may build on what does not: it holds no writes of that.
+        assert_eq!(newest([sets(), vec![set("2-1", Some("1-9"), complete)]].concat()).unwrap(), ["1-2", "1-9", "2-1"]);
+        assert_eq!(newest(vec![set("1-9", None, complete)]), Err(NotArchived::Nothing));
+        let wanted = chain(&list(sets()), own("1-9"), EPOCH).unwrap();
+        assert_eq!(names(&wanted), ["1-2", "1-9"], "its owner may go back there");
     }
 
     #[test]
     fn what_another_program_lacks_or_has_too_much_of_is_refused() {
         let draft = |name: &str, size_mib| VolumeDraft { name: name.to_owned(), size_mib };
         let list = list(vec![set("1-1", None, SetState::Complete)]);
-        let check = |wanted, volumes: &[VolumeDraft]| {
-            check_volumes(&chain(&list, Some(wanted), EPOCH).unwrap(), Some(wanted), volumes)
-        };
+        let check =
+            |wanted, volumes: &[VolumeDraft]| check_volumes(&chain(&list, wanted, EPOCH).unwrap(), wanted, volumes);
         check(of_another("1-1"), &[draft("db", 50)]).unwrap();
         for volumes in [vec![draft("db", 49)], vec![draft("db", 50), draft("files", 1)], Vec::new()] {
             let error = check(of_another("1-1"), &volumes).unwrap_err();
@@ -221,8 +265,8 @@ mod tests {
     #[test]
     fn what_the_archive_has_not_is_said() {
         let list = list(vec![set("1-2", Some("1-1"), SetState::Complete)]);
-        assert_eq!(chain(&list, None, EPOCH), Err(NotArchived::Nothing));
-        let error = chain(&list, Some(own("1-2")), EPOCH).unwrap_err();
+        assert_eq!(chain(&list, NEWEST, EPOCH), Err(NotArchived::Nothing));
+        let error = chain(&list, own("1-2"), EPOCH).unwrap_err();
         assert_eq!(error, NotArchived::NoSet(id("1-2")));
         assert!(error.to_string().contains("list those that can be restored"), "{error}");
     }

@@ -22,11 +22,13 @@ use std::time::Duration;
 
 use lease::BootTime;
 use protocol::data::{
-    ArchivedSet, CopyReport, DataBase, DataEntry, DataOrder, DataReport, LiveReport, Peer, SnapshotId,
+    ArchivedSet, CopyReport, DataBase, DataEntry, DataOrder, DataReport, LiveReport, MAX_EARLIER_COPIES, Peer,
+    SnapshotId,
 };
 use protocol::{Epoch, NodeId, ProgramId};
 use volumes::Program;
 
+use super::archive::Wanted;
 use super::persistent::{Assignment, Event};
 
 /// How the volumes become what a program starts with.
@@ -38,8 +40,8 @@ pub enum Plan {
     Create,
     /// They are a copy of this snapshot.
     Promote(SnapshotId),
-    /// They come from the archive: this set, or the newest of the program's own.
-    Restore(Option<ArchivedSet>),
+    /// They come from the archive.
+    Restore(Wanted),
 }
 
 /// Why a program cannot start.
@@ -86,7 +88,13 @@ pub fn plan(known: &Program, order: Option<&DataEntry>, epoch: Epoch) -> Result<
         DataBase::Empty => Ok(Plan::Create),
         DataBase::Own { epoch: own } if live == Some(own) => Ok(Plan::GoOn),
         DataBase::Own { .. } => Err(NoPlan::NotHere),
-        base @ (DataBase::Archive { .. } | DataBase::Foreign { .. }) => Ok(Plan::Restore(base.archived())),
+        DataBase::Archive { snapshot: None, lineage } => Ok(Plan::Restore(Wanted::Newest(lineage))),
+        DataBase::Archive { snapshot: Some(snapshot), .. } => {
+            Ok(Plan::Restore(Wanted::Set(ArchivedSet { snapshot, from: None })))
+        }
+        DataBase::Foreign { program, snapshot } => {
+            Ok(Plan::Restore(Wanted::Set(ArchivedSet { snapshot, from: Some(program) })))
+        }
         DataBase::Copy { at_least, branch } => {
             let sets = known.sets().map(|set| set.id);
             let newest = sets.filter(|id| branch.is_none_or(|branch| !branch.cuts_off(*id))).max();
@@ -121,14 +129,14 @@ pub fn is_live<'a>(orders: impl IntoIterator<Item = &'a DataEntry>, program: Pro
 }
 
 /// What a look found of a program.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Seen {
     /// The program.
     pub program: ProgramId,
     /// The epoch of what is live.
     pub live: Option<Epoch>,
-    /// The newest complete snapshot, and how old it was.
-    pub copy: Option<(SnapshotId, Duration)>,
+    /// The complete snapshots that are told of, the newest first, and how old they were.
+    pub copies: Vec<(SnapshotId, Duration)>,
     /// When it was looked.
     pub at: BootTime,
 }
@@ -139,14 +147,16 @@ impl Seen {
     pub fn report(&self, now: BootTime, live: impl FnOnce(Epoch) -> Option<LiveReport>) -> DataReport {
         // Without a replica no other node has any of it.
         let unknown = |epoch| LiveReport { epoch, confirmed: None, at_risk_ms: u64::MAX, is_final: false };
+        let mut copies = self.copies.iter().map(|(newest, age)| CopyReport {
+            newest: *newest,
+            // Never less than it is.
+            age_ms: u64::try_from((*age + now.since(self.at)).as_millis()).unwrap_or(u64::MAX).saturating_add(1),
+        });
         DataReport {
             program: self.program,
             live: self.live.map(|epoch| live(epoch).unwrap_or_else(|| unknown(epoch))),
-            copy: self.copy.map(|(newest, age)| CopyReport {
-                newest,
-                // Never less than it is.
-                age_ms: u64::try_from((age + now.since(self.at)).as_millis()).unwrap_or(u64::MAX).saturating_add(1),
-            }),
+            copy: copies.next(),
+            earlier: copies.take(MAX_EARLIER_COPIES).collect(),
         }
     }
 }
@@ -155,7 +165,7 @@ impl Seen {
 mod tests {
     use chrono::DateTime;
     use protocol::Address;
-    use protocol::data::Branch;
+    use protocol::data::{Branch, Lineage};
     use volumes::SnapshotSet;
     use volumes::core::snapshot::Origin;
 
@@ -207,8 +217,10 @@ mod tests {
     fn what_the_archive_has_is_restored_whoever_wrote_it_and_only_once() {
         let set = ArchivedSet { snapshot: snapshot(9, 1), from: Some(ProgramId::from_bytes([2; 32])) };
         let own = ArchivedSet { from: None, ..set };
+        let lineage = Lineage::from(vec![Branch { until: Some(snapshot(2, 4)), since: Epoch::new(3) }]);
+        let newest = DataBase::Archive { snapshot: None, lineage };
         for (base, wanted) in
-            [(set.base(), Some(set)), (own.base(), Some(own)), (DataBase::Archive { snapshot: None }, None)]
+            [(set.base(), Wanted::Set(set)), (own.base(), Wanted::Set(own)), (newest, Wanted::Newest(lineage))]
         {
             for known in [live_in(3), Program::default(), with_copies(&[snapshot(9, 1)])] {
                 assert_eq!(plan(&known, Some(&live(9, base)), Epoch::new(9)), Ok(Plan::Restore(wanted)));
@@ -262,10 +274,13 @@ mod tests {
     #[test]
     fn what_was_seen_grows_older_until_it_is_said_and_without_a_replica_all_is_at_risk() {
         let at = BootTime::from_nanos(5_000_000_000);
-        let copy = Some((snapshot(2, 7), Duration::from_millis(300)));
-        let seen = Seen { program: ProgramId::from_bytes([1; 32]), live: Some(Epoch::new(3)), copy, at };
+        let age = |sequence| Duration::from_millis(1000 - sequence * 100);
+        let copies = [7, 6, 3, 1].map(|sequence| (snapshot(2, sequence), age(sequence))).to_vec();
+        let seen = Seen { program: ProgramId::from_bytes([1; 32]), live: Some(Epoch::new(3)), copies, at };
         let report = seen.report(at + Duration::from_millis(200), |_| None);
         assert_eq!(report.copy, Some(CopyReport { newest: snapshot(2, 7), age_ms: 501 }), "rounded up");
+        let earlier = |sequence, age_ms| CopyReport { newest: snapshot(2, sequence), age_ms };
+        assert_eq!(report.earlier, [earlier(6, 601), earlier(3, 901)], "not all");
         let live = report.live.unwrap();
         assert_eq!((live.epoch, live.confirmed, live.at_risk_ms), (Epoch::new(3), None, u64::MAX));
         let said = LiveReport { at_risk_ms: 4, ..live };

@@ -35,7 +35,7 @@ pub(super) async fn order(
         return Err(ApiError::conflict("this order was taken before; sign a new one"));
     }
     tracing::warn!(%by, order = signed.order, "an order was recorded");
-    ask(&api, |answer| Input::Ordered(operation(), by, answer)).await?;
+    ask(&api, |answer| Input::Ordered(operation(), by, now, answer)).await?;
     let (shown, is_shown) = oneshot::channel();
     api.engine.send(Input::Barrier(shown)).await.map_err(|_| stopping())?;
     is_shown.await.map_err(|_| stopping())?;

@@ -22,14 +22,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lease::BootTime;
-use protocol::data::{ArchivedSet, Branch, CopyReport, DataBase, DataEntry, DataReport, LiveReport, SnapshotId};
+use protocol::data::{
+    ArchivedSet, Branch, CopyReport, DataBase, DataEntry, DataReport, Lineage, LiveReport, MAX_EARLIER_COPIES,
+    SnapshotId,
+};
 use protocol::{Epoch, NodeId, ProgramId};
 
 use super::restores::AskedRestore;
 use super::start::{DataStart, Loss, Writer};
 
 /// Snapshots whose times are remembered: those that nodes report, and those that they had before.
-const DATED: usize = 8;
+const DATED: usize = 16;
 
 /// What to do when no copy of a program's data can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +61,19 @@ pub(super) struct Held {
     pub(super) copy: Option<Copy>,
 }
 
+/// Which snapshots count.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Line {
+    /// The newest snapshot that another node than the writer has complete, as far as this scheduler heard.
+    pub(super) floor: Option<SnapshotId>,
+    /// Whether it heard that from a node that knows: the writer, or the confirmed standby.
+    pub(super) is_floor_known: bool,
+    /// Which copies of earlier epochs do not count.
+    pub(super) branch: Option<Branch>,
+    /// Which sets of the archive do not.
+    pub(super) archived: Lineage,
+}
+
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Data {
@@ -67,6 +83,8 @@ pub(super) struct Data {
     pub(super) before: Option<(NodeId, Epoch)>,
     /// When the last one had ended at the latest, if it has.
     pub(super) ended: Option<BootTime>,
+    /// Until then not every node has had the time to say what it has: the scheduler had just started when it learned of this.
+    pub(super) all_heard: Option<BootTime>,
     /// The node that keeps copies, and has one.
     pub(super) confirmed: Option<NodeId>,
     /// The node that shall keep copies, and has none yet.
@@ -75,12 +93,10 @@ pub(super) struct Data {
     pub(super) held: BTreeMap<NodeId, Held>,
     /// When the newest snapshots were taken that were heard of.
     pub(super) dated: BTreeMap<SnapshotId, Option<BootTime>>,
-    /// The newest snapshot that another node than the writer has complete, as far as this scheduler heard.
-    pub(super) floor: Option<SnapshotId>,
-    /// Which copies of earlier epochs do not count.
-    pub(super) branch: Option<Branch>,
-    /// Whether it heard that from a node that knows: the writer, or the confirmed standby.
-    pub(super) is_floor_known: bool,
+    /// What of it counts.
+    pub(super) line: Line,
+    /// What counted before the last assignment: again, should that turn out to have written nothing.
+    pub(super) line_before: Line,
     /// Whether the keeper will not keep it any longer, and another has to be found.
     pub(super) is_keeper_gone: bool,
     /// What the current assignment starts with.
@@ -109,6 +125,13 @@ pub(super) enum Sources {
     Nowhere(String),
 }
 
+impl Line {
+    /// Whether a copy is of writes that the program knows.
+    fn counts(&self, copy: SnapshotId) -> bool {
+        !self.archived.cuts_off(copy) && self.branch.is_none_or(|branch| !branch.cuts_off(copy))
+    }
+}
+
 impl Data {
     pub(super) fn new(on_loss: OnLoss) -> Self {
         Self { on_loss, ..Self::default() }
@@ -122,32 +145,33 @@ impl Data {
     /// Takes in what a node says, and said after `made_after`, if anybody knows. Returns whether its standby has its first
     /// complete snapshot with that.
     pub(super) fn hear(&mut self, node: NodeId, report: &DataReport, made_after: Option<BootTime>) -> bool {
-        let copy = report.copy.as_ref().map(|CopyReport { newest, age_ms }| {
-            let age = Duration::from_millis(*age_ms);
-            let taken = made_after.filter(|made| age < BootTime::BOOT.until(*made)).map(|made| made - age);
-            // It does not become younger, whatever is said of it.
-            let earlier = self.dated.get(newest).copied().flatten();
-            let taken = earlier.map_or(taken, |earlier| Some(taken.map_or(earlier, |taken| taken.min(earlier))));
-            Copy { newest: *newest, taken }
-        });
-        if let Some(copy) = &copy {
-            self.dated.insert(copy.newest, copy.taken);
-            while self.dated.len() > DATED {
-                self.dated.pop_first();
-            }
-        }
-        let copy = copy.filter(|copy| self.branch.is_none_or(|branch| !branch.cuts_off(copy.newest)));
+        let copies = report.copy.iter().chain(report.earlier.iter().take(MAX_EARLIER_COPIES));
+        let copies: Vec<_> = copies.map(|copy| self.dated(copy, made_after)).collect();
+        let copy = copies.into_iter().find(|copy| self.line.counts(copy.newest));
         self.learn_writer(node, report);
         let is_writer = |live: &&LiveReport| self.last == Some((node, live.epoch));
         let writer = report.live.as_ref().filter(is_writer);
-        self.is_floor_known |= writer.is_some() || (self.confirmed == Some(node) && copy.is_some());
+        self.line.is_floor_known |= writer.is_some() || (self.confirmed == Some(node) && copy.is_some());
         // What the writer has taken and nobody else has is lost with it.
         let is_elsewhere = self.last.is_none_or(|(writer, _)| writer != node);
         let elsewhere = copy.as_ref().filter(|_| is_elsewhere).map(|copy| copy.newest);
-        self.floor = self.floor.max(elsewhere).max(writer.and_then(|live| live.confirmed));
+        self.line.floor = self.line.floor.max(elsewhere).max(writer.and_then(|live| live.confirmed));
         let is_filled = self.filling == Some(node) && self.is_acceptable(node, copy.as_ref());
         self.held.insert(node, Held { live: report.live.clone(), copy });
         is_filled
+    }
+
+    fn dated(&mut self, copy: &CopyReport, made_after: Option<BootTime>) -> Copy {
+        let (newest, age) = (copy.newest, Duration::from_millis(copy.age_ms));
+        let taken = made_after.filter(|made| age < BootTime::BOOT.until(*made)).map(|made| made - age);
+        // It does not become younger, whatever is said of it.
+        let earlier = self.dated.get(&newest).copied().flatten();
+        let taken = earlier.map_or(taken, |earlier| Some(taken.map_or(earlier, |taken| taken.min(earlier))));
+        self.dated.insert(newest, taken);
+        while self.dated.len() > DATED {
+            self.dated.pop_first();
+        }
+        Copy { newest, taken }
     }
 
     /// Data of an epoch that the database does not know is newer than all that it knows of: the database is an old copy.
@@ -157,15 +181,16 @@ impl Data {
         let newest = live.max(report.copy.as_ref().map(|copy| copy.newest.epoch));
         if let Some(newest) = newest.filter(|newest| *newest > last) {
             self.before = self.last.replace((node, newest));
-            (self.floor, self.branch, self.is_floor_known) = (None, None, false);
+            // What was cut off from the archive before, is for good.
+            self.line = Line { archived: self.line.archived, ..Line::default() };
         }
     }
 
     /// A copy that is known to be as new as any.
     fn is_acceptable(&self, node: NodeId, copy: Option<&Copy>) -> bool {
         let Some(copy) = copy else { return false };
-        if self.is_floor_known {
-            return self.floor.is_none_or(|floor| copy.newest >= floor);
+        if self.line.is_floor_known {
+            return self.line.floor.is_none_or(|floor| copy.newest >= floor);
         }
         // Of a scheduler that has just started nothing is known but what the database says.
         self.confirmed == Some(node)
@@ -225,7 +250,7 @@ impl Data {
         let Some((node, epoch)) = self.last else { return Sources::Anywhere };
         if let Some((writer, _)) = self.live() {
             let copies = self.held.keys().filter(|node| **node != writer && self.is_exact(**node));
-            let base = DataBase::Copy { at_least: self.floor, branch: self.branch };
+            let base = DataBase::Copy { at_least: self.line.floor, branch: self.line.branch };
             let copies = copies.map(|node| (*node, base)).collect();
             return Sources::On(vec![vec![(writer, DataBase::Own { epoch })], copies]);
         }
@@ -236,12 +261,15 @@ impl Data {
             .filter_map(|(node, held)| Some((held.copy.as_ref()?.newest, *node)))
             .collect();
         copies.sort_unstable_by(|a, b| b.cmp(a));
-        let base = |newest| DataBase::Copy { at_least: Some(newest), branch: self.branch };
+        let base = |newest| DataBase::Copy { at_least: Some(newest), branch: self.line.branch };
+        if self.all_heard.is_some_and(|until| now < until) {
+            return Sources::Nowhere("it waits until every node has had the time to say what it has".to_owned());
+        }
         match (copies.is_empty(), self.on_loss) {
             (false, _) => Sources::On(copies.into_iter().map(|(newest, node)| vec![(node, base(newest))]).collect()),
             (true, OnLoss::Fresh) => Sources::Anywhere,
             (true, OnLoss::Archive) if self.restore_due(patience).is_some_and(|at| at <= now) => {
-                Sources::Archive(DataBase::Archive { snapshot: None })
+                Sources::Archive(DataBase::Archive { snapshot: None, lineage: self.line.archived })
             }
             (true, OnLoss::Archive) => {
                 let (waits, seconds) = (self.waits_in_words(node), patience.as_secs());
@@ -278,7 +306,7 @@ impl Data {
                 let at_most = copy.and_then(|copy| copy.taken).zip(self.ended).map(|(taken, ended)| ended.since(taken));
                 Some(Loss { epoch, snapshot: copy.map(|copy| copy.newest), from_archive: false, at_most })
             }
-            (Some((_, epoch)), DataBase::Empty | DataBase::Archive { snapshot: None }) => {
+            (Some((_, epoch)), DataBase::Empty | DataBase::Archive { snapshot: None, .. }) => {
                 let from_archive = base != DataBase::Empty;
                 Some(Loss { epoch, snapshot: None, from_archive, at_most: None })
             }
@@ -304,7 +332,11 @@ impl Data {
 
     /// What the database is to remember with an assignment that begins.
     pub(super) fn start(&self) -> Option<DataStart> {
-        self.base.map(|base| DataStart { base, branch: self.branch })
+        self.base.map(|base| self.start_with(base))
+    }
+
+    fn start_with(&self, base: DataBase) -> DataStart {
+        DataStart { base, branch: self.line.branch, archived: self.line.archived }
     }
 
     /// What an assignment starts with of which that is not known. It may have started already.
@@ -312,7 +344,7 @@ impl Data {
         match self.before {
             None => DataBase::Empty,
             Some((writer, epoch)) if writer == node => DataBase::Own { epoch },
-            Some(_) => DataBase::Copy { at_least: None, branch: self.branch },
+            Some(_) => DataBase::Copy { at_least: None, branch: self.line.branch },
         }
     }
 
@@ -320,16 +352,16 @@ impl Data {
     pub(super) fn writer(&self, program: ProgramId) -> Option<Writer> {
         let (node, epoch) = self.last?;
         // Where it branched off itself is known already.
-        let start = DataStart { base: DataBase::Own { epoch }, branch: self.branch };
+        let start = self.start_with(DataBase::Own { epoch });
         Some(Writer { program, node, epoch, start: Some(start) })
     }
 
     /// It is known that this assignment may have written.
     pub(super) fn recall(&mut self, writer: &Writer) {
         self.base = None;
-        if let Some(DataStart { base, branch }) = writer.start {
+        if let Some(DataStart { base, branch, archived }) = writer.start {
             self.begins_with(base);
-            self.branch = branch;
+            (self.line.branch, self.line.archived) = (branch, archived);
         }
         self.granted(writer.node, writer.epoch);
     }
@@ -339,6 +371,7 @@ impl Data {
         if self.last != Some((node, epoch)) {
             self.before = self.last.replace((node, epoch));
             self.ended = None;
+            self.line_before = self.line;
             self.branch_off(epoch);
         }
     }
@@ -348,20 +381,24 @@ impl Data {
         let until = match self.base {
             // Which set the newest of the archive was is not known here: older than all that is not in it. Nothing of what
             // another program wrote was this one's before.
-            Some(DataBase::Empty | DataBase::Archive { snapshot: None } | DataBase::Foreign { .. }) => None,
-            Some(DataBase::Copy { at_least: Some(snapshot), .. } | DataBase::Archive { snapshot: Some(snapshot) }) => {
-                Some(snapshot)
-            }
+            Some(DataBase::Empty | DataBase::Archive { snapshot: None, .. } | DataBase::Foreign { .. }) => None,
+            Some(
+                DataBase::Copy { at_least: Some(snapshot), .. } | DataBase::Archive { snapshot: Some(snapshot), .. },
+            ) => Some(snapshot),
             // All that its node has, or nobody knows.
             Some(DataBase::Own { .. } | DataBase::Copy { at_least: None, .. }) | None => return,
         };
         let branch = Branch { until, since: epoch };
-        self.branch = Some(branch);
-        if self.floor > until {
-            self.floor = until;
+        self.line.branch = Some(branch);
+        // The newest set of the archive that counted still does, and of earlier epochs there will be no newer ones.
+        if !matches!(self.base, Some(DataBase::Archive { snapshot: None, .. })) {
+            self.line.archived.branch_off(branch);
+        }
+        if self.line.floor > until {
+            self.line.floor = until;
         }
         for held in self.held.values_mut() {
-            held.copy.take_if(|copy| branch.cuts_off(copy.newest));
+            held.copy.take_if(|copy| !self.line.counts(copy.newest));
         }
     }
 
@@ -370,7 +407,8 @@ impl Data {
         match (self.last == Some((node, epoch)), has_run) {
             (true, true) => self.ended = Some(now),
             (true, false) => {
-                self.last = self.before;
+                // What it would have begun with, nobody went on from: all counts that did before.
+                (self.last, self.line) = (self.before, self.line_before);
                 self.ended.get_or_insert(now);
             }
             (false, _) => {}

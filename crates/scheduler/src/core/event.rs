@@ -116,6 +116,8 @@ pub enum Event {
         operation: Operation,
         /// Who ordered it.
         by: Address,
+        /// When it was recorded; no two orders about a program have the same time.
+        at: DateTime<Utc>,
     },
     /// Time has passed.
     Tick,
@@ -192,7 +194,7 @@ pub struct AskedMove {
     pub to: Option<NodeId>,
     /// Who ordered it.
     pub by: Address,
-    /// When, for people.
+    /// When it was recorded.
     pub at: DateTime<Utc>,
 }
 
@@ -230,7 +232,8 @@ pub enum Command {
 }
 
 /// A change of the database. [`Write::Assign`], [`Write::Close`] and [`Write::Forget`] are answered by an event each, and
-/// there is never more than one of them under way for a program; the others are caches, whose loss only costs time.
+/// there is never more than one of them under way for a program; of the others some are repeated until they are written
+/// ([`Write::is_repeated`]), and the rest are caches, whose loss only costs time.
 #[derive(Debug, Clone)]
 pub enum Write {
     /// Keep what a program is, for a start without the message node.
@@ -245,7 +248,7 @@ pub enum Write {
         /// The lowest epoch to use.
         at_least: Epoch,
         /// What it starts with, if it has data.
-        start: Option<DataStart>,
+        start: Option<Box<DataStart>>,
         /// What that costs, for the signed history.
         loss: Option<Loss>,
         /// When, for people.
@@ -294,15 +297,19 @@ pub enum Write {
         /// The node.
         node: NodeId,
     },
-    /// Drop the order to move a program: it is over.
+    /// Drop the order to move a program: it is over. A newer one stays.
     MoveOver {
         /// The program.
         program: ProgramId,
+        /// When the order was recorded.
+        ordered: DateTime<Utc>,
     },
-    /// Drop the order to restore a program: it is over.
+    /// Drop the order to restore a program: it is over. A newer one stays.
     RestoreOver {
         /// The program.
         program: ProgramId,
+        /// When the order was recorded.
+        ordered: DateTime<Utc>,
     },
     /// Keep how a node was registered.
     Node(Registration),
@@ -316,6 +323,12 @@ pub enum Write {
 }
 
 impl Write {
+    /// Whether it is written again for as long as it fails, before what follows it. Nobody asks for these again: an order
+    /// that is over and still there would be carried out after a restart.
+    pub fn is_repeated(&self) -> bool {
+        matches!(self, Self::Record { .. } | Self::MoveOver { .. } | Self::RestoreOver { .. })
+    }
+
     /// The program whose assignment it changes, which waits for the answer.
     pub fn answers_to(&self) -> Option<ProgramId> {
         match self {

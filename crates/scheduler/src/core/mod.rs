@@ -194,7 +194,7 @@ impl Scheduler {
             Event::Closed { program, epoch } => self.closed(turn, program, epoch),
             Event::Forgotten { program } => self.forgotten(turn, program),
             Event::StoreFailed { program } => self.store_failed(turn, program),
-            Event::Ordered { operation, by } => self.ordered(turn, operation, by),
+            Event::Ordered { operation, by, at } => self.ordered(turn, operation, by, at),
             Event::Tick => {}
         }
     }

@@ -73,6 +73,7 @@ pub(super) struct Asked {
     /// The node that it is to run on; `None` for any other.
     pub(super) to: Option<NodeId>,
     pub(super) by: Address,
+    /// When it was recorded.
     pub(super) at: DateTime<Utc>,
 }
 
@@ -256,21 +257,25 @@ impl Scheduler {
     }
 
     /// Somebody wants a program to run elsewhere. An order before counts no more.
-    pub(super) fn ask_to_move(&mut self, turn: &mut Turn, id: ProgramId, to: Option<NodeId>, by: Address) {
+    pub(super) fn ask_to_move(
+        &mut self,
+        turn: &mut Turn,
+        id: ProgramId,
+        to: Option<NodeId>,
+        by: Address,
+        at: DateTime<Utc>,
+    ) {
         let is_possible = self.object_to_move(id, to).is_none();
         let Some(program) = self.programs.get_mut(&id) else { return };
         let Some(assignment) = program.stage.assignment_mut().filter(|_| is_possible) else {
             // What changed between question and order.
-            if program.moves.asked.is_none() {
-                turn.command(Command::Store(Write::MoveOver { program: id }));
-            }
-            return;
+            return turn.command(Command::Store(Write::MoveOver { program: id, ordered: at }));
         };
         let (node, epoch) = (assignment.node, assignment.epoch);
         if assignment.leaving.is_none() {
             assignment.leave(Some(Cause::Moved), turn.wall);
         }
-        program.moves.asked = Some(Asked { from: node, to, by: by.clone(), at: turn.wall });
+        program.moves.asked = Some(Asked { from: node, to, by: by.clone(), at });
         program.moves.pause = None;
         let fact = Fact::MoveAsked { by, to };
         turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
@@ -293,10 +298,10 @@ impl Scheduler {
             let fact = Fact::MoveCancelled { by };
             turn.command(Command::Store(Write::Record { program: id, epoch, node, at: turn.wall, fact }));
         }
-        let Asked { from, to, .. } = asked;
+        let Asked { from, to, at, .. } = asked;
         let outcome = MoveOutcome::Cancelled;
         self.move_over(turn, id, MoveEnd { outcome, from, to, at: turn.wall, reason: None, not_ready: None });
-        turn.command(Command::Store(Write::MoveOver { program: id }));
+        turn.command(Command::Store(Write::MoveOver { program: id, ordered: at }));
     }
 
     /// A program that is not desired any more moves no more.
@@ -304,8 +309,8 @@ impl Scheduler {
         let Some(program) = self.programs.get_mut(&id) else { return };
         let moves = std::mem::take(&mut program.moves);
         program.moves.shown = moves.shown;
-        if moves.asked.is_some() {
-            turn.command(Command::Store(Write::MoveOver { program: id }));
+        if let Some(Asked { at, .. }) = moves.asked {
+            turn.command(Command::Store(Write::MoveOver { program: id, ordered: at }));
         }
     }
 
@@ -313,7 +318,7 @@ impl Scheduler {
     pub(super) fn restore_move(&mut self, turn: &mut Turn, asked: AskedMove) {
         let AskedMove { program: id, from, to, by, at } = asked;
         let Some(program) = self.programs.get_mut(&id) else {
-            return turn.command(Command::Store(Write::MoveOver { program: id }));
+            return turn.command(Command::Store(Write::MoveOver { program: id, ordered: at }));
         };
         let asked = Asked { from, to, by, at };
         if let Some(assignment) = program.stage.assignment_mut() {
@@ -424,8 +429,8 @@ impl Scheduler {
         let not_ready = stopped.map(|stopped| (ready - stopped).to_std().unwrap_or_default());
         let outcome = MoveOutcome::Done;
         self.move_over(turn, id, MoveEnd { outcome, from, to: Some(node), at: ready, reason: None, not_ready });
-        if asked.is_some() {
-            turn.command(Command::Store(Write::MoveOver { program: id }));
+        if let Some(Asked { at, .. }) = asked {
+            turn.command(Command::Store(Write::MoveOver { program: id, ordered: at }));
         }
     }
 
@@ -439,8 +444,8 @@ impl Scheduler {
         program.moves.pause = Some(Avoid { until, times: times + 1 });
         program.moves.unrecorded = Some(reason.clone());
         let asked = program.moves.asked.take_if(|asked| cause == Cause::Moved || asked.to == Some(to));
-        if asked.is_some() {
-            turn.command(Command::Store(Write::MoveOver { program: id }));
+        if let Some(Asked { at, .. }) = asked {
+            turn.command(Command::Store(Write::MoveOver { program: id, ordered: at }));
         }
         let (outcome, reason) = (MoveOutcome::Failed, Some(reason));
         self.move_over(turn, id, MoveEnd { outcome, from, to: Some(to), at: turn.wall, reason, not_ready: None });

@@ -1,5 +1,6 @@
 //! What people order: drain a node, give it up, go on, move a program, go back to a snapshot.
 
+use chrono::{DateTime, Utc};
 use protocol::data::ArchivedSet;
 use protocol::operation::Operation;
 use protocol::{Address, NodeId};
@@ -7,10 +8,11 @@ use protocol::{Address, NodeId};
 use super::Scheduler;
 use super::assignment::Stage;
 use super::event::{Cause, Notice, Proof};
+use super::restores::AskedRestore;
 use super::turn::Turn;
 
 impl Scheduler {
-    pub(super) fn ordered(&mut self, turn: &mut Turn, operation: Operation, by: Address) {
+    pub(super) fn ordered(&mut self, turn: &mut Turn, operation: Operation, by: Address, at: DateTime<Utc>) {
         turn.notice(Notice::Ordered(operation.clone()));
         match operation {
             Operation::Drain { node, reason } => self.drain(turn, node, Some(reason)),
@@ -21,10 +23,11 @@ impl Scheduler {
                     self.brake_moved(turn);
                 }
             }
-            Operation::Move { program, to } => self.ask_to_move(turn, program, to, by),
+            Operation::Move { program, to } => self.ask_to_move(turn, program, to, by, at),
             Operation::CancelMove { program } => self.cancel_move(turn, program, by),
             Operation::Restore { program, snapshot, from } => {
-                self.ask_to_restore(turn, program, ArchivedSet { snapshot, from }, by);
+                let (set, of) = (ArchivedSet { snapshot, from }, None);
+                self.ask_to_restore(turn, AskedRestore { program, set, of, by, at });
             }
         }
     }

@@ -48,11 +48,12 @@ impl Scheduler {
             match self.programs.get_mut(&writer.program) {
                 Some(program) => program.restored_data().into_iter().for_each(|data| {
                     data.recall(&writer);
-                    // It ended before this scheduler began.
-                    data.ended = Some(turn.now);
+                    // It ended before this scheduler began. What the database says of copies is not all that there is.
+                    (data.ended, data.all_heard) = (Some(turn.now), self.earlier_leases_until);
                 }),
                 None => drop(self.past_writers.insert(writer.program, writer)),
             }
+            self.settle(turn, writer.program);
         }
         for (id, node) in restored.standbys {
             if let Some(unread) = self.programs.get_mut(&id).filter(|program| program.spec.is_unknown()) {
@@ -113,7 +114,7 @@ impl Scheduler {
             // It was paid for again, for example: its data may still be there, and it does not begin without.
             if let (Some(data), Some(writer)) = (&mut program.data, self.past_writers.remove(&id)) {
                 data.recall(&writer);
-                data.ended = Some(turn.now);
+                (data.ended, data.all_heard) = (Some(turn.now), self.earlier_leases_until);
             }
             self.programs.insert(id, program);
             self.changes.program(id, true);
@@ -129,9 +130,11 @@ impl Scheduler {
             let confirmed = unread.confirmed.take();
             program.data = spec.data.map(|on_loss| Box::new(Data { on_loss, ..*unread }));
             for node in nodes.into_iter().flatten() {
-                let node = self.node(turn, node);
-                node.vacate(needs);
-                node.occupy(spec.needs);
+                let offer = self.node(turn, node);
+                offer.vacate(needs);
+                offer.occupy(spec.needs);
+                // It takes others again, if this was the last that nobody knew.
+                self.waiting.improve(node);
             }
             turn.command(Command::Store(Write::Remember(spec)));
             self.set_keeper(turn, id, |data| data.confirmed = confirmed);
@@ -310,7 +313,8 @@ impl Scheduler {
                 *retry_at = None;
                 let (spec, at_least) = (program.spec.clone(), program.at_least);
                 let data = program.data.as_ref();
-                let (start, loss) = (data.and_then(|data| data.start()), data.and_then(|data| data.loss));
+                let start = data.and_then(|data| data.start()).map(Box::new);
+                let loss = data.and_then(|data| data.loss);
                 Write::Assign { spec, node: *node, at_least, start, loss, at: turn.wall }
             }
             Stage::Closing { epoch, cause, proof, retry_at, .. } => {
@@ -375,7 +379,8 @@ impl Program {
         };
         let waits = self.data.as_ref().filter(|_| matches!(self.stage, Stage::Unplaced));
         let restore = waits.and_then(|data| data.restore_due(policy.restore_after));
-        let later = [self.held_until, failing, self.move_due(), restore].into_iter().flatten();
+        let all_heard = waits.and_then(|data| data.all_heard);
+        let later = [self.held_until, failing, self.move_due(), restore, all_heard].into_iter().flatten();
         let avoided = self.avoid.values().map(|avoid| avoid.until);
         self.stage.due().into_iter().chain(later.chain(avoided).filter(|at| *at > now)).min()
     }

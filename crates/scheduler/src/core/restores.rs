@@ -34,7 +34,7 @@ pub struct AskedRestore {
     pub of: Option<Epoch>,
     /// Who ordered it.
     pub by: Address,
-    /// When, for people.
+    /// When it was recorded.
     pub at: DateTime<Utc>,
 }
 
@@ -56,18 +56,16 @@ impl Scheduler {
     }
 
     /// Somebody wants a program to go back to this snapshot. An order before counts no more.
-    pub(super) fn ask_to_restore(&mut self, turn: &mut Turn, id: ProgramId, set: ArchivedSet, by: Address) {
+    pub(super) fn ask_to_restore(&mut self, turn: &mut Turn, asked: AskedRestore) {
+        let (id, ordered) = (asked.program, asked.at);
         let is_possible = self.object_to_restore(id).is_none();
-        let Some(program) = self.programs.get_mut(&id) else { return };
-        let of = program.stage.assignment().map(|assignment| assignment.epoch);
-        let Some(data) = program.data.as_mut().filter(|_| is_possible) else {
+        let program = self.programs.get_mut(&id).filter(|_| is_possible);
+        let of = program.as_ref().and_then(|program| program.stage.assignment()).map(|assignment| assignment.epoch);
+        let Some(data) = program.and_then(|program| program.data.as_mut()) else {
             // What changed between question and order.
-            if program.data.as_ref().is_none_or(|data| data.wanted.is_none()) {
-                turn.command(Command::Store(Write::RestoreOver { program: id }));
-            }
-            return;
+            return turn.command(Command::Store(Write::RestoreOver { program: id, ordered }));
         };
-        data.wanted = Some(AskedRestore { program: id, set, of, by, at: turn.wall });
+        data.wanted = Some(AskedRestore { of, ..asked });
         match of {
             Some(_) => self.release(turn, id, Cause::Restored, None),
             None => self.waiting.retry(&self.programs[&id]),
@@ -77,10 +75,10 @@ impl Scheduler {
 
     /// The order of an earlier scheduler's time.
     pub(super) fn restore_asked(&mut self, turn: &mut Turn, asked: AskedRestore) {
-        let id = asked.program;
+        let (id, ordered) = (asked.program, asked.at);
         let program = self.programs.get_mut(&id);
         let Some(program) = program.filter(|program| program.data.is_some()) else {
-            return turn.command(Command::Store(Write::RestoreOver { program: id }));
+            return turn.command(Command::Store(Write::RestoreOver { program: id, ordered }));
         };
         let epoch = program.stage.assignment().map(|assignment| assignment.epoch);
         let is_to_leave = epoch.is_some() && epoch <= asked.of;
@@ -109,8 +107,8 @@ impl Scheduler {
     pub(super) fn restore_over(&mut self, turn: &mut Turn, id: ProgramId) {
         let Some(data) = self.programs.get_mut(&id).and_then(|program| program.data.as_mut()) else { return };
         let restored = data.restored;
-        if data.wanted.take_if(|asked| restored == Some(asked.set)).is_some() {
-            turn.command(Command::Store(Write::RestoreOver { program: id }));
+        if let Some(AskedRestore { at, .. }) = data.wanted.take_if(|asked| restored == Some(asked.set)) {
+            turn.command(Command::Store(Write::RestoreOver { program: id, ordered: at }));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::data::{Branch, DataBase, SnapshotId};
+use protocol::data::{Branch, DataBase, Lineage, SnapshotId};
 use protocol::history::Fact;
 use protocol::{Epoch, NodeId, ProgramId};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,9 @@ pub struct DataStart {
     /// Where epochs before it branched off the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<Branch>,
+    /// Which sets of the archive do not count: all branches since the program is known.
+    #[serde(default, skip_serializing_if = "Lineage::is_straight")]
+    pub archived: Lineage,
 }
 
 /// An assignment that may have written.

@@ -294,8 +294,8 @@ fn note(program: &Program, state: ProgramState, now: BootTime, patience: Duratio
         }
         Stage::Unplaced => program.data.as_ref().and_then(|data| match data.sources(now, patience) {
             Sources::Nowhere(reason) => Some(reason),
-            Sources::Archive(_) => Some("it is restored from the archive".to_owned()),
-            Sources::Anywhere | Sources::On(_) => None,
+            // Which nodes do not fit, or that it is being placed.
+            Sources::Anywhere | Sources::On(_) | Sources::Archive(_) => None,
         }),
         Stage::Storing { .. } => Some("its assignment is being written".to_owned()),
         Stage::Assigned(_) if state == ProgramState::Unknown => {

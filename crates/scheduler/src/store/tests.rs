@@ -410,7 +410,10 @@ async fn moves_are_remembered_until_they_are_over() {
         );
         assert!(order(led, &owner, Operation::CancelMove { program: program(1) }).await);
         let forget = Write::Forget { program: program(2), cause: Gone::Forgotten, at: DateTime::UNIX_EPOCH };
-        led.apply(&[forget, Write::MoveOver { program: program(3) }]).await.unwrap();
+        let over = |ordered| Write::MoveOver { program: program(3), ordered };
+        led.apply(&[forget, over(DateTime::UNIX_EPOCH)]).await.unwrap();
+        assert_eq!(moves().await.len(), 1, "an order before that is over");
+        led.apply(&[over(remembered[&program(3)].at)]).await.unwrap();
         assert!(moves().await.is_empty());
     }
 }

@@ -34,7 +34,7 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
                 // An earlier write made it, whose answer was lost.
                 Some(open) => open,
                 None => {
-                    let epoch = assign(tx, spec.id, *node, *at_least, start.as_ref(), *at).await?;
+                    let epoch = assign(tx, spec.id, *node, *at_least, start.as_deref(), *at).await?;
                     let facts = [Fact::Assigned].into_iter().chain(loss.as_ref().map(Loss::fact));
                     for fact in facts {
                         append(tx, scheduler, News { program: spec.id, epoch, node: *node, at: *at, fact }).await?;
@@ -81,12 +81,13 @@ async fn apply(tx: &mut Connection, scheduler: &Account, write: &Write) -> Resul
             .await?;
             None
         }
-        Write::MoveOver { program } => {
-            sqlx::query("DELETE FROM moves WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
+        Write::MoveOver { program, ordered } => {
+            order_over(tx, "DELETE FROM moves WHERE program_id = $1 AND requested_at = $2", *program, *ordered).await?;
             None
         }
-        Write::RestoreOver { program } => {
-            sqlx::query("DELETE FROM restores WHERE program_id = $1").bind(program.to_string()).execute(tx).await?;
+        Write::RestoreOver { program, ordered } => {
+            let delete = "DELETE FROM restores WHERE program_id = $1 AND requested_at = $2";
+            order_over(tx, delete, *program, *ordered).await?;
             None
         }
         Write::Node(registration) => {
@@ -185,6 +186,16 @@ async fn close(
     let Some((node,)) = closed else { return Ok(()) };
     let fact = Fact::Ended { cause: cause.as_str().to_owned(), proof: proof.as_str().to_owned() };
     append(tx, scheduler, News { program, epoch, node: id("a node", &node)?, at, fact }).await
+}
+
+async fn order_over(
+    tx: &mut Connection,
+    delete: &'static str,
+    program: ProgramId,
+    ordered: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query(delete).bind(program.to_string()).bind(ordered.timestamp_micros()).execute(tx).await?;
+    Ok(())
 }
 
 async fn node(tx: &mut Connection, registration: &Registration) -> Result<(), StoreError> {

@@ -72,9 +72,7 @@ async fn write(
         }
         Err(error) => {
             *failure = Some(error);
-            // Nobody asks for these again: an order that is over and still there would be carried out after a restart.
-            let has_to_be = |write: &&Write| matches!(write, Write::Record { .. } | Write::MoveOver { .. });
-            unwritten.extend(batch.iter().filter(has_to_be).cloned());
+            unwritten.extend(batch.iter().filter(|write| write.is_repeated()).cloned());
             batch.iter().filter_map(Write::answers_to).map(|program| Event::StoreFailed { program }).collect()
         }
     }

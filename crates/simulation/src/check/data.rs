@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use protocol::data::SnapshotId;
 use protocol::{Epoch, ProgramId};
 
@@ -83,13 +84,24 @@ struct Known {
     dated_by_wall: BTreeSet<SnapshotId>,
     /// Epochs that begin with what the archive has.
     back: BTreeMap<Epoch, Back>,
-    /// What somebody wants it to go back to, and is not over; and which of these it began with last.
-    ordered: Vec<SnapshotId>,
-    begun_with: Option<SnapshotId>,
+    /// What somebody wants it to go back to, and is not over, by when that was recorded.
+    ordered: BTreeMap<DateTime<Utc>, SnapshotId>,
     /// The scheduler's database was lost, or one that is older than it was took its place, when the program was there already.
     is_doubted: bool,
     /// The highest epoch under which the archive was read in order to restore.
     read: Option<Epoch>,
+}
+
+impl Known {
+    /// What of the archive an epoch begins with: its own, or what one made since the last start that never ran, as somebody
+    /// wanted, and that it goes on with.
+    fn went_back_to(&self, start: Start, before: Epoch) -> Option<Back> {
+        let since = self.back.iter().rev().filter(|(epoch, _)| **epoch > before && **epoch <= start.epoch);
+        let counts = |epoch: Epoch, back: &Back| {
+            epoch == start.epoch || (back.wanted.is_some() && back.truth == Some(start.content))
+        };
+        since.map(|(epoch, back)| (*epoch, *back)).find(|(epoch, back)| counts(*epoch, back)).map(|(_, back)| back)
+    }
 }
 
 /// See the module.
@@ -104,8 +116,6 @@ pub(crate) struct DataChecker {
     pub(crate) unrecorded: u64,
     pub(crate) lost_writes: u64,
     restores: [u64; 2],
-    /// Starts from the archive with writes that the program did not know any more.
-    pub(crate) came_back: u64,
 }
 
 impl DataChecker {
@@ -128,6 +138,11 @@ impl DataChecker {
     /// What the program has written, as far as it counts.
     pub(crate) fn line(&self, program: ProgramId) -> Option<WriteId> {
         self.programs.get(&program)?.line?.1
+    }
+
+    /// Whether this is what the program has written, or a beginning of it.
+    pub(crate) fn is_on_line(&self, program: ProgramId, content: Content) -> bool {
+        matches!(content, Content::UpTo(last) if self.writes.is_prefix(last, self.line(program)))
     }
 
     /// The newest epoch that a program with data was started under.
@@ -203,20 +218,19 @@ impl DataChecker {
     }
 
     /// Somebody wants a program to go back to this.
-    pub(crate) fn ordered(&mut self, program: ProgramId, snapshot: SnapshotId) {
-        self.known(program).ordered.push(snapshot);
+    pub(crate) fn ordered(&mut self, program: ProgramId, snapshot: SnapshotId, at: DateTime<Utc>) {
+        self.known(program).ordered.insert(at, snapshot);
     }
 
-    /// Whether an assignment begins with what somebody wants; with `None` that is over.
-    pub(crate) fn is_wanted(&mut self, program: ProgramId, snapshot: Option<SnapshotId>) -> bool {
-        let known = self.known(program);
-        if snapshot.is_some() {
-            known.begun_with = snapshot;
-            return snapshot.is_some_and(|snapshot| known.ordered.contains(&snapshot));
-        }
-        let over = known.ordered.iter().position(|ordered| Some(*ordered) == known.begun_with);
-        over.map(|over| known.ordered.remove(over));
-        true
+    /// Whether an assignment begins with what somebody wants.
+    pub(crate) fn is_wanted(&self, program: ProgramId, snapshot: SnapshotId) -> bool {
+        let mut known = self.programs.get(&program).into_iter().flat_map(|known| known.ordered.values());
+        known.any(|ordered| *ordered == snapshot)
+    }
+
+    /// What was wanted then is over, and with it what was wanted before.
+    pub(crate) fn over(&mut self, program: ProgramId, ordered: DateTime<Utc>) {
+        self.known(program).ordered.retain(|at, _| *at > ordered);
     }
 
     /// A machine makes volumes of what the archive has.
@@ -300,7 +314,7 @@ impl DataChecker {
         if !is_sure || (start.epoch > before && !self.known(start.program).anew.is_empty()) {
             return Ok(());
         }
-        let back = self.known(start.program).back.get(&start.epoch).copied().filter(|_| start.epoch > before);
+        let back = self.known(start.program).went_back_to(start, before);
         if let Some(back) = back {
             self.restores[usize::from(back.wanted.is_none())] += 1;
             // It may be given up by now.
@@ -314,14 +328,6 @@ impl DataChecker {
                 self.known(start.program).flushed = content;
                 return Ok(());
             }
-        }
-        if back.is_some() && !self.writes.is_prefix(content, line) {
-            // The newest set of the archive may be one of writes that the program does not know any more: after its owner went
-            // back to an earlier one, say, and all copies were lost before the next one was archived. Orders to restore the newest
-            // do not name the branch, as those to promote a copy do; seed 1071 shows it.
-            self.known(start.program).flushed = content;
-            self.came_back += 1;
-            return Ok(());
         }
         if !self.writes.is_prefix(content, line) {
             let what = format!(

@@ -244,7 +244,7 @@ impl World {
         }
         let folder = match self.open_data(run, assignment) {
             Ok(folder) => folder,
-            Err(Trouble::InArchive(wanted)) => return self.restores(run, assignment, id, wanted),
+            Err(Trouble::InArchive(wanted)) => return self.restores(run, assignment, id, *wanted),
             Err(trouble) => return self.not_opened(run, assignment, &trouble),
         };
         let Some(task) = self.agent_mut(run).and_then(|agent| agent.tasks.get_mut(&assignment)) else { return };

@@ -176,12 +176,13 @@ impl Archive {
         complete.map(|(id, _)| *id).collect()
     }
 
-    /// Whether anything of a program can be restored, as far as anybody knows and if that is so.
-    pub(crate) fn can_restore(&self, program: ProgramId) -> bool {
+    /// Whether anything of a program that counts can be restored, as far as anybody knows and if that is so.
+    pub(crate) fn can_restore(&self, program: ProgramId, counts: impl Fn(Content) -> bool) -> bool {
         let Some(shelf) = self.shelves.get(&program) else { return false };
         let facts = shelf.facts();
         let sets = Sets::new(&facts);
-        shelf.sets.keys().any(|id| sets.usable_chain(*id).is_some() && !shelf.is_rotten(*id))
+        let is_good = |id: SnapshotId| sets.usable_chain(id).is_some() && !shelf.is_rotten(id);
+        shelf.sets.iter().any(|(id, kept)| counts(kept.truth) && is_good(*id))
     }
 
     /// What a set is the snapshot of.

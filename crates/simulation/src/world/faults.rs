@@ -2,28 +2,23 @@
 //! worlds with many go wide.
 
 mod archive;
+mod people;
+mod store;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lease::{LeaseConfig, LeaseTimes};
-use protocol::data::ArchivedSet;
-use protocol::operation::Operation;
-use protocol::{Address, NodeId};
-use scheduler::core::Event;
 use scheduler::core::leadership::leadership_times;
 use volumes::replication::core::Pace;
 
 use crate::chance::Chance;
 use crate::options::Options;
-use crate::store::Health;
 use crate::time::Moment;
-use crate::trap::Trap;
 
 use super::message_node::Act;
 use super::sandbox::Request;
-use super::scheduler::SchedulerHost;
-use super::{AgentRun, Happening, MachineId, Place, SchedulerId, SchedulerRun, World, say};
+use super::{AgentRun, Happening, MachineId, Place, SchedulerId, World, say};
 
 /// How long programs have when their node is stopped in order.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -451,76 +446,6 @@ impl World {
         }
     }
 
-    fn strike_store(&mut self, fault: Fault) {
-        let until = self.a_while();
-        match fault {
-            Fault::StoreOldCopy | Fault::StoreLost => {
-                // Nobody exchanges the database below a scheduler that runs. A copy does not know what was assigned after it
-                // was made: whoever restores one waits until the leases of that time have ended.
-                let is_hasty = fault == Fault::StoreLost || self.has_trap(Trap::HastyRestore);
-                for id in self.scheduler_ids() {
-                    if !is_hasty {
-                        self.host_mut(id).not_before = self.now + self.longest_lease(id);
-                    }
-                    self.scheduler_dies(id);
-                    self.start_scheduler_in(id, until.since(self.now));
-                }
-                let is_other = fault == Fault::StoreOldCopy && self.store.put_back();
-                if fault == Fault::StoreLost {
-                    self.store.lose();
-                }
-                if is_other || fault == Fault::StoreLost {
-                    self.checker.counts_again = true;
-                    self.checker.data.doubt(self.message_node.all());
-                }
-            }
-            Fault::StoreUnreadable => {
-                // Another version of the scheduler starts, say, which reads less than the one before wrote.
-                for id in self.scheduler_ids() {
-                    self.scheduler_dies(id);
-                    self.start_scheduler_in(id, until.since(self.now));
-                }
-                let unreadable: Vec<_> = self.message_node.all().filter(|_| self.chance.percent(50)).collect();
-                self.store.make_unreadable(&unreadable);
-            }
-            _ => {
-                let slow = self.chance.millis(100, 3000);
-                self.store.health = match fault {
-                    Fault::StoreRefuses => Health::Refuses,
-                    Fault::StoreSlow => Health::Slow(slow),
-                    _ => Health::FailsOver,
-                };
-                self.store.well_at = until;
-            }
-        }
-    }
-
-    fn strike_users(&mut self, fault: Fault) {
-        let until = self.a_while();
-        match fault {
-            Fault::SilenceMessageNode => self.message_node.silent_until = until,
-            Fault::EmptyMessageNode => self.message_node.empty_until = until,
-            Fault::Drain => self.drain_node(until),
-            Fault::DrainTwo => {
-                self.drain_node(until);
-                self.drain_node(until);
-            }
-            Fault::GiveUp => self.give_up_node(),
-            Fault::Flood => {
-                for _ in 0..self.chance.between(5, 25) {
-                    self.act(Act::Publish);
-                }
-            }
-            _ => {
-                let Some(id) = self.some_machine() else { return };
-                // At least two remain.
-                if !self.plan.withdrawn.remove(&id) && self.machines.len() > self.plan.withdrawn.len() + 2 {
-                    self.plan.withdrawn.insert(id);
-                }
-            }
-        }
-    }
-
     /// What only copies of data suffer from.
     fn strike_copies(&mut self, fault: Fault) {
         let until = self.a_while();
@@ -538,68 +463,6 @@ impl World {
             }
             (_, Some(stream)) => self.break_stream(stream),
             (_, None) => {}
-        }
-    }
-
-    /// An operator drains a node for a while.
-    fn drain_node(&mut self, until: Moment) {
-        let Some(node) = self.some_machine().map(|id| self.machine(id).node) else { return };
-        let reason = "maintenance".to_owned();
-        if self.order(Operation::Drain { node, reason }) {
-            self.at(until, Happening::Undrains(node));
-        }
-    }
-
-    /// An operator knows that a machine is off, and says so.
-    fn give_up_node(&mut self) {
-        let off: Vec<_> = self.machines.iter().filter(|machine| !machine.is_on).map(|machine| machine.node).collect();
-        if let Some(node) = self.chance.one_of(&off) {
-            self.order(Operation::Lost { node });
-        }
-    }
-
-    /// Gives an order to the scheduler that leads. Whether it was there to take it.
-    pub(super) fn order(&mut self, operation: Operation) -> bool {
-        let leads = |host: &&SchedulerHost| host.process.is_some() && host.paused_until <= self.now;
-        let Some(run) = self.schedulers.iter().find(leads).map(|host| SchedulerRun(host.id, host.run)) else {
-            return false;
-        };
-        let term = self.process(run).and_then(|process| process.term);
-        let is_durable = self.store.health != Health::Refuses && self.host(run.0).cut_until <= self.now;
-        if !is_durable || term.is_some_and(|term| !self.store.database.leads(term.epoch)) {
-            return false;
-        }
-        if self.process(run).is_none_or(|process| process.core.objection(&operation).is_some()) {
-            return false;
-        }
-        let by = Address::new("operator");
-        match &operation {
-            Operation::Drain { node, reason } => self.store.database.drain(*node, Some(reason.clone())),
-            Operation::Undrain { node } => self.store.database.drain(*node, None),
-            Operation::Move { program, to } => self.store.database.ask_to_move(*program, *to, by.clone()),
-            Operation::CancelMove { program } => self.store.database.cancel_move(*program),
-            Operation::Restore { program, snapshot, from } => {
-                let set = ArchivedSet { snapshot: *snapshot, from: *from };
-                self.store.database.ask_to_restore(*program, set, by.clone());
-            }
-            Operation::Lost { .. } | Operation::Resume => {}
-        }
-        say!(self, "  {} is ordered: {operation:?}", run.0);
-        self.tell_scheduler(run, Event::Ordered { operation, by });
-        true
-    }
-
-    /// The maintenance is over; the operator says so until somebody hears it.
-    pub(super) fn undrains(&mut self, node: NodeId) {
-        if !self.order(Operation::Undrain { node }) {
-            self.after(Duration::from_secs(1), Happening::Undrains(node));
-        }
-    }
-
-    /// Whether the store's trouble is over.
-    pub(super) fn store_recovers(&mut self) {
-        if self.store.well_at <= self.now {
-            self.store.health = Health::Well;
         }
     }
 }

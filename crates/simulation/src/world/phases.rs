@@ -50,7 +50,6 @@ pub(crate) fn run(seed: u64, options: &Options) -> Report {
     (world.tally.data_losses, world.tally.lost_writes) = (data.losses, data.lost_writes);
     world.tally.unrecorded = data.unrecorded;
     world.tally.archive.began = data.restores();
-    world.tally.archive.came_back = data.came_back;
     Report { seed, violation, ended: world.now, tally: world.tally, trace: world.trace.into_lines() }
 }
 
@@ -230,7 +229,8 @@ impl World {
     fn has_only_archive(&self, program: ProgramId) -> bool {
         let mut there = self.machines.iter().filter(|machine| machine.is_on).filter_map(|on| on.pool.get(program));
         let has_none = !there.any(|volumes| volumes.live().is_some() || volumes.newest().is_some());
-        has_none && self.is_archived(program) && self.archive.can_restore(program)
+        let counts = |content| self.checker.data.is_on_line(program, content);
+        has_none && self.is_archived(program) && self.archive.can_restore(program, counts)
     }
 
     /// The programs whose copies a node keeps, or shall keep: their room is not free.
@@ -253,7 +253,10 @@ impl World {
             return false;
         }
         let Some((writer, epoch)) = database.writer(program) else { return true };
-        let newest = |machine: &Machine| machine.pool.get(program)?.newest().map(|set| set.id);
+        let newest = |machine: &Machine| {
+            let sets = machine.pool.get(program)?.known.sets().map(|set| set.id);
+            sets.filter(|id| database.is_newest_line(program, *id)).max()
+        };
         let machine = self.machine(id);
         // Where the newest epoch ran the disk is lost, and nobody else has anything of it: the program waits for it, and says so.
         let of_epoch = |on: &Machine, epoch| {
@@ -287,7 +290,8 @@ impl World {
             self.machines.iter().filter_map(|m| core.node_view(m.node)).map(|view| view.offer).collect();
         let explained = explain(&view.spec, offers.iter(), |node| view.avoids.contains(&node));
         let place = view.place.map(|place| machine_of(place.node));
-        format!("{:?} on {place:?}, {}", view.state, view.note.unwrap_or(explained))
+        let note = view.note.map(|note| format!("{note}; ")).unwrap_or_default();
+        format!("{:?} on {place:?}, {note}{explained}", view.state)
     }
 
     fn eligible(&self) -> impl Iterator<Item = MachineId> + '_ {
@@ -299,7 +303,11 @@ impl World {
     /// the store for itself, and is back at once, no program stops answering either.
     fn end_disturbs_nothing(&mut self) {
         // A node that left the network is not let in again, so that what it still runs ends with its lease.
-        let stays = |program| self.checker.machine_of(program).is_some_and(|id| !self.plan.withdrawn.contains(&id));
+        // Nor does a program stay that its owner wants elsewhere, once there is room.
+        let stays = |program| {
+            let machine = self.checker.machine_of(program);
+            machine.is_some_and(|id| !self.plan.withdrawn.contains(&id)) && !self.store.database.is_to_move(program)
+        };
         let staying: Vec<_> = self.message_node.in_force().filter(|program| stays(*program)).collect();
         let starts: Vec<_> = staying.iter().map(|program| self.checker.starts(*program)).collect();
         let assigned: BTreeMap<_, _> = self.store.database.open().map(|(program, _, epoch)| (program, epoch)).collect();

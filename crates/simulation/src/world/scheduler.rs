@@ -14,7 +14,7 @@ use scheduler::core::{Cause, Command, ConnectionId, Event, Loss, Notice, Policy,
 
 use crate::check::Invariant;
 use crate::check::data::Recorded;
-use crate::store::Outcome;
+use crate::store::{Outcome, Wish};
 use crate::time::{Clock, Moment};
 use crate::trap::Trap;
 
@@ -57,6 +57,8 @@ pub(crate) struct Process {
     connections: BTreeMap<ConnectionId, NodeId>,
     newest: BTreeMap<NodeId, ConnectionId>,
     queue: Vec<Write>,
+    /// What is written again, before the next.
+    unwritten: Vec<Write>,
     /// The transaction that is under way.
     batch: Vec<Write>,
     /// The programs that its follower knows as desired.
@@ -138,6 +140,7 @@ impl World {
             connections: BTreeMap::new(),
             newest: BTreeMap::new(),
             queue: Vec::new(),
+            unwritten: Vec::new(),
             batch: Vec::new(),
             known,
             unread,
@@ -229,7 +232,8 @@ impl World {
         let is_due = |process: &&mut Process| process.batch.is_empty() && !process.queue.is_empty();
         let Some(process) = self.process_mut(run).filter(is_due) else { return };
         let most = process.queue.len().min(MAX_BATCH);
-        process.batch = process.queue.drain(..most).collect();
+        process.batch = std::mem::take(&mut process.unwritten);
+        process.batch.extend(process.queue.drain(..most));
         let takes = self.store.latency();
         self.after(takes, Happening::Written(run));
     }
@@ -262,7 +266,10 @@ impl World {
             return self.at(until, Happening::HearsWritten(run, outcome, events));
         }
         let Some(process) = self.process_mut(run) else { return };
-        process.batch.clear();
+        let batch = std::mem::take(&mut process.batch);
+        if outcome != Outcome::Committed {
+            process.unwritten.extend(batch.into_iter().filter(Write::is_repeated));
+        }
         if outcome == Outcome::Deposed {
             return self.deposed(run);
         }
@@ -288,11 +295,15 @@ impl World {
             let Loss { epoch: of, snapshot, from_archive, at_most } = loss;
             self.checker.data.recorded(program, epoch, Recorded { by, of, at_most, snapshot, from_archive });
         }
-        for (program, snapshot) in self.store.database.take_went_back() {
-            let is_wanted = self.checker.data.is_wanted(program, snapshot);
-            if !is_wanted && !self.checker.counts_again {
-                let what = format!("{} goes back to {snapshot:?}, which nobody wants", name(program));
-                self.violated(Invariant::Restores, what);
+        for (program, wish) in self.store.database.take_went_back() {
+            match wish {
+                Wish::Begins(snapshot) => {
+                    if !self.checker.data.is_wanted(program, snapshot) && !self.checker.counts_again {
+                        let what = format!("{} goes back to {snapshot}, which nobody wants", name(program));
+                        self.violated(Invariant::Restores, what);
+                    }
+                }
+                Wish::Over(ordered) => self.checker.data.over(program, ordered),
             }
         }
     }
@@ -316,7 +327,7 @@ impl World {
                     let started = heartbeat.programs.iter().filter(|report| runs(&report.state));
                     self.store.database.seen.extend(started.map(|report| (report.program, report.epoch)));
                     for report in &heartbeat.data {
-                        if let Some(copy) = &report.copy {
+                        for copy in report.copy.iter().chain(&report.earlier) {
                             let late = self.now.since(sent);
                             self.checker.data.heard_of_copy(report.program, copy.newest, late);
                         }

@@ -44,7 +44,7 @@ impl ProgramData {
         let (data, archived) = (self.clone(), VolumeDraft::archived(placed));
         let find = async move {
             match (data.plan(program, epoch).await?, data.archives.get()) {
-                (Plan::Restore(set), Some(archives)) if archives.lacks(program, set, &archived).await => {
+                (Plan::Restore(wanted), Some(archives)) if archives.lacks(program, wanted, &archived).await => {
                     Err(NoPlan::NotHere.into())
                 }
                 _ => Ok(()),
@@ -114,9 +114,9 @@ impl ProgramData {
                 self.pool.promote(program, Source::Snapshot(newest), epoch, until).await?;
                 self.pool.open_live(program, epoch, specs).await?;
             }
-            Plan::Restore(set) => {
+            Plan::Restore(wanted) => {
                 let archives = self.archives.get().ok_or(NoPlan::NoOrder)?;
-                let restored = archives.restore(program, epoch, set, archived).await?;
+                let restored = archives.restore(program, epoch, wanted, archived).await?;
                 self.pool.promote(program, Source::Snapshot(restored), epoch, until).await?;
                 // Volumes that are not archived are new.
                 self.pool.open_live(program, epoch, specs).await?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use chrono::Utc;
 use lease::{BootTime, clock};
 use protocol::client::Archive;
-use protocol::data::{DataEntry, DataOrder, DataReport, Peer, SnapshotId};
+use protocol::data::{DataEntry, DataOrder, DataReport, MAX_EARLIER_COPIES, Peer, SnapshotId};
 use protocol::{Account, Address, Epoch, NodeId, ProgramId};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -224,12 +224,18 @@ impl ProgramData {
                 continue;
             }
             let (live, at) = (known.live().map(|live| live.epoch), clock::now());
-            let copy = match self.replicas.get() {
-                Some(replicas) => replicas.copy(program).await.ok().flatten(),
-                None => known.sets().last().map(|set| (set.id, age_on_the_wall(set.taken))),
-            };
-            if live.is_some() || copy.is_some() {
-                all.push(Seen { program, live, copy, at });
+            let mut copies: Vec<_> = known.sets().map(|set| (set.id, age_on_the_wall(set.taken))).collect();
+            copies.reverse();
+            if let (Some(replicas), Some(newest)) = (self.replicas.get(), copies.first_mut())
+                && let Ok(Some(known)) = replicas.copy(program).await
+                && known.0 == newest.0
+            {
+                // What came from another node says how old it is without a clock on the wall.
+                *newest = known;
+            }
+            copies.truncate(1 + MAX_EARLIER_COPIES);
+            if live.is_some() || !copies.is_empty() {
+                all.push(Seen { program, live, copies, at });
             }
         }
         *locked(&self.seen) = all;

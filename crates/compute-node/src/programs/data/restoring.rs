@@ -6,13 +6,13 @@
 use protocol::api::archive::{ArchiveCode, VolumeDraft, VolumeRecord};
 use protocol::client::packing::{self, UnpackError};
 use protocol::client::{Archive, ArchiveError};
-use protocol::data::{ArchivedSet, SnapshotId};
+use protocol::data::SnapshotId;
 use protocol::{Epoch, ProgramId};
 use tracing::{info, warn};
 use volumes::{NameTooLong, VolumeName, VolumeSpec};
 
 use super::archiving::Archives;
-use crate::core::archive::{Link, NotArchived, chain, check_volumes, missing};
+use crate::core::archive::{Link, NotArchived, Wanted, chain, check_volumes, missing};
 
 /// How many times the size of its volume a stream may have, and what comes on top of that: as the archive has it.
 const FACTOR: u64 = 2;
@@ -62,12 +62,7 @@ struct Restore {
 
 impl Archives {
     /// Whether the archive says that it does not have it, or not for this program. That it does not answer says nothing.
-    pub(super) async fn lacks(
-        &self,
-        program: ProgramId,
-        wanted: Option<ArchivedSet>,
-        archived: &[VolumeDraft],
-    ) -> bool {
+    pub(super) async fn lacks(&self, program: ProgramId, wanted: Wanted, archived: &[VolumeDraft]) -> bool {
         // No name matters here, so no epoch does.
         match self.look_up(program, Epoch::FIRST, wanted, archived).await {
             Ok(_) => false,
@@ -79,12 +74,12 @@ impl Archives {
         }
     }
 
-    /// Makes a set of the archive, the newest if none is named, a complete snapshot on this node.
+    /// Makes a set of the archive a complete snapshot on this node.
     pub(super) async fn restore(
         &self,
         program: ProgramId,
         epoch: Epoch,
-        wanted: Option<ArchivedSet>,
+        wanted: Wanted,
         archived: &[VolumeDraft],
     ) -> Result<SnapshotId, RestoreError> {
         self.look_up(program, epoch, wanted, archived).await?.run(archived).await
@@ -94,10 +89,10 @@ impl Archives {
         &self,
         program: ProgramId,
         epoch: Epoch,
-        wanted: Option<ArchivedSet>,
+        wanted: Wanted,
         archived: &[VolumeDraft],
     ) -> Result<Restore, RestoreError> {
-        let (source, of) = match wanted.and_then(|wanted| wanted.from) {
+        let (source, of) = match wanted.from() {
             Some(other) => (self.archive.on_behalf_of(program), other),
             None => (self.archive.clone(), program),
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use lease::{BootTime, LeaseTimes};
 use protocol::api::scheduler::ProgramState;
 use protocol::control::{
@@ -73,6 +73,8 @@ pub(super) struct Database {
     pub(super) moves: BTreeMap<ProgramId, AskedMove>,
     pub(super) restores: BTreeMap<ProgramId, AskedRestore>,
     pub(super) standbys: BTreeMap<ProgramId, NodeId>,
+    /// How many orders were recorded, of which each has its own time.
+    pub(super) orders: u64,
     pub(super) writers: BTreeMap<ProgramId, Writer>,
     /// What the history would have beside beginnings and ends.
     pub(super) facts: Vec<(Epoch, Fact)>,
@@ -95,7 +97,7 @@ impl Database {
                     let next = epochs.get(&spec.id).map_or(Epoch::FIRST, |epoch| epoch.next()).max(*at_least);
                     epochs.insert(spec.id, next);
                     facts.extend(loss.iter().map(|loss| (next, loss.fact())));
-                    Writer { program: spec.id, node: *node, epoch: next, start: *start }
+                    Writer { program: spec.id, node: *node, epoch: next, start: start.as_deref().copied() }
                 });
                 Some(Event::Stored { program: spec.id, node, epoch })
             }
@@ -123,12 +125,12 @@ impl Database {
                 }
                 None
             }
-            Write::MoveOver { program } => {
-                self.moves.remove(program);
+            Write::MoveOver { program, ordered } => {
+                self.moves.retain(|id, asked| id != program || asked.at != *ordered);
                 None
             }
-            Write::RestoreOver { program } => {
-                self.restores.remove(program);
+            Write::RestoreOver { program, ordered } => {
+                self.restores.retain(|id, asked| id != program || asked.at != *ordered);
                 None
             }
             Write::Standby { program, node } => {
@@ -152,13 +154,15 @@ impl Database {
     }
 
     /// Keeps what lasts of an order.
-    pub(super) fn record(&mut self, operation: &Operation, by: &Address) {
+    pub(super) fn record(&mut self, operation: &Operation, by: &Address) -> DateTime<Utc> {
+        self.orders += 1;
+        let at = DateTime::UNIX_EPOCH + Duration::from_secs(self.orders);
         match operation {
             Operation::Drain { node, reason } => drop(self.draining.insert(*node, reason.clone())),
             Operation::Undrain { node } => drop(self.draining.remove(node)),
             Operation::Move { program, to } => {
                 if let Some(from) = self.open.get(program).map(|open| open.node) {
-                    let (at, by) = (DateTime::UNIX_EPOCH, by.clone());
+                    let by = by.clone();
                     self.moves.insert(*program, AskedMove { program: *program, from, to: *to, by, at });
                 }
             }
@@ -166,11 +170,12 @@ impl Database {
             Operation::Restore { program, snapshot, from } => {
                 let of = self.open.get(program).map(|open| open.epoch);
                 let set = ArchivedSet { snapshot: *snapshot, from: *from };
-                let (program, by, at) = (*program, by.clone(), DateTime::UNIX_EPOCH);
+                let (program, by) = (*program, by.clone());
                 self.restores.insert(program, AskedRestore { program, set, of, by, at });
             }
             Operation::Lost { .. } | Operation::Resume => {}
         }
+        at
     }
 
     pub(super) fn restore(&mut self, own_wait: Duration) -> Restored {
@@ -302,8 +307,8 @@ impl Bench {
     /// Somebody orders this, and it is recorded.
     pub(super) fn order(&mut self, operation: Operation) -> Vec<Command> {
         let by = Address::new("0x01");
-        self.database.record(&operation, &by);
-        self.event(Event::Ordered { operation, by })
+        let at = self.database.record(&operation, &by);
+        self.event(Event::Ordered { operation, by, at })
     }
 
     /// Turns the clock, stopping wherever the scheduler wants to be woken.

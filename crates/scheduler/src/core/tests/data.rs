@@ -72,11 +72,17 @@ pub(super) fn keeper(bench: &Bench) -> Option<u8> {
 
 pub(super) fn live(epoch: u64, confirmed: Option<SnapshotId>, is_final: bool) -> Vec<DataReport> {
     let live = LiveReport { epoch: Epoch::new(epoch), confirmed, at_risk_ms: 700, is_final };
-    vec![DataReport { program: program(1), live: Some(live), copy: None }]
+    vec![DataReport { program: program(1), live: Some(live), copy: None, earlier: Vec::new() }]
 }
 
 pub(super) fn copy(newest: SnapshotId) -> Vec<DataReport> {
-    vec![DataReport { program: program(1), live: None, copy: Some(CopyReport { newest, age_ms: 900 }) }]
+    copies(&[newest])
+}
+
+/// A node that has these, the newest first.
+fn copies(all: &[SnapshotId]) -> Vec<DataReport> {
+    let mut all = all.iter().map(|newest| CopyReport { newest: *newest, age_ms: 900 });
+    vec![DataReport { program: program(1), live: None, copy: all.next(), earlier: all.collect() }]
 }
 
 /// It runs, and its standby has snapshot 1-7. Returns who runs it, who keeps copies and who does neither.
@@ -183,6 +189,50 @@ fn an_older_copy_is_not_taken_for_the_newest() {
     assert_eq!(bench.place(1), Some((node(standby), 2)));
 }
 
+/// What the database says of copies is not all that there is: another node may have a newer one by now.
+#[test]
+fn a_scheduler_that_has_just_started_hears_everybody_before_it_goes_on_with_a_copy() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    bench.disconnect(standby);
+    dies(&mut bench, primary, &[other]);
+    assert_eq!(bench.place(1), None);
+    bench.restart();
+    bench.connect(standby, 1000);
+    bench.live(1, &[standby]);
+    assert_eq!(bench.place(1), None);
+    assert!(bench.reason(1).contains("until every node has had the time"), "{}", bench.reason(1));
+    bench.data.insert(node(other), copy(snapshot(1, 9)));
+    bench.connect(other, 1000);
+    bench.live(8, &[standby, other]);
+    assert_eq!((bench.place(1), base(&bench)), (Some((node(other), 2)), a_copy(snapshot(1, 9))), "{}", bench.reason(1));
+}
+
+/// Nor does it begin with nothing before that.
+#[test]
+fn a_scheduler_that_has_just_started_hears_everybody_before_a_program_starts_fresh() {
+    let mut bench = Bench::with_nodes(&[(1, 1000), (2, 1000), (3, 1000)]);
+    bench.desire(&with_volume(|content| content["metadata"] = json!({"on_data_loss": "fresh"})));
+    bench.live(1, &[1, 2, 3]);
+    let (primary, standby, other) = replicated(&mut bench);
+    bench.disconnect(standby);
+    bench.disconnect(other);
+    dies(&mut bench, primary, &[]);
+    assert_eq!(bench.place(1), None);
+    bench.restart();
+    bench.connect(other, 1000);
+    bench.live(1, &[other]);
+    assert_eq!(bench.place(1), None);
+    bench.connect(standby, 1000);
+    bench.live(8, &[standby, other]);
+    assert_eq!(
+        (bench.place(1), base(&bench)),
+        (Some((node(standby), 2)), a_copy(snapshot(1, 7))),
+        "{}",
+        bench.reason(1)
+    );
+}
+
 #[test]
 fn a_stale_copy_that_returns_is_not_served() {
     let mut bench = bench_with_data();
@@ -275,6 +325,25 @@ fn copies_of_writes_that_were_lost_do_not_come_back() {
     bench.live(2, &[1, 2, 3]);
     dies(&mut bench, standby, &[primary, other]);
     assert_eq!(bench.place(1), None, "{}", bench.reason(1));
+}
+
+/// The node whose newest copy is of lost writes may have an older one that is not, and nobody else has it any more.
+#[test]
+fn a_copy_before_the_newest_counts_when_the_newest_does_not() {
+    let mut bench = bench_with_data();
+    let (primary, standby, other) = replicated(&mut bench);
+    dies(&mut bench, primary, &[standby, other]);
+    assert_eq!((bench.place(1), base(&bench)), (Some((node(standby), 2)), a_copy(snapshot(1, 7))));
+    dies(&mut bench, standby, &[other]);
+    assert_eq!(bench.place(1), None, "{}", bench.reason(1));
+    bench.data.insert(node(primary), copies(&[snapshot(1, 9), snapshot(1, 8)]));
+    bench.connect(primary, 1000);
+    bench.live(2, &[primary, other]);
+    assert_eq!(bench.place(1), None, "{}", bench.reason(1));
+    bench.data.insert(node(primary), copies(&[snapshot(1, 9), snapshot(1, 7)]));
+    bench.live(2, &[primary, other]);
+    let after = a_copy_after(Some(snapshot(1, 7)), 2, snapshot(1, 7));
+    assert_eq!((bench.place(1), base(&bench)), (Some((node(primary), 3)), after), "{}", bench.reason(1));
 }
 
 /// Nor for a scheduler that has just started: the database knows what the program went on with.

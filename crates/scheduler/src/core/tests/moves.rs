@@ -71,7 +71,7 @@ fn plain() -> Bench {
 fn writes(epoch: u64, sequence: u64, at_risk: Duration) -> Vec<DataReport> {
     let (confirmed, at_risk_ms) = (Some(snapshot(epoch, sequence)), at_risk.as_millis().try_into().unwrap());
     let live = LiveReport { epoch: Epoch::new(epoch), confirmed, at_risk_ms, is_final: false };
-    vec![DataReport { program: program(1), live: Some(live), copy: None }]
+    vec![DataReport { program: program(1), live: Some(live), copy: None, earlier: Vec::new() }]
 }
 
 /// The node says that nothing of it runs any more.

@@ -5,7 +5,7 @@ use protocol::control::Capacity;
 use protocol::{Address, NodeId};
 use serde_json::json;
 
-use super::bench::{capacity, node, program, spec};
+use super::bench::{Bench, capacity, node, program, spec};
 use crate::core::ProgramSpec;
 use crate::core::desired::Needs;
 use crate::core::placement::{Obstacle, Offer, choose, explain, obstacle};
@@ -170,4 +170,20 @@ fn the_reason_says_what_is_missing() {
         explain(&big, [offer(1, 1)].iter(), never),
         "no node fits: 1 node, 1 with too few processors (needs 100, most free 64)"
     );
+}
+
+/// A node with a program of which nobody knows what it takes gets no other; once that is read, it does.
+#[test]
+fn a_node_takes_programs_again_when_the_last_that_was_not_known_is_read() {
+    let mut bench = Bench::with_nodes(&[(1, 1000)]);
+    bench.desire(&spec(1, 300));
+    bench.live(1, &[1]);
+    bench.restart_unread(1);
+    bench.connect(1, 1000);
+    bench.live(1, &[1]);
+    bench.desire(&spec(2, 300));
+    assert_eq!(bench.place(2), None);
+    assert!(bench.reason(2).contains("the message node has to be asked about first"), "{}", bench.reason(2));
+    bench.desire(&spec(1, 300));
+    assert_eq!(bench.place(2), Some((node(1), 1)), "{}", bench.reason(2));
 }

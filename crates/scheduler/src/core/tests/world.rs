@@ -361,8 +361,8 @@ impl World {
     fn order(&mut self, operation: Operation) {
         if self.scheduler.objection(&operation).is_none() {
             let by = Address::new("0x01");
-            self.database.record(&operation, &by);
-            self.event(Event::Ordered { operation, by });
+            let at = self.database.record(&operation, &by);
+            self.event(Event::Ordered { operation, by, at });
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::DateTime;
-use protocol::data::{Branch, DataBase, SnapshotId};
+use protocol::data::{Branch, DataBase, Lineage, SnapshotId};
 use protocol::history::{Entry, Fact};
 use protocol::operation::Operation;
 use protocol::{Account, Epoch};
@@ -16,7 +16,7 @@ use crate::core::{DataStart, Gone, Loss, Write};
 fn assign_with(number: u8, to: u8, start: DataStart, loss: Option<Loss>) -> Write {
     let mut write = assign(number, to);
     if let Write::Assign { start: at, loss: of, .. } = &mut write {
-        (*at, *of) = (Some(start), loss);
+        (*at, *of) = (Some(Box::new(start)), loss);
     }
     write
 }
@@ -26,14 +26,15 @@ async fn what_an_assignment_starts_with_is_known_after_a_restart_and_what_it_cos
     let snapshot = SnapshotId::new(Epoch::FIRST, 7);
     let branch = Some(Branch { until: None, since: Epoch::FIRST });
     let base = DataBase::Copy { at_least: Some(snapshot), branch };
-    let start = DataStart { base, branch };
+    let archived = Lineage::from(Vec::from_iter(branch));
+    let start = DataStart { base, branch, archived };
     let at_most = Some(Duration::from_micros(1500));
     let loss = Loss { epoch: Epoch::FIRST, snapshot: Some(snapshot), from_archive: false, at_most };
     for file in Fixture::each().await {
         let led = &file.led;
         led.apply(&[assign(1, 1), close(1, 1), assign_with(1, 2, start, Some(loss))]).await.unwrap();
         // Written again, because its answer was lost: it is the same assignment, and costs nothing more.
-        let other = DataStart { base: DataBase::Empty, branch: None };
+        let other = DataStart { base: DataBase::Empty, branch: None, archived: Lineage::STRAIGHT };
         assert_eq!(file.epoch_of(assign_with(1, 3, other, Some(loss))).await, (node(2), 2));
         let open = led.restore(WAIT).await.unwrap().assignments;
         assert_eq!((open[0].writer.node, open[0].writer.start), (node(2), Some(start)));
@@ -78,7 +79,11 @@ async fn restores_are_remembered_until_they_are_over() {
         assert_eq!(known.collect::<Vec<_>>(), last);
         assert_eq!(&remembered[0].by, owner.address());
         let forget = Write::Forget { program: program(2), cause: Gone::Forgotten, at: DateTime::UNIX_EPOCH };
-        led.apply(&[Write::RestoreOver { program: program(1) }, forget]).await.unwrap();
+        // What was over before the last order of a program came takes nothing of that.
+        let over = |ordered| Write::RestoreOver { program: program(1), ordered };
+        led.apply(&[over(DateTime::UNIX_EPOCH), forget]).await.unwrap();
+        assert_eq!(restores().await.iter().filter(|asked| asked.program == program(1)).count(), 1);
+        led.apply(&[over(remembered[0].at)]).await.unwrap();
         let left: BTreeSet<_> = restores().await.into_iter().map(|asked| asked.program).collect();
         assert_eq!(left, [program(3), program(4)].into());
     }

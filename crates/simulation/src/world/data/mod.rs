@@ -148,9 +148,9 @@ impl World {
         let there = there.map(|(program, volumes)| (*program, volumes.known.live().map(|live| live.epoch)));
         let mut seen = Vec::new();
         for (program, live) in there.collect::<Vec<_>>() {
-            let copy = self.newest_copy(run, program);
-            if live.is_some() || copy.is_some() {
-                seen.push(Seen { program, live, copy, at });
+            let copies = self.copies_here(run, program);
+            if live.is_some() || !copies.is_empty() {
+                seen.push(Seen { program, live, copies, at });
             }
         }
         if let Some(agent) = self.agent_mut(run) {
@@ -227,7 +227,7 @@ impl World {
         }
         if let (Plan::Restore(wanted), Some(restored)) = (plan, restored) {
             self.tally.archive.restored += 1;
-            let wanted = wanted.map(|wanted| wanted.snapshot);
+            let wanted = wanted.set().map(|wanted| wanted.snapshot);
             let truth = self.archive.truth(program, wanted.unwrap_or(restored));
             self.checker.data.went_back(program, epoch, wanted, truth);
         }

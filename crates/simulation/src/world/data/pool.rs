@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use compute_node::core::archive::Wanted;
 use compute_node::core::data::{NoPlan, Plan, plan};
-use protocol::data::{ArchivedSet, DataEntry, SnapshotId};
+use protocol::data::{DataEntry, SnapshotId};
 use protocol::{Epoch, ProgramId};
 use volumes::core::snapshot::{Origin, surplus};
 use volumes::{Evidence, Program, Refusal, SnapshotSet, Source, VolumeName, VolumeSpec};
@@ -27,8 +28,8 @@ pub(crate) enum Trouble {
     Refused(Refusal),
     /// There is not what it shall start with.
     NoPlan(NoPlan),
-    /// It has to come from the archive first: this set, or the newest.
-    InArchive(Option<ArchivedSet>),
+    /// It has to come from the archive first.
+    InArchive(Box<Wanted>),
     /// It does not come from there.
     Archive(Refused),
 }
@@ -92,7 +93,7 @@ impl Volumes {
     ) -> Result<(u64, Plan), Trouble> {
         let (plan, until) = (plan(&self.known, order, epoch)?, now + RETENTION);
         if let (Plan::Restore(wanted), None) = (plan, restored) {
-            return Err(Trouble::InArchive(wanted));
+            return Err(Trouble::InArchive(Box::new(wanted)));
         }
         if is_full {
             return Err(Trouble::Full);

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use compute_node::core::data::sender;
 use lease::BootTime;
 use protocol::ProgramId;
-use protocol::data::SnapshotId;
-use volumes::Refusal;
+use protocol::data::{MAX_EARLIER_COPIES, SnapshotId};
+use volumes::{Refusal, SnapshotSet};
 
 use crate::trap::Trap;
 use crate::writes::Content;
@@ -52,18 +52,24 @@ impl World {
         Some(self.agent_mut(run)?.data.incoming.entry(program).or_default())
     }
 
-    /// The newest complete snapshot of a program here, and how old it is. After a restart of the agent only the clock on the
-    /// wall tells.
-    pub(super) fn newest_copy(&mut self, run: AgentRun, program: ProgramId) -> Option<(SnapshotId, Duration)> {
+    /// The newest complete snapshots of a program here, and how old they are. After a restart of the agent, and of all but the
+    /// newest, only the clock on the wall tells.
+    pub(super) fn copies_here(&mut self, run: AgentRun, program: ProgramId) -> Vec<(SnapshotId, Duration)> {
         let (now, wall) = (self.lease_now(run.0), self.machine(run.0).clock.wall(self.now));
-        let set = self.machine(run.0).pool.get(program)?.newest()?;
-        let (id, taken) = (set.id, set.taken);
-        let known = self.agent(run)?.data.incoming.get(&program).and_then(|incoming| incoming.newest);
-        if let Some(newest) = known.filter(|newest| newest.id == id) {
-            return Some((id, now.since(newest.at) + newest.age));
+        let sets = self.machine(run.0).pool.get(program).into_iter().flat_map(|volumes| volumes.known.sets());
+        let age = |set: &SnapshotSet| (set.id, (wall - set.taken).to_std().unwrap_or_default());
+        let mut copies: Vec<_> = sets.map(age).collect();
+        copies.reverse();
+        copies.truncate(1 + MAX_EARLIER_COPIES);
+        let known = self.agent(run).and_then(|agent| agent.data.incoming.get(&program)?.newest);
+        let is_known = |id: SnapshotId| known.is_some_and(|newest| newest.id == id);
+        for (id, _) in copies.iter().filter(|(id, _)| !is_known(*id)) {
+            self.checker.data.dated_by_wall(program, *id);
         }
-        self.checker.data.dated_by_wall(program, id);
-        Some((id, (wall - taken).to_std().unwrap_or_default()))
+        if let (Some(newest), Some(first)) = (known, copies.first_mut().filter(|(id, _)| is_known(*id))) {
+            first.1 = now.since(newest.at) + newest.age;
+        }
+        copies
     }
 
     pub(super) fn standby_receives(&mut self, id: StreamId, what: ToStandby) {

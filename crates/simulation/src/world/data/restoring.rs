@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use compute_node::core::archive::{chain, missing};
+use compute_node::core::archive::{Wanted, chain, missing};
 use compute_node::core::data::{NoPlan, Plan, plan};
 use compute_node::core::persistent::Assignment;
 use protocol::api::archive::ArchiveList;
-use protocol::data::{ArchivedSet, SnapshotId};
+use protocol::data::{Lineage, SnapshotId};
 
 use super::pool::Trouble;
 use crate::trap::Trap;
@@ -32,7 +32,7 @@ pub(crate) struct Restoring {
     number: u64,
     /// The sandbox that waits for it.
     sandbox: SandboxId,
-    wanted: Option<ArchivedSet>,
+    wanted: Wanted,
     /// What is to come, each with the time when it was taken; the next one is the last.
     left: Vec<(SnapshotId, DateTime<Utc>)>,
     content: Content,
@@ -56,13 +56,13 @@ impl World {
         }
     }
 
-    /// Begins to restore a set, or the newest; the sandbox starts when that is done.
+    /// Begins to restore; the sandbox starts when that is done.
     pub(in crate::world) fn restores(
         &mut self,
         run: AgentRun,
         assignment: Assignment,
         sandbox: SandboxId,
-        wanted: Option<ArchivedSet>,
+        wanted: Wanted,
     ) {
         let number = self.fresh_number();
         let restoring = Restoring { number, sandbox, wanted, left: Vec::new(), content: Content::EMPTY };
@@ -110,7 +110,11 @@ impl World {
     fn hears_what_there_is(&mut self, id: RestoreId, list: &ArchiveList) -> Result<Option<SnapshotId>, Trouble> {
         let ignores_order = self.has_trap(Trap::RestoresTheNewest);
         let Assignment { program, epoch } = id.assignment;
-        let wanted = self.restoring(id).and_then(|restoring| restoring.wanted).filter(|_| !ignores_order);
+        let wanted = self.restoring(id).map(|restoring| restoring.wanted).filter(|_| !ignores_order);
+        let wanted = match wanted.unwrap_or(Wanted::Newest(Lineage::STRAIGHT)) {
+            Wanted::Newest(_) if self.has_trap(Trap::LostWritesComeBack) => Wanted::Newest(Lineage::STRAIGHT),
+            wanted => wanted,
+        };
         let chain = chain(list, wanted, epoch).map_err(|none| Trouble::Archive(Refused::No(none.to_string())))?;
         let volumes = self.machine(id.run.0).pool.get(program);
         let here: Vec<_> = volumes.iter().flat_map(|volumes| volumes.known.sets()).map(|set| set.id).collect();

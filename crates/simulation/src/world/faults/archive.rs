@@ -117,7 +117,6 @@ impl World {
         let Some(snapshot) = self.archive_chance.one_of(&sets) else { return };
         if self.order(Operation::Restore { program, snapshot, from: None }) {
             self.tally.archive.ordered += 1;
-            self.checker.data.ordered(program, snapshot);
         }
     }
 
