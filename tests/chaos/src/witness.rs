@@ -153,7 +153,7 @@ fn watch(nodes: &[(PathBuf, PathBuf)], seen: &Mutex<Seen>, ended: &AtomicBool) {
     let mut last = now();
     while !ended.load(Ordering::Relaxed) {
         let at = now();
-        let running: Vec<_> = nodes.iter().flat_map(|node| sandboxes(node)).filter(|(_, group)| runs(group)).collect();
+        let running: Vec<_> = nodes.iter().flat_map(sandboxes).filter(|(_, group)| runs(group)).collect();
         for (directory, group) in &running {
             // Whose it is does not change, and may be asked for after the directory is gone.
             if !owners.contains_key(group)

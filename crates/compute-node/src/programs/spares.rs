@@ -36,6 +36,9 @@ const SHORT_OF_MEMORY: u64 = 10;
 /// One of so many of the node's slots may be taken by sandboxes that wait.
 const SHARE_OF_SLOTS: u32 = 4;
 
+/// How long one may take to be made. What images have run in it is their own, and must not keep others from being made.
+const MADE_WITHIN: Duration = Duration::from_secs(30);
+
 /// Sandboxes that wait live this long without their agent.
 fn lease() -> LeaseTimes {
     let heartbeat = Duration::from_secs(5);
@@ -196,9 +199,14 @@ impl Spares {
         begun: Instant,
     ) -> Option<(Made, oneshot::Sender<Made>)> {
         let mut renew = tokio::time::interval(Duration::from_secs(5));
+        let mut too_late = std::pin::pin!(tokio::time::sleep(MADE_WITHIN));
         loop {
             tokio::select! {
                 () = self.closing.cancelled() => return None,
+                () = &mut too_late, if !made.is_prepared => {
+                    warn!(sandbox = %made.directory.path().display(), within = ?MADE_WITHIN, "no interpreter waits in time");
+                    return None;
+                }
                 to = &mut asked => return Some((made, to.ok()?)),
                 _ = renew.tick() => {
                     let deadline = lease().holder(clock::now());
