@@ -9,7 +9,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Sandbox, binary};
+use harness::{Sandbox, Start, binary};
 use lease::{BootTime, HolderDeadline, clock};
 use rustix::process::Signal;
 
@@ -47,7 +47,7 @@ async fn measure(
 ) {
     let mut times = Vec::new();
     for _ in 0..RUNS {
-        let mut sandbox = Sandbox::start("deadline").await;
+        let mut sandbox = Sandbox::start("deadline", Start::Cold).await;
         let mut claim = binary(&SERVER.replace("{}", before), 8080);
         claim.deadline = harness::times().holder(clock::now());
         let due = deadline(claim.deadline);
@@ -70,7 +70,7 @@ async fn measure(
 async fn private_memory_kib() -> u64 {
     let mut sizes = Vec::new();
     for _ in 0..5 {
-        let mut sandbox = Sandbox::start("memory").await;
+        let mut sandbox = Sandbox::start("memory", Start::Cold).await;
         sandbox.claim(binary(&SERVER.replace("{}", ""), 8080)).await;
         sandbox.next_end_or_ready().await;
         let smaps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", sandbox.supervisor_pid()));
