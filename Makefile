@@ -41,12 +41,10 @@ build: packages guest runtimes
 demo: build examples
 	examples/demo.sh
 
-# Lint, unit tests and tests of each crate, those of the message node also on PostgreSQL, then everything together on real
-# processes.
+# Lint, unit tests and tests of each crate, then everything together on real processes.
 test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis $(TOOLS)/anvil lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
-	ALEPH_TEST_ON_POSTGRES=1 $(CARGO) test --locked -p aleph-message-node --all-features --test it
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
 
 # Other implementations, which judge ours: packages of the network, its client as it is, and readers of OpenAPI documents.

@@ -1,4 +1,4 @@
-//! The message node as its clients see it: a real server on a real port with a real directory.
+// The message node as its clients see it: a real server on a real port with a real directory.
 
 mod balances;
 mod bounds;

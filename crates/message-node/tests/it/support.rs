@@ -21,13 +21,12 @@ use crate::described::check_refusal;
 /// How long anything may take that has no reason to take long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// With this set, nodes keep their messages on PostgreSQL: what holds for one engine, holds for the other.
-const ON_POSTGRES: &str = "ALEPH_TEST_ON_POSTGRES";
+/// Whether nodes keep their messages on PostgreSQL. These tests are built twice, see `tests/on_postgres`.
+const ON_POSTGRES: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"on_postgres");
 
 /// A new database for a node; `None` when it is to have a file.
 async fn new_database() -> Option<url::Url> {
-    std::env::var_os(ON_POSTGRES)?;
-    Some(postgres_database().await)
+    if ON_POSTGRES { Some(postgres_database().await) } else { None }
 }
 
 /// A new database of the PostgreSQL server that all tests share.
