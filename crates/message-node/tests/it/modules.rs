@@ -1,4 +1,4 @@
-// The message node as its clients see it: a real server on a real port with a real directory.
+// What is tested, on whichever engine: `it` runs it on SQLite, `on_postgres` on PostgreSQL.
 
 mod balances;
 mod bounds;
