@@ -1,0 +1,3 @@
+//! Tests of message nodes on SQLite, by what they answer.
+
+include!("modules.rs");
