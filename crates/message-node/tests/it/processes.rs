@@ -147,7 +147,7 @@ async fn when_the_leader_dies_another_leads_and_streams_go_on() {
     let again = post(&account, "note", json!({"n": "again"}));
     back.accept(&again).await;
     for stream in &mut streams {
-        assert_eq!(told(stream, 1).await, [again.item_hash.clone()]);
+        assert_eq!(told(stream, 1).await, std::slice::from_ref(&again.item_hash));
     }
 }
 
