@@ -42,7 +42,7 @@ const SQLITE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAG
 
 /// How each connection to PostgreSQL that writes is set up: a process that hangs keeps others from writing for 30 s at most, a
 /// machine that is gone is noticed in that time, and what was committed is on the disk, whatever the database's default is.
-/// A process that does not hang asks something on it every second ([`crate::leadership`]).
+/// A process that does not hang shows that twice a second ([`crate::leadership`]); PostgreSQL before 14 does not look.
 const POSTGRES: &str = "SET client_min_messages = warning; SET statement_timeout = '30s'; SET lock_timeout = '10s';
     SET idle_in_transaction_session_timeout = '30s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4;
