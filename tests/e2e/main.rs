@@ -11,6 +11,7 @@ mod full_disk;
 mod guest_api;
 mod ipfs;
 mod isolation;
+mod message_nodes;
 mod node_volumes;
 mod on_demand;
 mod operators;

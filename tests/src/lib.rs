@@ -4,6 +4,7 @@
 //! images.
 
 mod anvil;
+mod balancer;
 mod client;
 mod namespace;
 mod network;
@@ -11,10 +12,12 @@ mod postgres;
 mod publisher;
 mod python_client;
 mod role;
+mod s3;
 mod user;
 mod wait;
 
 pub use anvil::Anvil;
+pub use balancer::Balancer;
 pub use client::{Aleph, Finished};
 pub use namespace::Namespace;
 pub use network::{ComputeNode, Network, UpOptions, claim_of, free_ports, is_running, reqwest_client, signal};
@@ -22,6 +25,7 @@ pub use postgres::Postgres;
 pub use publisher::Publisher;
 pub use python_client::{PythonClient, Sdk};
 pub use role::{Role, arguments_of};
+pub use s3::S3;
 pub use user::User;
 pub use wait::{eventually, within};
 

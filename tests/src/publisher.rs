@@ -150,8 +150,14 @@ impl Network {
     }
 
     /// Where the message node keeps the bytes of a file.
+    ///
+    /// # Panics
+    /// When it does not have them.
     pub fn stored_file(&self, bytes: &[u8]) -> PathBuf {
-        let hash = protocol::FileHash::of(bytes).to_string();
-        self.root().join("message-node/files").join(&hash[..2]).join(hash)
+        let folders = std::fs::read_dir(self.root().join("message-node/files")).expect("there are files");
+        let folders = folders.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        let files = folders.flat_map(|folder| std::fs::read_dir(folder).expect("it is a folder").flatten());
+        let mut files = files.map(|entry| entry.path());
+        files.find(|path| std::fs::read(path).is_ok_and(|kept| kept == bytes)).expect("the file is kept")
     }
 }

@@ -11,9 +11,9 @@ use protocol::{Address, Aliases};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::archive::SnapshotsPlace;
 use crate::core::chain;
 use crate::core::quota::SenderRates;
+use crate::place::StoragePlace;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -22,11 +22,17 @@ const MIB: u64 = 1024 * 1024;
 pub struct Config {
     /// Where it listens. Port 0 takes a free one, which [`crate::run`] reports.
     pub listen: SocketAddr,
-    /// Where it keeps everything: `messages.sqlite`, `files/`, `snapshots/`, `snapshots.key` and a lock. Made when it does not exist.
+    /// Where it keeps everything: `messages.sqlite`, `files/`, `uploads/`, `snapshots/`, `snapshots.key` and a lock. Made when it
+    /// does not exist.
     pub data_dir: PathBuf,
+    /// Where files are kept; `files/` in the data directory if not given. The same for all processes on one database.
+    pub files: Option<StoragePlace>,
     /// A PostgreSQL database instead of `messages.sqlite`: `postgres://user:password@host/database`. The URL may hold a
     /// password; it is shown to nobody.
     pub postgres: Option<Url>,
+    /// The base URL (`http`) where other processes on the same PostgreSQL database reach this one; where it listens if not
+    /// given, unless that is all addresses.
+    pub advertise: Option<String>,
     /// A JSON file of balances, `{"0x…": "10000"}`, read again when it changes. Without one nothing has to be paid for.
     pub ledger: Option<PathBuf>,
     /// Accounts whose posts of the type `balances-update` say what accounts hold; not together with a ledger.
@@ -142,7 +148,7 @@ impl TokenConfig {
 #[derive(Debug, Clone)]
 pub struct ArchiveConfig {
     /// Where the sets are kept; `snapshots/` in the data directory if not given.
-    pub place: Option<SnapshotsPlace>,
+    pub place: Option<StoragePlace>,
     /// Base URLs of the schedulers, which know who may write. Without one nobody may.
     pub schedulers: Vec<String>,
     /// Base URLs that this node is reached at: signed requests name their host. The address that it listens on counts
@@ -232,7 +238,9 @@ impl Config {
         Self {
             listen,
             data_dir: data_dir.into(),
+            files: None,
             postgres: None,
+            advertise: None,
             ledger: None,
             balance_senders: Vec::new(),
             token: None,

@@ -37,6 +37,17 @@ pub enum RunError {
     /// Balances have two sources.
     #[error("balances have one source; give --ledger, --balances-from or --token-rpc, and not two of them")]
     TwoBalances,
+    /// The file store cannot be opened.
+    #[error("cannot use the files at {place}: {source}; set --files, or what the service needs")]
+    Files {
+        /// The folder or URL.
+        place: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The database belongs to other places than those that were given.
+    #[error("{0}")]
+    OtherPlace(String),
     /// The archive cannot be opened.
     #[error("cannot use the archive of snapshots at {place}: {source}; set --snapshots, or what the service needs")]
     Snapshots {

@@ -2,7 +2,7 @@
 //!
 //! Every subscriber has its own place in one bounded queue. One that falls behind by more than the queue is told so and
 //! closed, instead of being buffered for without end: it lists what it missed and subscribes again. So do all of them when
-//! the node had no right to write for a moment, and another one may have decided messages.
+//! the process lost the right to write, and it is not known what it was the last to decide.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +22,29 @@ pub(crate) enum News {
     Back,
     /// It has another status.
     Status(MessageStatus),
+}
+
+impl News {
+    /// The word for it in the journal.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Arrived => "arrived",
+            Self::Back => "back",
+            Self::Status(status) => status.as_str(),
+        }
+    }
+
+    /// What the word stands for.
+    ///
+    /// # Errors
+    /// When it is none of them.
+    pub(crate) fn from_word(word: &str) -> serde_json::Result<Self> {
+        match word {
+            "arrived" => Ok(Self::Arrived),
+            "back" => Ok(Self::Back),
+            status => serde_json::from_value(status.into()).map(Self::Status),
+        }
+    }
 }
 
 /// A message that something is told of.

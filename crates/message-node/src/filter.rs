@@ -3,12 +3,13 @@
 use protocol::Address;
 use protocol::api::message_node::MessageStatus;
 use protocol::message::{Envelope, MessageType};
+use serde::{Deserialize, Serialize};
 
 use crate::core::content::Content;
 use crate::events::News;
 
 /// What a message is filtered by: the columns of its row, or the fields of one that was just processed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Traits {
     /// Its hash.
     pub item_hash: String,

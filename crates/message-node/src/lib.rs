@@ -13,8 +13,10 @@
 //!   documentation has the life of a message.
 //! * `follow` takes in what another message node has.
 //! * `archive` keeps snapshot sets of programs' volumes, encrypted, for the compute nodes that run them.
-//! * Everything is in one directory: `messages.sqlite` (or a PostgreSQL database), `files/`, `snapshots/` (or a bucket) and
+//! * Everything is in one directory: `messages.sqlite` (or a PostgreSQL database), `files/` and `snapshots/` (or buckets) and
 //!   `snapshots.key`. What was answered with success is in there, durably.
+//! * `leadership` says which of several processes on one PostgreSQL database decides and writes. The others answer what is
+//!   read, and pass on the rest (`api/pass_on`).
 
 mod admission;
 mod api;
@@ -30,9 +32,11 @@ mod filter;
 mod follow;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod leadership;
 mod metrics;
 mod node;
 mod pipeline;
+mod place;
 mod prices;
 mod published;
 mod server;
@@ -40,10 +44,10 @@ mod store;
 mod view;
 
 pub use crate::core::quota::{Rate, SenderRates};
-pub use archive::{Bucket, SnapshotsPlace};
 pub use config::{
     ArchiveConfig, Config, FollowConfig, Limits, PaymentRules, SenderRules, Timing, TokenAddress, TokenConfig,
 };
 pub use error::RunError;
+pub use place::{Bucket, StoragePlace};
 pub use server::run;
 pub use store::copy::{Copied, CopyError, copy};

@@ -27,6 +27,12 @@ pub(crate) struct Metrics {
     pub streams: Gauge,
     /// Streams that were closed because they were too slow.
     pub slow_streams: Counter,
+    /// Whether this process decides messages: 1 or 0.
+    pub leads: Gauge,
+    /// Requests that were passed on to the process that does.
+    pub passed_on: Counter,
+    /// Requests that could not be passed on.
+    pub not_passed_on: Counter,
     /// Whether another message node is followed at the moment: 1 or 0.
     pub following: Gauge,
     /// Messages of another node that were new here.
@@ -52,6 +58,9 @@ impl Metrics {
             uploads: gauge("aleph_uploads"),
             streams: gauge("aleph_streams"),
             slow_streams: counter("aleph_slow_streams_total"),
+            leads: gauge("aleph_leads"),
+            passed_on: counter("aleph_passed_on_total"),
+            not_passed_on: counter("aleph_not_passed_on_total"),
             following: gauge("aleph_following"),
             followed: counter("aleph_followed_total"),
             follow_refused: counter("aleph_follow_refused_total"),

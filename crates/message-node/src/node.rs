@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
-use crate::api::Room;
+use crate::api::{Passage, Room};
 use crate::archive::Archive;
 use crate::clock::{micros, now_us};
 use crate::files::{Files, StagedFile};
+use crate::leadership::Leadership;
 use crate::pipeline::{Context, Pipeline};
 use crate::store::{Db, Store, Stored};
 
@@ -19,6 +20,10 @@ use crate::store::{Db, Store, Stored};
 pub(crate) struct Node {
     /// Everything that is kept, and the settings.
     pub context: Arc<Context>,
+    /// Whether this process decides what becomes of them.
+    pub leadership: Leadership,
+    /// The way to the process that does.
+    pub passage: Passage,
     /// Where messages go.
     pub pipeline: Pipeline,
     /// The snapshot sets of programs.

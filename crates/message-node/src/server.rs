@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
-use crate::api::{self, Room};
+use crate::api::{self, Passage, Room};
 use crate::archive::{self, Archive};
 use crate::balances::Balances;
 use crate::config::Config;
@@ -27,10 +27,13 @@ use crate::error::RunError;
 use crate::events::Events;
 use crate::files::{Files, collect};
 use crate::follow::Follower;
+use crate::leadership::{Leadership, Watch};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::pipeline::{Context, Pipeline};
+use crate::place::{StoragePlace, Writers};
 use crate::published::Network;
+use crate::store::places::Given;
 use crate::store::{Database, Store, StoreError};
 
 /// How long a client may take to send the head of a request.
@@ -52,22 +55,30 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let _lock = lock(&config.data_dir)?;
-    let data_dir = |source: io::Error| RunError::DataDir { path: config.data_dir.clone(), source };
-    let files = Files::open(&config.data_dir.join("files")).map_err(data_dir)?;
+    let place = config.files.clone().unwrap_or_else(|| StoragePlace::Folder(config.data_dir.join("files")));
+    let unusable = |source: io::Error| RunError::Files { place: place.to_string(), source };
+    let writers = Writers::of(&config, config.files.as_ref());
+    let files = Files::open(&place, writers, &config.data_dir.join("uploads")).map_err(unusable)?;
+    let mut places = vec![Given {
+        what: "files",
+        name: files.name().await.map_err(|error| unusable(io::Error::other(error)))?,
+        otherwise: format!(
+            "the files of this message node are not at {place}: give --files as it was given to its other processes, or before"
+        ),
+    }];
     let balances = Balances::open(&config)?;
     let database = match &config.postgres {
         Some(url) => Database::Postgres(url.clone()),
         None => Database::Sqlite(config.data_dir.join("messages.sqlite")),
     };
     let store = Store::open(&database).await?;
-    let failed = |error: StoreError| database.failed(error);
-    let mut db = store.write().await.map_err(failed)?;
-    balances.drop_untrusted(&mut db).await.map_err(failed)?;
-    db.commit().await.map_err(|error| failed(error.into()))?;
     let bind = |source| RunError::Bind { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let archive = Arc::new(Archive::open(&config, store.clone(), &database, address).await?);
+    if store.is_shared() && !config.archive.schedulers.is_empty() {
+        places.extend(archive.places().await?);
+    }
 
     let context = Arc::new(Context {
         store: store.clone(),
@@ -84,12 +95,21 @@ pub async fn run(
         timing: config.timing.clone(),
         payment: config.payment.clone(),
     });
+    let leadership = Leadership::new(store.is_shared());
+    let mut watch = Watch::new(Arc::clone(&context), leadership.clone(), own_url(&config, address), places);
+    watch.begin().await.map_err(|error| match error {
+        StoreError::OtherPlace(how) => RunError::OtherPlace(how),
+        error => database.failed(error),
+    })?;
     let (stop_serving, stop_pipeline) = (shutdown.child_token(), CancellationToken::new());
-    let (pipeline, mut tasks) = Pipeline::start(Arc::clone(&context), stop_serving.clone(), stop_pipeline.clone());
-    let collector =
-        collect::run(files, store.clone(), config.limits.clone(), config.timing.clone(), stop_pipeline.clone());
-    tasks.push(tokio::spawn(collector));
-    tasks.push(tokio::spawn(archive::collect::run(Arc::clone(&archive), stop_pipeline.clone())));
+    let (pipeline, mut tasks) =
+        Pipeline::start(Arc::clone(&context), &leadership, stop_serving.clone(), stop_pipeline.clone());
+    tasks.push(tokio::spawn(watch.run(stop_pipeline.clone())));
+    let collected = Arc::clone(&context);
+    tasks.push(leadership.spawn_while_leading(&stop_pipeline, move |stop| collect::run(Arc::clone(&collected), stop)));
+    let archived = Arc::clone(&archive);
+    let collect = move |stop| archive::collect::run(Arc::clone(&archived), stop);
+    tasks.push(leadership.spawn_while_leading(&stop_pipeline, collect));
 
     if let Some(token) = context.balances.token() {
         let (pipeline, stop) = (pipeline.clone(), stop_pipeline.clone());
@@ -98,6 +118,8 @@ pub async fn run(
 
     let node = Node {
         context,
+        leadership,
+        passage: Passage::new(),
         pipeline,
         archive,
         admission: Arc::new(Admission::new(&config.senders, config.authority.as_ref())),
@@ -107,8 +129,10 @@ pub async fn run(
         open_streams: TaskTracker::new(),
         shutdown: stop_serving.clone(),
     };
-    if let Some(follow) = &config.follow {
-        tasks.push(tokio::spawn(Follower::new(node.clone(), follow).run(stop_pipeline.clone())));
+    if let Some(follow) = config.follow.clone() {
+        let follows = node.clone();
+        let work = move |stop| Follower::new(follows.clone(), &follow).run(stop);
+        tasks.push(node.leadership.spawn_while_leading(&stop_pipeline, work));
     }
     tracing::info!(%address, data_dir = %config.data_dir.display(), database = database.name(), "the message node is ready");
     ready(address);
@@ -129,6 +153,12 @@ pub async fn run(
     store.close().await;
     tracing::info!("the message node stopped");
     ended.map_or(Ok(()), Err)
+}
+
+/// Where other processes on the same database reach this one, as far as it knows.
+fn own_url(config: &Config, listens_on: SocketAddr) -> Option<String> {
+    let given = config.advertise.clone();
+    given.or_else(|| (!listens_on.ip().is_unspecified()).then(|| format!("http://{listens_on}")))
 }
 
 /// Makes the data directory and makes sure that nobody else uses it.

@@ -79,6 +79,8 @@ fn message_node_config(options: MessageNodeOptions) -> message_node::Config {
         },
         follow: options.follow.map(|url| message_node::FollowConfig { url, only: options.only }),
         postgres: options.store,
+        advertise: options.advertise,
+        files: options.files,
         ..message_node::Config::new(options.listen, options.data_dir)
     };
     options.senders.set(options.payment.set(config))

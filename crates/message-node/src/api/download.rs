@@ -52,7 +52,8 @@ pub(super) async fn raw(
     Path(hash): Path<String>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let Found { hash, bytes } = find(&node, &hash).await?;
+    let found = find(&node, &hash).await?;
+    let (hash, bytes) = (&found.hash, found.bytes);
     let range = match headers.get(header::RANGE).and_then(|value| value.to_str().ok()) {
         Some(text) => match parse_range(text, bytes) {
             Asked::Part(range) => Some(range),
@@ -76,7 +77,7 @@ pub(super) async fn raw(
     }
     let body = match method == Method::HEAD || length == 0 {
         true => Body::empty(),
-        false => Body::from_stream(node.files().stream(&hash, range).await?),
+        false => Body::from_stream(node.files().stream(&found, range).await?),
     };
     Ok(response.body(body).expect("hashes and numbers are valid headers"))
 }
@@ -136,7 +137,7 @@ pub(super) async fn as_json(State(node): State<Node>, Path(hash): Path<String>) 
         let message = format!("the file has {bytes} bytes, too many for JSON: use /api/v0/storage/raw/{hash}");
         return Err(ApiError::too_large(message));
     }
-    let content = BASE64.encode(&node.files().bytes(&found.hash).await?);
+    let content = BASE64.encode(&node.files().bytes(&found).await?);
     let engine = if hash == found.hash { ItemType::Storage } else { ItemType::Ipfs };
     Ok(Json(FileInJson { status: "success", hash, engine, content }))
 }

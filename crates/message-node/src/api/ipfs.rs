@@ -90,7 +90,7 @@ pub(super) async fn add_car(State(node): State<Node>, request: Request) -> Answe
         return Err(ApiError::bad_request("send a form, 'multipart/form-data', with the parts 'file' and 'metadata'"));
     }
     let limits = &node.context.limits;
-    let sink = CarSink { spool: node.files().spool(limits.car_upload_bytes).await?, reader: CarReader::default() };
+    let sink = CarSink { spool: node.files().spool(limits.car_upload_bytes), reader: CarReader::default() };
     let Parts { file, metadata } = read_form(request, sink, |sender| node.admission.check_sender(sender)).await?;
     let (CarSink { spool, reader }, _) = file.ok_or_else(no_file)?;
     let metadata = metadata.ok_or_else(|| {

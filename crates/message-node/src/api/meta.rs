@@ -36,6 +36,25 @@ pub(super) async fn version() -> Json<Version> {
     Json(Version { version: VERSION })
 }
 
+/// How it stands with the process that answers.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `ok` when it decides messages, `follower` when it passes on what changes something, to another process on the same
+    /// database.
+    status: &'static str,
+    /// Where that one is reached, if it is known.
+    leader: Option<String>,
+}
+
+/// `GET /health`: whether the process can answer. While its database is away it cannot.
+#[utoipa::path(get, path = "/health", tag = "node",
+    responses((status = 200, description = "It can", body = Health), Failed))]
+pub(super) async fn health(State(node): State<Node>) -> Answer<Json<Health>> {
+    node.store().lock().await?;
+    let status = if node.leadership.leads() { "ok" } else { "follower" };
+    Ok(Json(Health { status, leader: node.leadership.leader_url() }))
+}
+
 /// Other nodes.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PublicInfo {

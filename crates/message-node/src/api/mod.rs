@@ -15,6 +15,7 @@ mod messages;
 mod meta;
 mod openapi;
 mod parameters;
+mod pass_on;
 mod path;
 mod posts;
 mod prices;
@@ -36,6 +37,7 @@ use utoipa_axum::routes;
 use crate::node::Node;
 use error::ApiError;
 use openapi::Routes;
+pub(crate) use pass_on::Passage;
 pub(crate) use room::Room;
 
 /// The largest JSON body: a message with the longest content, every character of it escaped, fits.
@@ -47,6 +49,7 @@ pub(crate) fn router(node: Node) -> Router {
     router
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(from_fn_with_state(node.clone(), room::for_answers))
+        .layer(from_fn_with_state(node.clone(), pass_on::unless_leader))
         .layer(map_response(close_after_failed_post))
         .fallback(ApiError::no_such_route)
         .method_not_allowed_fallback(ApiError::no_such_method)
@@ -58,6 +61,7 @@ pub(crate) fn router(node: Node) -> Router {
 fn routes() -> Routes {
     Routes::default()
         .add(routes!(openapi::openapi))
+        .add(routes!(meta::health))
         .add(routes!(meta::status_page))
         .also("/", routes!(meta::status_page))
         .add(routes!(meta::metrics))

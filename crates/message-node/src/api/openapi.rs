@@ -134,8 +134,8 @@ refusals! {
     NoUpgrade = "426" ["upgrade_required"], "The connection cannot become a WebSocket.";
     Failed = "500" ["internal"], "The node failed.";
     Busy = "503" ["busy"],
-        "Too much at the same time, or the node's database or a balance cannot be read now; `Retry-After` says when to come \
-         back.";
+        "Too much at the same time, or the node's database, a balance, or the process that leads cannot be reached now; \
+         `Retry-After` says when to come back.";
 }
 
 fn refusal(codes: &[&str], what: &str) -> RefOr<Response> {

@@ -73,11 +73,11 @@ pub(super) async fn receive(node: &Node, request: Request, most: u64) -> Answer<
     let anonymous = node.context.limits.anonymous_upload_bytes;
     if !is_form(&request) {
         node.admission.check_anonymous()?;
-        let mut upload = node.files().upload(anonymous).await?;
+        let mut upload = node.files().upload(anonymous);
         read_body(&mut upload, request.into_body()).await?;
         return Ok(Arrived { file: upload.finish().await?, filename: None, metadata: None });
     }
-    let (sink, admit) = (node.files().upload(most).await?, |sender: &Address| node.admission.check_sender(sender));
+    let (sink, admit) = (node.files().upload(most), |sender: &Address| node.admission.check_sender(sender));
     let Parts { file, metadata } = read_form(request, sink, admit).await?;
     let (upload, filename) = file.ok_or_else(no_file)?;
     let file = upload.finish().await?;
@@ -97,7 +97,7 @@ pub(super) async fn receive_document(node: &Node, body: Body) -> Answer<StagedFi
     node.admission.check_anonymous()?;
     let limits = &node.context.limits;
     let most = limits.content_bytes.min(limits.anonymous_upload_bytes);
-    let mut upload = node.files().upload(most).await?;
+    let mut upload = node.files().upload(most);
     upload.write(read_document(body, most).await?).await?;
     Ok(upload.finish().await?)
 }

@@ -18,8 +18,7 @@ mod replay;
 mod seal;
 mod write;
 
-pub use place::{Bucket, SnapshotsPlace};
-
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,11 +39,12 @@ use crate::core::archive::{
 use crate::core::content::Content;
 use crate::core::retention::{Progress, SetFacts, Sets};
 use crate::error::RunError;
+use crate::place::{Place, StoragePlace, Writers};
 use crate::store::archive::{self as rows, SetRow, SetStage, StreamRow};
+use crate::store::places::Given;
 use crate::store::{Connection, Database, Store, StoreError, Stored, messages};
 
 use holders::{Freshness, Holders};
-use place::Place;
 use replay::Taken;
 use seal::{DataKey, MasterKey, WrappedKey};
 
@@ -68,6 +68,8 @@ impl From<object_store::Error> for Failure {
 /// The archive.
 pub(crate) struct Archive {
     place: Place,
+    /// The place for people.
+    shown: String,
     store: Store,
     /// `None` when its file is gone while there are keys that it wrapped.
     master: Option<MasterKey>,
@@ -148,10 +150,11 @@ impl Archive {
         database: &Database,
         address: SocketAddr,
     ) -> Result<Self, RunError> {
-        let default = || SnapshotsPlace::Folder(config.data_dir.join("snapshots"));
+        let default = || StoragePlace::Folder(config.data_dir.join("snapshots"));
         let place = config.archive.place.clone().unwrap_or_else(default);
         let unusable = |source| RunError::Snapshots { place: place.to_string(), source };
-        let opened = Place::open(&place).map_err(unusable)?;
+        let writers = Writers::of(config, config.archive.place.as_ref());
+        let opened = Place::open(&place, writers).map_err(unusable)?;
         let key_path = config.data_dir.join("snapshots.key");
         let has_keys = async { rows::has_keys(&mut *store.read().await?).await };
         let has_keys = has_keys.await.map_err(|e: StoreError| database.failed(e))?;
@@ -167,6 +170,7 @@ impl Archive {
         };
         Ok(Self {
             place: opened,
+            shown: place.to_string(),
             store,
             master,
             hosts: hosts(&config.archive.urls, address.ip()),
@@ -177,6 +181,32 @@ impl Archive {
             config: config.archive.clone(),
             wake: Notify::new(),
         })
+    }
+
+    /// What all processes have to share that use the archive: where the sets are, and the key, if there is one.
+    ///
+    /// # Errors
+    /// [`RunError::Snapshots`] when the place cannot be used.
+    pub(crate) async fn places(&self) -> Result<Vec<Given>, RunError> {
+        let place = &self.shown;
+        let unusable = |error| RunError::Snapshots { place: place.clone(), source: io::Error::other(error) };
+        let sets = Given {
+            what: "snapshots",
+            name: self.place.name().await.map_err(unusable)?,
+            otherwise: format!(
+                "the snapshots of this message node are not at {place}: give --snapshots as it was given to its other \
+                 processes, or before"
+            ),
+        };
+        let key = self.master.as_ref().map(|master| Given {
+            what: "snapshots.key",
+            name: master.id().to_owned(),
+            otherwise: format!(
+                "{} is not the key of this message node's archive: copy the one that its other processes have",
+                self.key_path.display()
+            ),
+        });
+        Ok([Some(sets), key].into_iter().flatten().collect())
     }
 
     /// Says who signed a request for this node.

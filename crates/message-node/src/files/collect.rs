@@ -1,20 +1,29 @@
-//! Deletes what nothing needs any more: files without reference after their grace time, bytes without a row, and old
-//! rejections.
+//! Deletes what nothing needs any more: files without reference after their grace time, bytes without a row, old rejections,
+//! and what every process has read in the journal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::TryStreamExt;
-use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use object_store::ObjectStoreExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::Files;
 use super::naming::name_old_files;
-use super::{Files, UPLOADS};
 use crate::clock::{micros, now_us};
 use crate::config::{Limits, Timing};
-use crate::store::{Store, Stored, files as store_files, messages};
+use crate::pipeline::Context;
+use crate::store::{Store, Stored, files as store_files, journal, messages};
 
 /// Files that are deleted before others get a turn at the file store.
 const BATCH: u32 = 64;
+
+/// For how long a process that lost the database for a while can go on where it was in the journal.
+const JOURNAL_KEPT: Duration = Duration::from_secs(600);
+
+/// For how long bytes may have no row. No upload takes as long.
+const STRAY_AFTER: TimeDelta = TimeDelta::days(1);
 
 /// What was deleted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -26,18 +35,19 @@ pub(crate) struct Collected {
 }
 
 /// Collects now and then until the shutdown, and first gives old files the names that they lack.
-pub(crate) async fn run(files: Files, store: Store, limits: Limits, timing: Timing, shutdown: CancellationToken) {
+pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let naming = async {
-        let named = shutdown.run_until_cancelled(name_old_files(&files, &store)).await;
+        let named = shutdown.run_until_cancelled(name_old_files(&context.files, &context.store)).await;
         if let Some(Err(error)) = named {
             tracing::warn!(%error, "could not find the CIDs of all old files; trying again at the next start");
         }
     };
-    tokio::join!(naming, collect_until(&files, &store, &limits, &timing, &shutdown));
+    tokio::join!(naming, collect_until(&context, &shutdown));
 }
 
-async fn collect_until(files: &Files, store: &Store, limits: &Limits, timing: &Timing, shutdown: &CancellationToken) {
-    if let Err(error) = delete_strays(files, store).await {
+async fn collect_until(context: &Context, shutdown: &CancellationToken) {
+    let Context { files, store, limits, timing, .. } = context;
+    if let Err(error) = delete_strays(files, store, Utc::now()).await {
         tracing::warn!(%error, "could not look for stray files; trying again at the next start");
     }
     // The first look comes soon after the start, so that nodes which restart often collect, too.
@@ -76,53 +86,49 @@ pub(crate) async fn collect(
     let mut tx = store.write().await?;
     let before_us = now_us - micros(timing.rejected_retention);
     done.rejected = messages::prune_rejected(&mut tx, before_us, limits.rejected).await?;
+    if store.is_shared() {
+        journal::prune(&mut tx, now_us - micros(JOURNAL_KEPT)).await?;
+    }
     tx.commit().await?;
     Ok(done)
 }
 
 /// Deletes files, except those that came to be needed since they were looked for.
 async fn delete(files: &Files, store: &Store, unneeded: &[String], now_us: i64) -> Stored<u64> {
-    let _naming = files.naming.write().await;
     let mut tx = store.write().await?;
     let mut deleted = Vec::new();
     for hash in unneeded {
-        if store_files::delete_if_unneeded(&mut tx, hash, now_us).await? {
-            deleted.push(hash);
-        }
+        deleted.extend(store_files::delete_if_unneeded(&mut tx, hash, now_us).await?);
     }
     tx.commit().await?;
-    for hash in &deleted {
-        files.delete(hash).await?;
+    for file in &deleted {
+        files.delete(file).await?;
     }
     Ok(deleted.len() as u64)
 }
 
-/// Deletes bytes that have no row, left by a crash between the two.
-async fn delete_strays(files: &Files, store: &Store) -> Stored<()> {
-    let mut objects = files.objects.list(None);
+/// Deletes bytes that have had no row for long, left by a crash between the two. Those that are young may be about to get one, by
+/// another process: that this one still leads, it finds out with a delay.
+async fn delete_strays(files: &Files, store: &Store, now: DateTime<Utc>) -> Stored<()> {
+    let mut objects = files.place.objects.list(None);
     while let Some(object) = objects.try_next().await? {
         let mut parts = object.location.parts();
-        let (Some(folder), Some(name)) = (parts.next(), parts.next()) else { continue };
-        if folder.as_ref() == UPLOADS {
+        let (Some(_folder), Some(name)) = (parts.next(), parts.next()) else { continue };
+        // In this order: what is not arriving any more has got its row before.
+        let is_arriving = files.arriving.objects().contains(name.as_ref());
+        let is_young = now - object.last_modified < STRAY_AFTER;
+        if is_arriving || is_young || store_files::is_object(&mut *store.read().await?, name.as_ref()).await? {
             continue;
         }
-        let known = store_files::size(&mut *store.read().await?, name.as_ref()).await?.is_some();
-        if known {
-            continue;
-        }
-        // Nobody enters a row while this is held, so that what has none now is a stray.
-        let _naming = files.naming.write().await;
-        if store_files::size(&mut *store.read().await?, name.as_ref()).await?.is_none() {
-            tracing::info!(file = name.as_ref(), "deleting a stray file");
-            files.objects.delete(&object.location).await?;
-        }
+        tracing::info!(object = %object.location, "deleting a stray file");
+        files.place.objects.delete(&object.location).await?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{open, upload};
+    use super::super::tests::{found, open, upload};
     use super::*;
     use crate::store::stores::{self, NewStore};
     use protocol::FileHash;
@@ -134,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn files_go_when_nothing_refers_to_them_and_their_time_is_over() {
         let (_folder, files, store) = open().await;
-        let [kept, dropped] = [b"kept".as_slice(), b"dropped"].map(|content| FileHash::of(content).to_string());
+        let kept = FileHash::of(b"kept").to_string();
         for content in [b"kept".as_slice(), b"dropped"] {
             files.publish(upload(&files, content).await, &store, 100).await.unwrap();
         }
@@ -151,10 +157,12 @@ mod tests {
         };
         stores::insert(&mut tx, &row).await.unwrap();
         tx.commit().await.unwrap();
+        let unneeded = found(&store, b"dropped").await.unwrap();
         assert_eq!(run_once(&files, &store, 100).await.files, 0, "the grace time is not over");
         assert_eq!(run_once(&files, &store, 101).await.files, 1);
-        assert!(files.bytes(&kept).await.is_ok());
-        assert!(files.bytes(&dropped).await.is_err());
+        assert!(files.bytes(&found(&store, b"kept").await.unwrap()).await.is_ok());
+        assert_eq!(found(&store, b"dropped").await, None);
+        assert!(files.bytes(&unneeded).await.is_err());
         assert_eq!(run_once(&files, &store, 101).await.files, 0);
     }
 
@@ -162,11 +170,16 @@ mod tests {
     async fn bytes_without_a_row_go() {
         let (_folder, files, store) = open().await;
         files.publish(upload(&files, b"known").await, &store, 0).await.unwrap();
-        let mut stray = upload(&files, b"stray").await;
-        files.objects.rename(&stray.spooled.location, &super::super::location(&stray.hash())).await.unwrap();
-        stray.spooled.objects = None;
-        delete_strays(&files, &store).await.unwrap();
-        assert!(files.bytes(&FileHash::of(b"known").to_string()).await.is_ok());
-        assert!(files.bytes(&stray.hash()).await.is_err());
+        let [mut stray, arriving] = [upload(&files, b"stray").await, upload(&files, b"arriving").await];
+        let object = super::super::location(stray.spooled.object());
+        stray.spooled.keep();
+        drop(stray);
+        delete_strays(&files, &store, Utc::now()).await.unwrap();
+        assert!(files.place.objects.get(&object).await.is_ok(), "it may be about to get a row");
+        delete_strays(&files, &store, Utc::now() + STRAY_AFTER).await.unwrap();
+        assert!(files.bytes(&found(&store, b"known").await.unwrap()).await.is_ok());
+        assert!(matches!(files.place.objects.get(&object).await, Err(object_store::Error::NotFound { .. })));
+        files.publish(arriving, &store, 0).await.unwrap();
+        assert!(files.bytes(&found(&store, b"arriving").await.unwrap()).await.is_ok());
     }
 }

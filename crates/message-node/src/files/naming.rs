@@ -4,6 +4,7 @@ use futures_util::TryStreamExt;
 use protocol::FileHasher;
 
 use super::Files;
+use crate::store::files::Found;
 use crate::store::{Store, StoreError, Stored, files as store_files};
 
 /// Files that are looked up at once.
@@ -15,9 +16,10 @@ pub(super) async fn name_old_files(files: &Files, store: &Store) -> Stored<()> {
     loop {
         let unnamed = store_files::without_cid(&mut *store.read().await?, &last, BATCH).await?;
         let Some(newest) = unnamed.last() else { break };
-        last.clone_from(newest);
-        for hash in &unnamed {
-            match name(files, store, hash).await {
+        last.clone_from(&newest.hash);
+        for file in &unnamed {
+            let hash = &file.hash;
+            match name(files, store, file).await {
                 Ok(true) => named += 1,
                 Ok(false) => tracing::warn!(file = hash, "its bytes are not those of its SHA-256: it gets no CID"),
                 Err(error @ StoreError::Files(_)) => tracing::warn!(file = hash, %error, "it gets no CID"),
@@ -32,24 +34,24 @@ pub(super) async fn name_old_files(files: &Files, store: &Store) -> Stored<()> {
 }
 
 /// Whether the bytes were right.
-async fn name(files: &Files, store: &Store, hash: &str) -> Stored<bool> {
-    let (mut hasher, mut bytes) = (FileHasher::new(), files.stream(hash, None).await?);
+async fn name(files: &Files, store: &Store, file: &Found) -> Stored<bool> {
+    let (mut hasher, mut bytes) = (FileHasher::new(), files.stream(file, None).await?);
     while let Some(chunk) = bytes.try_next().await? {
         hasher.update(&chunk);
     }
     let names = hasher.finish();
-    if names.sha256.to_string() != hash {
+    if names.sha256.to_string() != file.hash {
         return Ok(false);
     }
     let mut tx = store.write().await?;
-    store_files::add_names(&mut tx, hash, &names.all()).await?;
+    store_files::add_names(&mut tx, &file.hash, &names.all()).await?;
     tx.commit().await?;
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{open, upload};
+    use super::super::tests::{found, open, upload};
     use super::*;
     use protocol::FileNames;
 
@@ -62,12 +64,13 @@ mod tests {
         let mut tx = store.write().await.unwrap();
         sqlx::query("DELETE FROM file_cids").execute(&mut *tx).await.unwrap();
         tx.commit().await.unwrap();
-        let path = |content: &[u8]| {
-            let hash = FileNames::of(content).sha256.to_string();
-            folder.path().join("files").join(&hash[..2]).join(hash)
-        };
-        std::fs::write(path(b"damaged"), "DAMAGED").unwrap();
-        std::fs::remove_file(path(b"lost")).unwrap();
+        let mut paths = Vec::new();
+        for content in [b"damaged".as_slice(), b"lost"] {
+            let row = found(&store, content).await.unwrap();
+            paths.push(folder.path().join("files").join(super::super::location(row.object()).as_ref()));
+        }
+        std::fs::write(&paths[0], "DAMAGED").unwrap();
+        std::fs::remove_file(&paths[1]).unwrap();
         for _ in 0..2 {
             name_old_files(&files, &store).await.unwrap();
             for (content, is_found) in

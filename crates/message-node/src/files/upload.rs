@@ -4,16 +4,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use object_store::buffered::BufWriter;
 use object_store::path::Path as Location;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{ObjectStore, ObjectStoreExt};
 use protocol::{FileName, FileNames};
+use tokio::io::AsyncWriteExt;
 
 use super::hashing::{Hashing, Stopping};
+use super::{Arrival, location};
+use crate::place::Place;
 
-/// Bytes that are written at once.
-const CHUNK_BYTES: usize = 1024 * 1024;
-/// Chunks that may wait for the disk before more is read from the network.
-const CHUNKS_UNDER_WAY: usize = 2;
+/// Pieces of a file that may wait for the place before more is read from the network.
+const PIECES_UNDER_WAY: usize = 2;
 
 /// Why an upload failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,41 +40,56 @@ impl From<Stopping> for UploadError {
     }
 }
 
-/// Bytes that are being written under a temporary name. Dropping it leaves nothing behind.
+/// Bytes that are being written. Dropping it leaves nothing behind.
 pub(crate) struct Spool {
-    writer: WriteMultipart,
+    /// `None` once it is finished. What fits into one piece is written at the end, in one request.
+    writer: Option<BufWriter>,
     objects: Arc<dyn ObjectStore>,
-    location: Location,
+    arrival: Option<Arrival>,
     bytes: u64,
     most: u64,
 }
 
-/// Bytes under a temporary name. Dropping it deletes them, whoever drops it: requests end at any moment.
+/// Bytes that nothing refers to yet. Dropping it deletes them, whoever drops it: requests end at any moment.
 #[derive(Debug)]
 pub(crate) struct Spooled {
     /// How many there are.
     pub bytes: u64,
-    pub(super) location: Location,
-    /// Where they are; `None` once they have another name.
-    pub(super) objects: Option<Arc<dyn ObjectStore>>,
+    arrival: Arrival,
+    /// Where they are; `None` once they are to stay.
+    objects: Option<Arc<dyn ObjectStore>>,
 }
 
 impl Spooled {
+    /// What they are called.
+    pub(super) fn object(&self) -> &str {
+        &self.arrival.object
+    }
+
+    /// They stay.
+    pub(super) fn keep(&mut self) {
+        self.objects = None;
+    }
+
+    fn location(&self) -> Location {
+        location(self.object())
+    }
+
     /// A part of the bytes.
     ///
     /// # Errors
     /// When it cannot be read.
     pub(crate) async fn range(&self, range: Range<u64>) -> object_store::Result<Bytes> {
-        let objects = self.objects.as_ref().expect("the bytes have their temporary name");
+        let objects = self.objects.as_ref().expect("nothing refers to them yet");
         // Some stores refuse to read nothing.
-        if range.is_empty() { Ok(Bytes::new()) } else { objects.get_range(&self.location, range).await }
+        if range.is_empty() { Ok(Bytes::new()) } else { objects.get_range(&self.location(), range).await }
     }
 }
 
 impl Drop for Spooled {
     fn drop(&mut self) {
         let Some(objects) = self.objects.take() else { return };
-        let location = std::mem::take(&mut self.location);
+        let location = self.location();
         // Without a runtime the process is ending; what is left goes at the next start.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -84,15 +101,25 @@ impl Drop for Spooled {
     }
 }
 
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let (Some(mut writer), Ok(runtime)) = (self.writer.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        runtime.spawn(async move {
+            if let Err(error) = writer.abort().await {
+                tracing::warn!(%error, "an unfinished upload could not be dropped; services do that by themselves after a while");
+            }
+        });
+    }
+}
+
 impl Spool {
-    pub(super) fn new(
-        objects: Arc<dyn ObjectStore>,
-        writer: Box<dyn MultipartUpload>,
-        location: Location,
-        most: u64,
-    ) -> Self {
-        let writer = WriteMultipart::new_with_chunk_size(writer, CHUNK_BYTES);
-        Self { writer, objects, location, bytes: 0, most }
+    pub(super) fn new(place: &Place, arrival: Arrival, most: u64) -> Self {
+        let objects = Arc::clone(&place.objects);
+        let writer = BufWriter::with_capacity(Arc::clone(&objects), location(&arrival.object), place.piece_bytes(most))
+            .with_max_concurrency(PIECES_UNDER_WAY);
+        Self { writer: Some(writer), objects, arrival: Some(arrival), bytes: 0, most }
     }
 
     /// Adds bytes.
@@ -104,9 +131,7 @@ impl Spool {
         if self.bytes > self.most {
             return Err(UploadError::TooLarge { most: self.most });
         }
-        self.writer.wait_for_capacity(CHUNKS_UNDER_WAY).await?;
-        self.writer.put(chunk);
-        Ok(())
+        Ok(self.writer.as_mut().expect("it is not finished").put(chunk).await?)
     }
 
     /// How many bytes there are so far.
@@ -114,13 +139,25 @@ impl Spool {
         self.bytes
     }
 
-    /// Makes the bytes durable under their temporary name.
+    /// Makes the bytes durable.
     ///
     /// # Errors
     /// When they could not be written.
-    pub(crate) async fn finish(self) -> Result<Spooled, UploadError> {
-        self.writer.finish().await?;
-        Ok(Spooled { bytes: self.bytes, location: self.location, objects: Some(self.objects) })
+    pub(crate) async fn finish(mut self) -> Result<Spooled, UploadError> {
+        let mut writer = self.writer.take().expect("it is finished once");
+        let arrival = self.arrival.take().expect("it is finished once");
+        // From now on they may be there, also when this is dropped before it is known.
+        let spooled = Spooled { bytes: self.bytes, arrival, objects: Some(Arc::clone(&self.objects)) };
+        writer.shutdown().await.map_err(of_the_place)?;
+        Ok(spooled)
+    }
+}
+
+/// The writer hides errors of the place in errors of input and output.
+fn of_the_place(error: std::io::Error) -> object_store::Error {
+    match error.downcast() {
+        Ok(error) => error,
+        Err(error) => object_store::Error::Generic { store: "upload", source: error.into() },
     }
 }
 
@@ -130,7 +167,7 @@ pub(crate) struct Upload {
     hashing: Hashing,
 }
 
-/// A file that was written under a temporary name. Dropping it deletes it.
+/// A file that was written and has no row yet. Dropping it deletes it.
 #[derive(Debug)]
 pub(crate) struct StagedFile {
     /// What its bytes are called.
@@ -178,7 +215,7 @@ impl Upload {
         self.spool.bytes()
     }
 
-    /// Makes the file durable under its temporary name.
+    /// Makes the file durable.
     ///
     /// # Errors
     /// When it could not be written.

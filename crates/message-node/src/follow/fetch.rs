@@ -7,6 +7,7 @@ use protocol::{FileName, FileNameError};
 
 use super::Follower;
 use crate::files::UploadError;
+use crate::store::files::Found;
 use crate::store::{StoreError, files};
 
 /// Why something could not be fetched.
@@ -50,18 +51,18 @@ impl Follower {
 
     /// The bytes of a small file, which is kept as well.
     async fn bytes(&self, name: FileName, most: u64) -> Result<Vec<u8>, Failure> {
-        let hash = self.file(name, most).await?;
-        Ok(self.node.files().bytes(&hash).await?.into())
+        let file = self.file(name, most).await?;
+        Ok(self.node.files().bytes(&file).await?.into())
     }
 
-    /// Makes sure that a file is here. Returns its SHA-256.
-    async fn file(&self, name: FileName, most: u64) -> Result<String, Failure> {
+    /// Makes sure that a file is here.
+    async fn file(&self, name: FileName, most: u64) -> Result<Found, Failure> {
         if let Some(found) = files::find(&mut *self.node.db().await?, name).await? {
-            return Ok(found.hash);
+            return Ok(found);
         }
         let failed = |error| Failure::Upload(name, error);
         let download = self.source.file(&name.to_string()).await?.ok_or(Failure::Missing(name))?;
-        let mut upload = self.node.files().upload(most).await?;
+        let mut upload = self.node.files().upload(most);
         let mut bytes = std::pin::pin!(download.bytes());
         while let Some(chunk) = bytes.next().await {
             upload.write(chunk?).await.map_err(failed)?;
@@ -70,8 +71,7 @@ impl Follower {
         if !file.all_names().contains(&name) {
             return Err(Failure::Other(name));
         }
-        let hash = file.hash();
         self.node.publish(file).await?;
-        Ok(hash)
+        files::find(&mut *self.node.db().await?, name).await?.ok_or(Failure::Missing(name))
     }
 }

@@ -48,6 +48,7 @@ use crate::config::{Limits, PaymentRules, Timing};
 use crate::core::Awaited;
 use crate::events::Events;
 use crate::files::Files;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::published::Network;
 use crate::store::{Store, StoreError, Stored, messages};
@@ -113,18 +114,22 @@ pub(crate) enum SubmitError {
 }
 
 impl Pipeline {
-    /// Starts intake and worker. Both run until `stop`, and finish what they have begun. From `stopping` on messages are
-    /// still taken, but nobody is kept waiting for an outcome.
+    /// Starts intake and worker. Both run until `stop`, and finish what they have begun; the worker works while this process
+    /// leads. From `stopping` on messages are still taken, but nobody is kept waiting for an outcome.
     pub(crate) fn start(
         context: Arc<Context>,
+        leadership: &Leadership,
         stopping: CancellationToken,
         stop: CancellationToken,
     ) -> (Self, Vec<JoinHandle<()>>) {
         let signals = Arc::new(Signals { uncounted: true.into(), ..Signals::default() });
         let (queue, arrivals) = mpsc::channel(INTAKE_QUEUE);
         let intake = intake::Intake::new(Arc::clone(&context), Arc::clone(&signals)).run(arrivals, stop.clone());
-        let worker = worker::Worker::new(Arc::clone(&context), Arc::clone(&signals)).run(stop);
-        let tasks = vec![tokio::spawn(intake), tokio::spawn(worker)];
+        let (its_context, its_signals) = (Arc::clone(&context), Arc::clone(&signals));
+        let worker = leadership.spawn_while_leading(&stop, move |stop| {
+            worker::Worker::new(Arc::clone(&its_context), Arc::clone(&its_signals)).run(stop)
+        });
+        let tasks = vec![tokio::spawn(intake), worker];
         (Self { context, signals, queue, stopping }, tasks)
     }
 

@@ -145,7 +145,7 @@ impl Processing<'_> {
             return Err(Refusal::Until(Awaited::File(name), rejection).into());
         };
         content::check_length(file.bytes, self.context.limits.content_bytes)?;
-        let bytes = self.context.files.bytes(&file.hash).await?;
+        let bytes = self.context.files.bytes(&file).await?;
         Ok((content::read_file(envelope, bytes.into())?, Some(file.hash)))
     }
 

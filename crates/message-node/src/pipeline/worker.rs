@@ -18,7 +18,7 @@ use super::{Context, Outcome, Signals, settle};
 use crate::clock::{micros, now_us};
 use crate::core::{Awaited, Rejection};
 use crate::events::Event;
-use crate::store::{Connection, StoreError, Stored, holds, pending, programs};
+use crate::store::{Connection, StoreError, Stored, holds, journal, pending, programs};
 
 /// Messages that are decided in one transaction at most.
 const BATCH: usize = 128;
@@ -57,6 +57,15 @@ pub(super) struct Worker {
     term: Option<u64>,
 }
 
+/// Lets go of whoever waits for an outcome when the worker is dropped, because another process decides from now on.
+struct StartOver(Arc<Signals>);
+
+impl Drop for StartOver {
+    fn drop(&mut self) {
+        self.0.start_over();
+    }
+}
+
 /// What was decided in one transaction, to be told once it is durable.
 #[derive(Default)]
 struct Decisions {
@@ -86,8 +95,9 @@ impl Worker {
         }
     }
 
-    /// Decides what arrives until `stop`; what is not decided then is decided after the next start.
+    /// Decides what arrives until `stop`; what is not decided then is decided after the next start, or by another process.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        let _at_the_end = StartOver(Arc::clone(&self.signals));
         while !stop.is_cancelled() {
             let hangs = || Err(StoreError::Away("it does not answer".to_owned()));
             let sleep = match timeout(TURN, self.turn()).await.unwrap_or_else(|_| hangs()) {
@@ -108,7 +118,7 @@ impl Worker {
     }
 
     /// Forgets everything that is not in the database; it is read again. Whether the last transaction was done is not known,
-    /// and another node may have decided messages since: who waits to be told of that has to look.
+    /// and another process may have decided messages since: who waits to be told of that has to look.
     fn start_over(&mut self) {
         self.context.events.interrupt();
         self.signals.start_over();
@@ -131,7 +141,7 @@ impl Worker {
     }
 
     fn until_next_deadline(&self) -> Duration {
-        /// There is always a next look, in case another node has come to be the one that writes.
+        /// There is always a next look, in case another process has led for a moment.
         const AT_MOST: Duration = Duration::from_secs(10);
         let parked = self.parked.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let settle = self.settle_at_us.map(|at| Duration::from_micros(u64::try_from(at - now_us()).unwrap_or(0)));
@@ -171,6 +181,9 @@ impl Worker {
         }
         self.review(&mut tx, &mut decisions).await?;
         self.settle_at_us = self.next_look(&mut tx, more_is_due).await?;
+        if self.context.store.is_shared() {
+            journal::append(&mut tx, &decisions.events, now_us()).await?;
+        }
         tx.commit().await?;
         self.tell(decisions);
         Ok(true)

@@ -1,7 +1,7 @@
 //! Copies a node's SQLite database into an empty PostgreSQL database.
 //!
 //! Everything is copied in one transaction, table by table: what the tables and their columns are is asked of the database,
-//! so that no migration can be forgotten here. Both engines have the same.
+//! so that no migration can be forgotten here. Both engines have the same, but for the tables of several processes.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use futures_util::TryStreamExt;
 use sqlx::AssertSqlSafe;
 use url::Url;
 
+use super::leadership::Lock;
 use super::{Connection, Database, Store, StoreError, Stored, from_db};
 use crate::error::RunError;
 use crate::server::lock;
@@ -69,6 +70,9 @@ pub async fn copy(data_dir: &Path, to: &Url, mut progress: impl FnMut(Copied)) -
     let _lock = lock(data_dir)?;
     let (from, to) = (Database::Sqlite(path), Database::Postgres(to.clone()));
     let (source, target) = (Store::open(&from).await?, Store::open(&to).await?);
+    if let Lock::Theirs(leader) = target.lock().await.map_err(|error| to.failed(error))? {
+        return Err(to.failed(format!("a message node uses it ({}); give a new database", leader.who)).into());
+    }
     let unreadable = |error: StoreError| CopyError::from(from.failed(error));
     let unwritable = |error: StoreError| CopyError::from(to.failed(error));
 
@@ -202,7 +206,7 @@ mod tests {
         let (mut sqlite, mut postgres) = (sqlite.read().await.unwrap(), postgres.read().await.unwrap());
         let tables = names(&mut sqlite, TABLES).await.unwrap();
         let of_postgres = "SELECT CAST(tablename AS TEXT) FROM pg_tables
-            WHERE schemaname = 'public' AND tablename NOT LIKE '\\_%' ORDER BY CAST(tablename AS TEXT) COLLATE \"C\"";
+            WHERE schemaname = 'public' AND tablename NOT LIKE '\\_%' AND tablename NOT IN ('leader', 'journal') ORDER BY CAST(tablename AS TEXT) COLLATE \"C\"";
         assert_eq!(names(&mut postgres, of_postgres).await.unwrap(), tables);
         for table in tables {
             let of_postgres = format!(

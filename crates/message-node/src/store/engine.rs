@@ -1,21 +1,21 @@
 //! The database engines: SQLite in one file, and PostgreSQL.
 //!
 //! Both run the same statements; each has its own migrations. What else differs is here: how a connection is set up, and how
-//! it is made sure that one node writes.
+//! it is made sure that one process writes.
 //!
-//! On PostgreSQL the connection that writes holds a lock of the database for as long as it is open. A node that loses the
+//! On PostgreSQL the connection that writes holds a lock of the database for as long as it is open. A process that loses the
 //! connection loses the right to write with it, and needs the lock to have another: nobody compares clocks. The time with
-//! one connection is a [`Term`]. Between two of them another node may have written.
+//! one connection is a [`Term`]. Between two of them another process may have written.
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::migrate::Migrator;
-use sqlx::{AnyConnection, ConnectOptions, Connection as _};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{AnyConnection, ConnectOptions};
 use tokio::time::{Instant, sleep};
 use url::Url;
 
@@ -31,7 +31,7 @@ const READERS: u32 = 8;
 const SQLITE_ACQUIRE: Duration = Duration::from_secs(30);
 /// How long a request waits for a connection to PostgreSQL, also when the server restarts at that moment.
 const POSTGRES_ACQUIRE: Duration = Duration::from_secs(5);
-/// How long a node that starts waits for the right to write: one that was killed just now may still have it for a moment.
+/// How long a process that starts waits for the tables as it knows them: the one that leads may be making them.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it looks meanwhile.
 const START_INTERVAL: Duration = Duration::from_millis(100);
@@ -40,21 +40,24 @@ const START_INTERVAL: Duration = Duration::from_millis(100);
 /// say) is waited for.
 const SQLITE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000";
 
-/// How each connection to PostgreSQL that writes is set up: whoever hangs in a transaction stops others for 30 s at most, a
+/// How each connection to PostgreSQL that writes is set up: a process that hangs keeps others from writing for 30 s at most, a
 /// machine that is gone is noticed in that time, and what was committed is on the disk, whatever the database's default is.
+/// A process that does not hang shows that twice a second ([`crate::leadership`]); PostgreSQL before 14 does not look.
 const POSTGRES: &str = "SET client_min_messages = warning; SET statement_timeout = '30s'; SET lock_timeout = '10s';
     SET idle_in_transaction_session_timeout = '30s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4;
+    SELECT set_config('idle_session_timeout', '20s', false)
+        WHERE CAST(current_setting('server_version_num') AS INTEGER) >= 140000;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// Makes a connection the one that writes, unless another one is.
-const POSTGRES_LOCK: &str = "SELECT CASE WHEN pg_try_advisory_lock(1) THEN 1 ELSE 0 END";
+/// Makes a connection the one that writes, unless another one is; gives its number then.
+const POSTGRES_LOCK: &str = "SELECT CASE WHEN pg_try_advisory_lock(1) THEN pg_backend_pid() END";
 
-/// Who writes: the name that it gave itself, where it is, since when.
+/// Who writes: the number of its connection; the name that it gave itself, where it is, since when.
 const POSTGRES_WRITER: &str =
-    "SELECT CONCAT(a.application_name, ', from ', COALESCE(HOST(a.client_addr), 'the same machine'),
+    "SELECT l.pid, CONCAT(a.application_name, ', from ', COALESCE(HOST(a.client_addr), 'the same machine'),
         ', since ', TO_CHAR(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), ' UTC')
-    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_database d ON d.oid = l.database
+    FROM pg_locks l JOIN pg_database d ON d.oid = l.database LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = 1 AND l.objsubid = 1
         AND d.datname = current_database()";
 
@@ -110,11 +113,13 @@ impl Engine {
     }
 }
 
-/// The right to write, as far as this node knows.
+/// The right to write, as far as this process knows.
 #[derive(Debug, Default)]
 pub(super) struct Term {
     /// Grows with each connection that writes.
     number: AtomicU64,
+    /// What PostgreSQL calls the last of them; 0 before the first.
+    backend: AtomicI32,
     /// Why there is none, if the database said so.
     trouble: Mutex<Option<String>>,
 }
@@ -130,7 +135,13 @@ impl Term {
         trouble.clone().unwrap_or_else(|| "it does not answer".to_owned())
     }
 
-    fn has_begun(&self) {
+    /// What PostgreSQL calls the last connection that wrote.
+    pub(super) fn backend(&self) -> Option<i32> {
+        Some(self.backend.load(Ordering::Acquire)).filter(|pid| *pid != 0)
+    }
+
+    fn has_begun(&self, backend: i32) {
+        self.backend.store(backend, Ordering::Release);
         self.number.fetch_add(1, Ordering::AcqRel);
         self.set_trouble(None);
     }
@@ -140,16 +151,49 @@ impl Term {
     }
 }
 
-/// Opens the database and brings it to the current schema.
+/// Opens the database and brings it to the current schema. On PostgreSQL another process may have the right to write: then it
+/// has to have brought the database to that schema.
 pub(super) async fn open(database: &Database) -> Result<Store, RunError> {
     sqlx::any::install_default_drivers();
     let store = connect(database).await.map_err(|error| database.failed(said(&error)))?;
-    let migrations = match store.engine {
-        Engine::Sqlite => &SQLITE_MIGRATIONS,
-        Engine::Postgres => &POSTGRES_MIGRATIONS,
-    };
-    migrations.run(&store.writer).await.map_err(|e| database.failed(e))?;
+    match store.engine {
+        Engine::Sqlite => SQLITE_MIGRATIONS.run(&store.writer).await.map_err(|e| database.failed(e))?,
+        Engine::Postgres => migrate_or_wait(&store).await.map_err(|cause| database.failed(cause))?,
+    }
     Ok(store)
+}
+
+async fn migrate_or_wait(store: &Store) -> Result<(), String> {
+    let until = Instant::now() + START_PATIENCE;
+    loop {
+        let mut reader = store.readers.acquire().await.map_err(|error| said(&error))?;
+        let Some((_, who)) = writer(&mut reader).await.map_err(|error| said(&error))? else {
+            drop(reader);
+            match POSTGRES_MIGRATIONS.run(&store.writer).await {
+                Ok(()) => return Ok(()),
+                // Another one may have been faster.
+                Err(MigrateError::Execute(sqlx::Error::PoolTimedOut)) if Instant::now() < until => continue,
+                Err(error) => return Err(error.to_string()),
+            }
+        };
+        if is_current(&mut reader).await {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(format!("{OTHER_TABLES}, which leads ({who}); start the same version, or stop that one first"));
+        }
+        sleep(START_INTERVAL).await;
+    }
+}
+
+/// What is wrong with tables that this program does not know.
+pub(super) const OTHER_TABLES: &str = "its tables are those of another version of this program";
+
+/// Whether the tables are those that this program knows.
+pub(super) async fn is_current(reader: &mut AnyConnection) -> bool {
+    let done = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
+    let done: Result<Vec<i64>, _> = sqlx::query_scalar(done).fetch_all(reader).await;
+    done.is_ok_and(|done| done.into_iter().eq(POSTGRES_MIGRATIONS.iter().map(|migration| migration.version)))
 }
 
 /// The pool that writes has one connection: the others wait here, and not in the database.
@@ -175,7 +219,6 @@ async fn connect(database: &Database) -> Result<Store, sqlx::Error> {
         }
         Database::Postgres(url) => {
             let options = AnyConnectOptions::from_str(named(url).as_str())?.disable_statement_logging();
-            try_to_write(&options).await?;
             let pool = || pool(POSTGRES_ACQUIRE);
             let its_term = Arc::clone(&term);
             let writer = pool().max_connections(1).after_connect(move |connection, _| {
@@ -189,7 +232,7 @@ async fn connect(database: &Database) -> Result<Store, sqlx::Error> {
                 })
             });
             let readers = pool().max_connections(READERS).after_connect(|c, _| Box::pin(execute(c, POSTGRES_READER)));
-            let writer = writer.connect_with(options.clone()).await?;
+            let writer = writer.connect_lazy_with(options.clone());
             Ok(Store { engine: Engine::Postgres, writer, readers: readers.connect_with(options).await?, term })
         }
     }
@@ -206,27 +249,20 @@ fn named(url: &Url) -> Url {
     url
 }
 
-/// Finds out whether this node can write. A pool would try again and again, and not say why not.
-async fn try_to_write(options: &AnyConnectOptions) -> Result<(), sqlx::Error> {
-    let mut connection = AnyConnection::connect_with(options).await?;
-    let until = Instant::now() + START_PATIENCE;
-    while let Some(writer) = lock(&mut connection).await? {
-        if Instant::now() > until {
-            let cause = format!("another message node uses it ({writer}); stop it or give another database");
-            return Err(sqlx::Error::Configuration(cause.into()));
-        }
-        sleep(START_INTERVAL).await;
-    }
-    connection.close().await
-}
-
 async fn become_writer(connection: &mut AnyConnection, term: &Term) -> Result<(), sqlx::Error> {
     execute(connection, POSTGRES).await?;
-    let Some(writer) = lock(connection).await? else {
-        term.has_begun();
+    let backend: Option<i32> = sqlx::query_scalar(POSTGRES_LOCK).fetch_one(&mut *connection).await?;
+    if let Some(backend) = backend {
+        term.has_begun(backend);
         return Ok(());
-    };
-    Err(sqlx::Error::Configuration(format!("another message node uses it ({writer})").into()))
+    }
+    let who = writer(connection).await?.map_or_else(|| "it ends just now".to_owned(), |(_, who)| who);
+    Err(sqlx::Error::Configuration(format!("another process of this message node leads ({who})").into()))
+}
+
+/// Who has the right to write, if anybody: what PostgreSQL calls the connection, and what people do.
+pub(super) async fn writer(connection: &mut AnyConnection) -> Result<Option<(i32, String)>, sqlx::Error> {
+    sqlx::query_as(POSTGRES_WRITER).fetch_optional(connection).await
 }
 
 /// What an error says, without what sqlx calls it when it was made here.
@@ -235,16 +271,6 @@ fn said(error: &sqlx::Error) -> String {
         sqlx::Error::Configuration(cause) => cause.to_string(),
         error => error.to_string(),
     }
-}
-
-/// Makes a connection the one that writes. Tells who else is, if it cannot be.
-async fn lock(connection: &mut AnyConnection) -> Result<Option<String>, sqlx::Error> {
-    let locked: i32 = sqlx::query_scalar(POSTGRES_LOCK).fetch_one(&mut *connection).await?;
-    if locked == 1 {
-        return Ok(None);
-    }
-    let writer: Option<String> = sqlx::query_scalar(POSTGRES_WRITER).fetch_optional(connection).await?;
-    Ok(Some(writer.unwrap_or_else(|| "it ends just now".to_owned())))
 }
 
 async fn execute(connection: &mut AnyConnection, statements: &'static str) -> Result<(), sqlx::Error> {

@@ -3,7 +3,7 @@
 use protocol::FileName;
 use sqlx::{AssertSqlSafe, FromRow};
 
-use super::{Connection, Stored, from_db, to_db};
+use super::{Connection, Stored, to_db};
 
 /// A file that is there.
 #[derive(Debug, Clone, PartialEq, FromRow)]
@@ -13,14 +13,23 @@ pub(crate) struct Found {
     /// Its size in bytes.
     #[sqlx(try_from = "i64")]
     pub bytes: u64,
+    /// What the file store calls its bytes; its SHA-256 if nothing else is said.
+    pub object: Option<String>,
+}
+
+impl Found {
+    /// What the file store calls its bytes.
+    pub(crate) fn object(&self) -> &str {
+        self.object.as_deref().unwrap_or(&self.hash)
+    }
 }
 
 /// The file that this is a name of; `None` when it is not there.
 pub(crate) async fn find(db: &mut Connection, name: FileName) -> Stored<Option<Found>> {
     let sql = match name {
-        FileName::Sha256(_) => "SELECT hash, size AS bytes FROM files WHERE hash = $1",
+        FileName::Sha256(_) => "SELECT hash, size AS bytes, object FROM files WHERE hash = $1",
         FileName::DagPb(_) => {
-            "SELECT f.hash, f.size AS bytes FROM file_cids c JOIN files f ON f.hash = c.file_hash WHERE c.cid = $1"
+            "SELECT f.hash, f.size AS bytes, f.object FROM file_cids c JOIN files f ON f.hash = c.file_hash WHERE c.cid = $1"
         }
     };
     Ok(sqlx::query_as(sql).bind(name.to_string()).fetch_optional(db).await?)
@@ -43,9 +52,10 @@ pub(crate) async fn add_names(db: &mut Connection, hash: &str, names: &[FileName
 
 /// Files whose CIDs are not known, in the order of their hashes, after this one, at most `limit`: they came before CIDs were
 /// kept.
-pub(crate) async fn without_cid(db: &mut Connection, after: &str, limit: u32) -> Stored<Vec<String>> {
-    Ok(sqlx::query_scalar(
-        "SELECT hash FROM files WHERE hash > $1 AND NOT EXISTS (SELECT 1 FROM file_cids WHERE file_hash = files.hash)
+pub(crate) async fn without_cid(db: &mut Connection, after: &str, limit: u32) -> Stored<Vec<Found>> {
+    Ok(sqlx::query_as(
+        "SELECT hash, size AS bytes, object FROM files
+         WHERE hash > $1 AND NOT EXISTS (SELECT 1 FROM file_cids WHERE file_hash = files.hash)
          ORDER BY hash LIMIT $2",
     )
     .bind(after)
@@ -69,11 +79,18 @@ pub(crate) async fn insert(db: &mut Connection, hash: &str, size: u64, keep_unti
     Ok(())
 }
 
-/// The size in bytes of the file with this SHA-256; `None` when it is not there.
-pub(crate) async fn size(db: &mut Connection, hash: &str) -> Stored<Option<u64>> {
-    let size: Option<i64> =
-        sqlx::query_scalar("SELECT size FROM files WHERE hash = $1").bind(hash).fetch_optional(db).await?;
-    Ok(size.map(from_db))
+/// The bytes of a file that is there are in this object.
+pub(crate) async fn set_object(db: &mut Connection, hash: &str, object: &str) -> Stored<()> {
+    sqlx::query("UPDATE files SET object = $1 WHERE hash = $2").bind(object).bind(hash).execute(db).await?;
+    Ok(())
+}
+
+/// Whether the bytes of any file are in this object.
+pub(crate) async fn is_object(db: &mut Connection, object: &str) -> Stored<bool> {
+    let sql =
+        "SELECT hash FROM files WHERE object = $1 UNION SELECT hash FROM files WHERE hash = $1 AND object IS NULL";
+    let found: Option<String> = sqlx::query_scalar(sql).bind(object).fetch_optional(db).await?;
+    Ok(found.is_some())
 }
 
 /// A file lost a reference: it is kept at least until then.
@@ -126,11 +143,11 @@ pub(crate) async fn unneeded(db: &mut Connection, now_us: i64, limit: u32) -> St
     Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(now_us).bind(i64::from(limit)).fetch_all(db).await?)
 }
 
-/// Takes a file's row and names away, unless the file came to be needed; tells whether it did so.
-pub(crate) async fn delete_if_unneeded(db: &mut Connection, hash: &str, now_us: i64) -> Stored<bool> {
-    let sql = format!("DELETE FROM files WHERE {UNNEEDED} AND hash = $2");
-    let deleted = sqlx::query(AssertSqlSafe(sql)).bind(now_us).bind(hash).execute(&mut *db).await?.rows_affected() > 0;
-    if deleted {
+/// Takes a file's row and names away, unless the file came to be needed; gives what was taken away.
+pub(crate) async fn delete_if_unneeded(db: &mut Connection, hash: &str, now_us: i64) -> Stored<Option<Found>> {
+    let sql = format!("DELETE FROM files WHERE {UNNEEDED} AND hash = $2 RETURNING hash, size AS bytes, object");
+    let deleted = sqlx::query_as(AssertSqlSafe(sql)).bind(now_us).bind(hash).fetch_optional(&mut *db).await?;
+    if deleted.is_some() {
         sqlx::query("DELETE FROM file_cids WHERE file_hash = $1").bind(hash).execute(db).await?;
     }
     Ok(deleted)

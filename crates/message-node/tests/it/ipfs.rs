@@ -1,6 +1,5 @@
 //! Files and contents that are called by a CID.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use aleph_cid::car::{write_block_frame, write_carv1_header};
@@ -60,17 +59,9 @@ async fn is_there(node: &TestNode, name: &str) -> bool {
     node.json(&format!("/api/v0/storage/metadata/{name}")).await.0 == 200
 }
 
-fn kept_files(node: &TestNode) -> Vec<PathBuf> {
-    let folders = std::fs::read_dir(node.config().data_dir.join("files")).unwrap().map(|entry| entry.unwrap().path());
-    folders
-        .filter(|folder| !folder.ends_with("uploads"))
-        .flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()))
-        .collect()
-}
-
 async fn until_no_uploads_are_left(node: &TestNode) {
-    let uploads = node.config().data_dir.join("files/uploads");
-    eventually(async || (std::fs::read_dir(&uploads).unwrap().count() == 0).then_some(())).await;
+    let uploads = node.config().data_dir.join("uploads");
+    eventually(async || walk(&uploads).is_empty().then_some(())).await;
 }
 
 #[tokio::test]
@@ -101,7 +92,8 @@ async fn a_file_has_the_cid_that_ipfs_gives_it_and_is_found_by_all_its_names() {
         assert_eq!(bytes.bytes().await.unwrap(), content, "{name}");
     }
     assert_eq!(post_body(&node, ADD_FILE, content.clone()).await.status(), 200);
-    assert_eq!(kept_files(&node).len(), 2, "the same bytes are stored once");
+    // The same bytes are stored once.
+    eventually(async || (kept_files(&node).len() == 2).then_some(())).await;
 
     let unknown = FileNames::of(b"unknown").v0;
     assert_eq!(node.json(&format!("/api/v0/storage/raw/{unknown}")).await.0, 404);
@@ -473,7 +465,8 @@ async fn car_files_that_hold_no_file_are_refused_with_what_is_wrong() {
         assert!(body["message"].as_str().unwrap().contains(word), "{word}: {body}");
     }
     assert_eq!(post_body(&node, ADD_CAR, car(file)).await.status(), 400, "it is a form");
-    assert!(!is_there(&node, &root(file)).await && kept_files(&node).is_empty(), "nothing of it is kept");
+    assert!(!is_there(&node, &root(file)).await, "nothing of it is kept");
+    eventually(async || kept_files(&node).is_empty().then_some(())).await;
     until_no_uploads_are_left(&node).await;
 }
 
@@ -486,5 +479,5 @@ async fn too_expensive_car_files_are_not_kept() {
     let form = Form::new().part("file", file_part(&car(&blocks))).text("metadata", metadata(&message, true));
     let (status, body) = send(&node, ADD_CAR, form).await;
     assert_eq!((status, &body["details"]["error_code"]), (402, &json!(5)), "{body}");
-    assert!(kept_files(&node).is_empty());
+    eventually(async || kept_files(&node).is_empty().then_some(())).await;
 }

@@ -2,6 +2,7 @@
 
 mod balances;
 mod bounds;
+mod bucket;
 mod chain;
 mod codes;
 mod delegation;
@@ -16,6 +17,7 @@ mod network;
 mod order;
 mod payment;
 mod postgres;
+mod processes;
 mod restart;
 mod senders;
 mod snapshots;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aleph_message_node::{Config, RunError, run};
+use aleph_message_node::{Config, RunError, StoragePlace, run};
 use aleph_tests::Postgres;
 use protocol::api::message_node::{MessageStatus, MessageWithStatus};
 use protocol::client::{ClientError, MessageNode};
@@ -64,6 +64,16 @@ impl TestNode {
         config.postgres = database;
         config.timing.retry_window = Duration::from_millis(400);
         config.timing.drain = Duration::from_secs(2);
+        change(&mut config);
+        Self::launch(config, Some(folder)).await.unwrap()
+    }
+
+    /// Another process of the same message node, with other settings.
+    pub(crate) async fn beside(&self, change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = StoragePlace::Folder(self.config.data_dir.join("files"));
+        let files = self.config.files.clone().unwrap_or(files);
+        let mut config = Config { data_dir: folder.path().join("data"), files: Some(files), ..self.config.clone() };
         change(&mut config);
         Self::launch(config, Some(folder)).await.unwrap()
     }
@@ -229,6 +239,17 @@ impl TestNode {
         check_refusal(self, "post", path, status, &body).await;
         (status, body)
     }
+}
+
+/// What a node keeps in its folder of files.
+pub(crate) fn kept_files(node: &TestNode) -> Vec<PathBuf> {
+    walk(&node.config().data_dir.join("files")).into_iter().filter(|path| !path.ends_with("place")).collect()
+}
+
+/// All files below a folder. What goes meanwhile is not there.
+pub(crate) fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
 /// Why a node with these settings does not start.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use aleph_message_node::{Bucket, SnapshotsPlace};
+use aleph_message_node::{Bucket, StoragePlace};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Query, Request, State};
@@ -104,7 +104,7 @@ async fn sets_are_kept_in_a_bucket_below_a_prefix() {
     ]
     .map(|(name, value)| (name.to_owned(), value));
     let bucket = Bucket::new("s3://bucket/below/here", settings).unwrap();
-    let world = World::with(|config| config.archive.place = Some(SnapshotsPlace::S3(bucket))).await;
+    let world = World::with(|config| config.archive.place = Some(StoragePlace::S3(bucket))).await;
     let content = bytes_of(1, 9_000_000);
     world.archive(1, None, &content).await;
     world.archive(2, Some(1), b"difference").await;
