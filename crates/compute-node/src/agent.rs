@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::core::data::NoPlan;
-use crate::core::on_demand::{self, OnDemand};
+use crate::core::on_demand::{self, OnDemand, Patience, Terms};
 use crate::core::persistent::{self, Assignment, Persistent};
 use crate::epochs::EpochStore;
+use crate::machine;
 use crate::programs::catalog::Change;
 use crate::programs::data::{DataError, ProgramData};
-use crate::programs::endpoint::{Endpoints, Visit};
+use crate::programs::endpoint::{Endpoint, Endpoints, Visit};
 use crate::programs::fetch::{Fetched, Fetcher};
 use crate::programs::launch;
 use crate::programs::sandboxes::{Adopted, Happened, Owner, Sandboxes};
@@ -51,6 +52,8 @@ pub(crate) enum Message {
     Changed(Change),
     /// What a program wrote was brought to its standby, as far as that was possible.
     Settled(Assignment),
+    /// A copy on demand was to be frozen, and is or is not.
+    Froze(ProgramId, bool),
 }
 
 /// How everybody else talks to the agent.
@@ -86,15 +89,25 @@ impl AgentHandle {
     }
 
     /// Goes into a program that answers on this node.
-    pub(crate) fn enter(&self, program: ProgramId) -> Option<Visit> {
-        self.endpoints.enter(program)
+    pub(crate) async fn enter(&self, program: ProgramId) -> Option<Visit> {
+        self.endpoints.enter(program).await
+    }
+
+    /// Where a program answers, if it does on this node.
+    pub(crate) fn endpoint(&self, program: ProgramId) -> Option<Arc<Endpoint>> {
+        self.endpoints.get(program)
+    }
+
+    /// How many copies on demand are frozen.
+    pub(crate) fn frozen(&self) -> usize {
+        self.endpoints.on_demand().iter().filter(|endpoint| endpoint.is_frozen()).count()
     }
 
     /// Goes into a copy on demand, starting it if need be.
     pub(crate) async fn enter_on_demand(&self, program: ProgramId) -> Result<Visit, Failure> {
         let ended = || Failure { kind: FailureKind::NodeFault, message: "the node is shutting down".to_owned() };
         loop {
-            if let Some(visit) = self.endpoints.enter(program) {
+            if let Some(visit) = self.endpoints.enter(program).await {
                 return Ok(visit);
             }
             let (reply, answer) = oneshot::channel();
@@ -118,6 +131,8 @@ pub(crate) struct Parts {
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) data: Option<Arc<ProgramData>>,
     pub(crate) handle: AgentHandle,
+    /// How long copies on demand stay that nobody uses, unless their messages say otherwise.
+    pub(crate) patience: Patience,
     pub(crate) leave_running: bool,
 }
 
@@ -147,8 +162,9 @@ impl Agent {
 
     /// Takes over what an agent before this one left running. Call it before [`Agent::run`].
     pub(crate) fn take_over(&mut self, adopted: Vec<Adopted>) {
-        for Adopted { owner, needs, endpoint } in adopted {
+        for Adopted { owner, needs, idle, endpoint } in adopted {
             let ready = endpoint.is_some();
+            let frozen = endpoint.as_ref().filter(|endpoint| endpoint.is_frozen()).and_then(|e| e.idle_since());
             if let Some(endpoint) = endpoint {
                 self.parts.handle.endpoints.insert(endpoint);
             }
@@ -156,7 +172,10 @@ impl Agent {
                 Owner::Persistent(assignment) => self.tell(persistent::Event::Adopted { assignment, needs, ready }),
                 // One that was just starting has nobody waiting for it any more.
                 Owner::OnDemand(_) if !ready => self.parts.sandboxes.stop(owner, Duration::ZERO),
-                Owner::OnDemand(program) => self.tell_on_demand(on_demand::Event::Adopted(program, needs)),
+                Owner::OnDemand(program) => {
+                    let terms = Terms { needs, patience: launch::patience(idle, self.parts.patience) };
+                    self.tell_on_demand(on_demand::Event::Adopted { program, terms, frozen });
+                }
             }
         }
     }
@@ -206,6 +225,8 @@ impl Agent {
                 self.tell_on_demand(on_demand::Event::Wanted(program));
             }
             Message::Settled(assignment) => self.tell(persistent::Event::Settled(assignment)),
+            Message::Froze(program, true) => self.tell_on_demand(on_demand::Event::Frozen(program)),
+            Message::Froze(program, false) => self.tell_on_demand(on_demand::Event::NotFrozen(program)),
             Message::Changed(Change::Over(program)) => self.tell_on_demand(on_demand::Event::Outdated(program)),
             Message::Changed(Change::NewCode(program)) => {
                 info!(%program, "new code");
@@ -239,9 +260,14 @@ impl Agent {
     fn was_fetched(&mut self, owner: Owner, result: Result<Fetched, NotFetched>) {
         let result = match result {
             Ok(fetched) => {
-                let needs = launch::needs(&fetched.program.content);
+                let content = &fetched.program.content;
+                let needs = launch::needs(content);
+                let patience = launch::patience(launch::idle(content), self.parts.patience);
+                if let Owner::OnDemand(program) = owner {
+                    launch::complaints(content).iter().for_each(|what| self.parts.sandboxes.note(program, what));
+                }
                 self.fetched.insert(owner, fetched);
-                Ok(needs)
+                Ok(Terms { needs, patience })
             }
             Err(NotFetched::Failed(failure)) => Err(failure),
             Err(NotFetched::Refused(why)) => {
@@ -255,11 +281,13 @@ impl Agent {
             self.parts.sandboxes.note(owner.program(), &format!("could not be started: {}", failure.message));
         }
         match (owner, result) {
-            (Owner::Persistent(assignment), Ok(needs)) => self.tell(persistent::Event::Fetched { assignment, needs }),
+            (Owner::Persistent(assignment), Ok(Terms { needs, .. })) => {
+                self.tell(persistent::Event::Fetched { assignment, needs });
+            }
             (Owner::Persistent(assignment), Err(failure)) => {
                 self.tell(persistent::Event::FetchFailed(assignment, failure));
             }
-            (Owner::OnDemand(program), Ok(needs)) => self.tell_on_demand(on_demand::Event::Fetched(program, needs)),
+            (Owner::OnDemand(program), Ok(terms)) => self.tell_on_demand(on_demand::Event::Fetched(program, terms)),
             (Owner::OnDemand(program), Err(failure)) => {
                 self.tell_on_demand(on_demand::Event::FetchFailed(program, failure));
             }
@@ -280,7 +308,7 @@ impl Agent {
                 None => on_demand::Event::Busy(endpoint.program),
             });
         }
-        self.tell_on_demand(on_demand::Event::Tick);
+        self.tell_on_demand(on_demand::Event::Tick { memory_is_short: machine::memory_is_short() });
     }
 
     fn tell(&mut self, event: persistent::Event) {
@@ -354,6 +382,7 @@ impl Agent {
                 self.fetched.remove(&Owner::OnDemand(program));
                 self.answer(program, &Err(failure));
             }
+            Command::Freeze(program) => self.freeze(program),
             Command::Retire(program) => self.retire(program),
         }
     }
@@ -365,12 +394,25 @@ impl Agent {
         }
     }
 
+    fn freeze(&self, program: ProgramId) {
+        let (endpoint, messages) = (self.parts.handle.endpoints.get(program), self.parts.handle.messages.clone());
+        tokio::spawn(async move {
+            let is_frozen = match endpoint {
+                Some(endpoint) => endpoint.freeze().await,
+                None => false,
+            };
+            let _ = messages.send(Message::Froze(program, is_frozen)).await;
+        });
+    }
+
     /// Closes a copy on demand and ends it when the requests inside have left, or have had their time.
     fn retire(&self, program: ProgramId) {
         let (endpoint, sandboxes) = (self.parts.handle.endpoints.remove(program, None), self.parts.sandboxes.clone());
         tokio::spawn(async move {
             if let Some(endpoint) = endpoint {
                 let _ = tokio::time::timeout(endpoint.request_limit, endpoint.empty()).await;
+                // To end by itself. Its door is closed, so nobody freezes it again.
+                endpoint.wake().await;
             }
             sandboxes.stop(Owner::OnDemand(program), STOP_GRACE);
         });
@@ -396,7 +438,9 @@ impl Agent {
         let owners = sandboxes.owners();
         info!(sandboxes = owners.len(), "stopping all programs of this node");
         for owner in owners {
-            self.parts.handle.endpoints.remove(owner.program(), owner.epoch());
+            if let Some(endpoint) = self.parts.handle.endpoints.remove(owner.program(), owner.epoch()) {
+                endpoint.wake().await;
+            }
             sandboxes.stop(owner, STOP_GRACE);
         }
         while !sandboxes.owners().is_empty() && events.recv().await.is_some() {}

@@ -40,6 +40,8 @@ pub struct Config {
     pub offer: Offer,
     /// Constants of leases that are not the scheduler's: grace, kill allowance.
     pub lease: LeaseConfig,
+    /// A copy on demand that nobody used for this long is frozen, unless it is stopped by then.
+    pub freeze_after: Duration,
     /// A copy on demand that nobody used for this long is stopped.
     pub idle_after: Duration,
     /// How long a program has to become ready.

@@ -24,7 +24,7 @@ use crate::agent::{Agent, AgentHandle, Message, Parts};
 use crate::api::{self, ApiState};
 use crate::config::{Config, Offer};
 use crate::control::{self, Identity};
-use crate::core::on_demand::OnDemand;
+use crate::core::on_demand::{OnDemand, Patience};
 use crate::core::persistent::{Needs, Persistent};
 use crate::epochs::EpochStore;
 use crate::gateway::{Gateway, Routes};
@@ -305,12 +305,13 @@ async fn build_agent(
     let capacity = persistent_capacity(&config.offer);
     let mut agent = Agent::new(Parts {
         persistent: Persistent::new(clock::now(), capacity, seen, config.lease.lease),
-        on_demand: OnDemand::new(on_demand_capacity(&config.offer), config.idle_after),
+        on_demand: OnDemand::new(on_demand_capacity(&config.offer)),
         epochs,
         sandboxes: sandboxes.clone(),
         fetcher: Arc::new(fetcher),
         data: program_data,
         handle: handle.clone(),
+        patience: Patience { freeze_after: config.freeze_after, stop_after: config.idle_after },
         leave_running: config.leave_running,
     });
     // Before the first heartbeat: what it does not mention is not there.

@@ -110,8 +110,12 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(crate) restore_after: Duration,
 
+    /// Freeze a copy on demand that nobody used for this long: it keeps its memory and answers at once, and does nothing else
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub(crate) freeze_after: Duration,
+
     /// Stop a copy on demand that nobody used for this long
-    #[arg(long, default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = "10m", value_parser = duration)]
     pub(crate) idle_after: Duration,
 
     /// How long a program has to become ready
@@ -376,8 +380,14 @@ pub(crate) struct ComputeNodeOptions {
     #[arg(long, default_value_t = 10, env = "ALEPH_NODE_LOG_MIB")]
     pub(crate) log_mib: u64,
 
-    /// Stop a copy on demand that nobody used for this long
-    #[arg(long, default_value = "5m", value_parser = duration, env = "ALEPH_NODE_IDLE_AFTER")]
+    /// Freeze a copy on demand that nobody used for this long: it keeps its memory and answers at once, and does nothing else.
+    /// Its message can say otherwise: metadata.freeze_after, in seconds
+    #[arg(long, default_value = "15s", value_parser = duration, env = "ALEPH_NODE_FREEZE_AFTER")]
+    pub(crate) freeze_after: Duration,
+
+    /// Stop a copy on demand that nobody used for this long; never frozen, if that is not longer than --freeze-after. Its
+    /// message can say otherwise: metadata.idle_after, in seconds
+    #[arg(long, default_value = "10m", value_parser = duration, env = "ALEPH_NODE_IDLE_AFTER")]
     pub(crate) idle_after: Duration,
 
     /// How long a program has to become ready

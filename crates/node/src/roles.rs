@@ -156,6 +156,7 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
         },
         offer,
         lease: LeaseConfig::default(),
+        freeze_after: options.freeze_after,
         idle_after: options.idle_after,
         ready_within: options.ready_within,
         hold_requests: options.hold,

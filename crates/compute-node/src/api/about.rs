@@ -66,10 +66,13 @@ pub(super) async fn executions(State(state): State<Arc<ApiState>>) -> Json<Map<S
 /// `GET /v2/about/executions/list`.
 pub(super) async fn executions_v2(State(state): State<Arc<ApiState>>) -> Json<Map<String, Value>> {
     let entry = |owner: Owner| {
+        // Looked at and not used: what is frozen stays so.
+        let endpoint = state.agent.endpoint(owner.program());
         let about = json!({
             "networking": {},
             "status": {},
-            "running": state.agent.enter(owner.program()).is_some(),
+            "running": endpoint.is_some(),
+            "frozen": endpoint.is_some_and(|endpoint| endpoint.is_frozen()),
             "awaiting_confidential_init": false,
             "vm_type": kind(owner),
             "epoch": owner.epoch(),

@@ -20,6 +20,9 @@ use protocol::{Epoch, ProgramId};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tower::Service;
+use tracing::{info, warn};
+
+use super::standstill::Standstill;
 
 /// How long an unused connection to a program is kept. Shorter than the 75 s after which the ASGI server closes it.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
@@ -40,6 +43,8 @@ pub(crate) struct Endpoint {
     last_used: AtomicU64,
     closed: AtomicBool,
     left: Notify,
+    /// How it is held still while nobody is inside; `None` for what never is.
+    standstill: Option<Arc<Standstill>>,
 }
 
 /// A request inside a program. It has left when this is dropped.
@@ -47,7 +52,13 @@ pub(crate) struct Endpoint {
 pub(crate) struct Visit(Arc<Endpoint>);
 
 impl Endpoint {
-    pub(crate) fn new(program: ProgramId, epoch: Option<Epoch>, request_limit: Duration, socket: PathBuf) -> Arc<Self> {
+    pub(crate) fn new(
+        program: ProgramId,
+        epoch: Option<Epoch>,
+        request_limit: Duration,
+        socket: PathBuf,
+        standstill: Option<Arc<Standstill>>,
+    ) -> Arc<Self> {
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_CONNECTION)
             .pool_timer(TokioTimer::new())
@@ -62,15 +73,61 @@ impl Endpoint {
             last_used: AtomicU64::new(clock::now().as_nanos()),
             closed: AtomicBool::new(false),
             left: Notify::new(),
+            standstill,
         })
     }
 
-    /// Goes in; `None` when it is closed.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Visit> {
+    /// Goes in, and has the program go on if it stands still; `None` when it is closed.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Option<Visit> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let visit = Visit(self.clone());
-        // After counting: either this sees the door closed, or who closes it sees this visit.
-        (!self.closed.load(Ordering::SeqCst)).then_some(visit)
+        // After counting: either this sees the door closed, or the program held, or who does that sees this visit.
+        if self.closed.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.wake().await;
+        Some(visit)
+    }
+
+    /// Has the program go on, if it stands still.
+    pub(crate) async fn wake(&self) {
+        if let Some(standstill) = &self.standstill {
+            standstill.wake().await;
+        }
+    }
+
+    /// Whether the program stands still.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.standstill.as_ref().is_some_and(|standstill| standstill.is_frozen())
+    }
+
+    /// Has the program stand still and give memory back, unless somebody is inside. Says whether it stands still.
+    pub(crate) async fn freeze(self: &Arc<Self>) -> bool {
+        let Some(standstill) = self.standstill.clone() else { return false };
+        let (endpoint, program) = (self.clone(), self.program);
+        let freeze = move || {
+            let is_frozen = standstill.freeze(|| endpoint.may_stand_still())?;
+            Ok::<_, io::Error>(is_frozen.then(|| standstill.give_back()))
+        };
+        match tokio::task::spawn_blocking(freeze).await.expect("it does not panic") {
+            Ok(None) => false,
+            Ok(Some(given)) => {
+                let given_back = given.unwrap_or_else(|error| {
+                    warn!(%program, %error, "cannot take memory back from a frozen program");
+                    0
+                });
+                info!(%program, given_back, "frozen: nobody uses it");
+                true
+            }
+            Err(error) => {
+                warn!(%program, %error, "cannot freeze a program that nobody uses");
+                false
+            }
+        }
+    }
+
+    fn may_stand_still(&self) -> bool {
+        self.in_flight.load(Ordering::SeqCst) == 0 && !self.closed.load(Ordering::SeqCst)
     }
 
     /// Lets nobody in any more.
@@ -117,8 +174,13 @@ pub(crate) struct Endpoints(RwLock<HashMap<ProgramId, Arc<Endpoint>>>);
 
 impl Endpoints {
     /// Goes into a program, if it answers on this node.
-    pub(crate) fn enter(&self, program: ProgramId) -> Option<Visit> {
-        self.0.read().expect("no code panics while it holds this lock").get(&program)?.enter()
+    pub(crate) async fn enter(&self, program: ProgramId) -> Option<Visit> {
+        self.get(program)?.enter().await
+    }
+
+    /// Where a program answers, if it does on this node.
+    pub(crate) fn get(&self, program: ProgramId) -> Option<Arc<Endpoint>> {
+        self.0.read().expect("no code panics while it holds this lock").get(&program).cloned()
     }
 
     pub(crate) fn insert(&self, endpoint: Arc<Endpoint>) {
@@ -212,16 +274,16 @@ mod tests {
     use super::*;
 
     fn endpoint() -> Arc<Endpoint> {
-        Endpoint::new(ProgramId::from_bytes([1; 32]), None, Duration::from_secs(1), "/nowhere".into())
+        Endpoint::new(ProgramId::from_bytes([1; 32]), None, Duration::from_secs(1), "/nowhere".into(), None)
     }
 
     #[tokio::test]
     async fn who_is_inside_may_finish_after_the_door_is_closed() {
         let endpoint = endpoint();
-        let visit = endpoint.enter().unwrap();
+        let visit = endpoint.enter().await.unwrap();
         assert_eq!(endpoint.idle_since(), None);
         endpoint.close();
-        assert!(endpoint.enter().is_none());
+        assert!(endpoint.enter().await.is_none());
         let empty = tokio::spawn({
             let endpoint = endpoint.clone();
             async move { endpoint.empty().await }
@@ -233,13 +295,14 @@ mod tests {
         assert!(endpoint.idle_since().is_some());
     }
 
-    #[test]
-    fn an_older_epochs_end_does_not_remove_a_newer_one() {
+    #[tokio::test]
+    async fn an_older_epochs_end_does_not_remove_a_newer_one() {
         let endpoints = Endpoints::default();
         let program = ProgramId::from_bytes([1; 32]);
-        endpoints.insert(Endpoint::new(program, Some(Epoch::new(2)), Duration::ZERO, "/nowhere".into()));
+        let newer = Endpoint::new(program, Some(Epoch::new(2)), Duration::ZERO, "/nowhere".into(), None);
+        endpoints.insert(newer);
         assert!(endpoints.remove(program, Some(Epoch::new(1))).is_none());
-        assert!(endpoints.enter(program).is_some());
+        assert!(endpoints.enter(program).await.is_some());
         assert!(endpoints.remove(program, Some(Epoch::new(2))).is_some());
     }
 }

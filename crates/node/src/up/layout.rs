@@ -237,6 +237,8 @@ impl Layout {
             memory_mib.to_string().into(),
             "--disk-mib".into(),
             disk_mib.to_string().into(),
+            "--freeze-after".into(),
+            in_millis(options.freeze_after),
             "--idle-after".into(),
             in_millis(options.idle_after),
             "--snapshot-interval".into(),

@@ -11,7 +11,8 @@ use aleph_sandbox::client::{Supervisor, clear_away, is_alive};
 use aleph_sandbox::layout::SandboxDirectory;
 use aleph_sandbox::logs::{LogLine, read_tail};
 use aleph_sandbox::spec::{
-    ClaimSpec, CodeSource, ContainerSpec, DriverSpec, End, Limits, LogSpec, PrepareSpec, Request, SandboxState,
+    ClaimSpec, CodeSource, ContainerSpec, DriverSpec, End, IdleSpec, Limits, LogSpec, PrepareSpec, Request,
+    SandboxState,
 };
 use guest::{Configure, Interface};
 use lease::{LeaseConfig, LeaseTimes, clock};
@@ -253,6 +254,7 @@ fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>
         logs: LogSpec { directory: PathBuf::new(), max_bytes: 1 << 20 },
         ready_within_ms: 20_000,
         request_limit_ms: 10_000,
+        idle: IdleSpec::default(),
         deadline: long().holder(clock::now()),
     }
 }

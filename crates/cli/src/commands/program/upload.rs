@@ -195,6 +195,14 @@ async fn with_last_words(
     failure
 }
 
+fn metadata(args: &UploadArgs) -> Map<String, Value> {
+    let name = args.name.clone().unwrap_or_else(|| default_name(&args.path));
+    let mut metadata = Map::from_iter([("name".to_owned(), Value::from(name))]);
+    let idle = [("freeze_after", args.freeze_after), ("idle_after", args.idle_after)];
+    metadata.extend(idle.into_iter().filter_map(|(key, seconds)| Some((key.to_owned(), seconds?.into()))));
+    metadata
+}
+
 fn content(
     args: &UploadArgs,
     account: &Account,
@@ -205,13 +213,12 @@ fn content(
     variables: Option<BTreeMap<String, String>>,
 ) -> ProgramContent {
     let updatable = !args.no_updatable;
-    let name = args.name.clone().unwrap_or_else(|| default_name(&args.path));
     let volumes = [&args.persistent_volume, &args.ephemeral_volume, &args.immutable_volume];
     ProgramContent {
         address: account.address().clone(),
         time: MessageTime::now(),
         allow_amend: updatable,
-        metadata: Some(Map::from_iter([("name".to_owned(), Value::from(name))])),
+        metadata: Some(metadata(args)),
         authorized_keys: None,
         variables,
         environment: Environment { reproducible: false, internet: args.internet, aleph_api: true, shared_cache: false },
