@@ -118,6 +118,14 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value = "10m", value_parser = duration)]
     pub(crate) idle_after: Duration,
 
+    /// Start another copy of a program on demand when more requests than this are inside each copy
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests_per_copy: u32,
+
+    /// How many copies on demand of one program a compute node runs at most
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) copies: u16,
+
     /// How long a program has to become ready
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(crate) ready_within: Duration,
@@ -389,6 +397,14 @@ pub(crate) struct ComputeNodeOptions {
     /// message can say otherwise: metadata.idle_after, in seconds
     #[arg(long, default_value = "10m", value_parser = duration, env = "ALEPH_NODE_IDLE_AFTER")]
     pub(crate) idle_after: Duration,
+
+    /// Start another copy of a program on demand when more requests than this are inside each copy
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..), env = "ALEPH_NODE_REQUESTS_PER_COPY")]
+    pub(crate) requests_per_copy: u32,
+
+    /// How many copies on demand of one program there are at most. Its message can ask for fewer: metadata.copies
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..), env = "ALEPH_NODE_COPIES")]
+    pub(crate) copies: u16,
 
     /// How long a program has to become ready
     #[arg(long, default_value = "60s", value_parser = duration, env = "ALEPH_NODE_READY_WITHIN")]

@@ -158,6 +158,8 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
         lease: LeaseConfig::default(),
         freeze_after: options.freeze_after,
         idle_after: options.idle_after,
+        requests_per_copy: options.requests_per_copy as usize,
+        copies: options.copies,
         ready_within: options.ready_within,
         hold_requests: options.hold,
         data,

@@ -53,6 +53,9 @@ pub struct ClaimSpec {
     pub program: ProgramId,
     /// The epoch of a persistent program; `None` for a copy on demand.
     pub epoch: Option<Epoch>,
+    /// Which of the copies on demand it is; for an agent that finds it running.
+    #[serde(default)]
+    pub copy: u16,
     /// What it may use at most.
     pub limits: Limits,
     /// Its code.
@@ -74,6 +77,9 @@ pub struct ClaimSpec {
     /// How long it stays when nobody uses it, as its message says; for an agent that finds it running.
     #[serde(default)]
     pub idle: IdleSpec,
+    /// How many copies on demand there may be, if its message says so; for an agent that finds it running.
+    #[serde(default)]
+    pub copies: Option<u16>,
     /// When it ends unless it is renewed.
     pub deadline: HolderDeadline,
 }

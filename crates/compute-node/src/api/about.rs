@@ -67,12 +67,13 @@ pub(super) async fn executions(State(state): State<Arc<ApiState>>) -> Json<Map<S
 pub(super) async fn executions_v2(State(state): State<Arc<ApiState>>) -> Json<Map<String, Value>> {
     let entry = |owner: Owner| {
         // Looked at and not used: what is frozen stays so.
-        let endpoint = state.agent.endpoint(owner.program());
+        let endpoints = state.agent.endpoints(owner.program());
         let about = json!({
             "networking": {},
             "status": {},
-            "running": endpoint.is_some(),
-            "frozen": endpoint.is_some_and(|endpoint| endpoint.is_frozen()),
+            "running": !endpoints.is_empty(),
+            "frozen": !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.is_frozen()),
+            "copies": endpoints.len(),
             "awaiting_confidential_init": false,
             "vm_type": kind(owner),
             "epoch": owner.epoch(),

@@ -1,8 +1,10 @@
-//! The copies of programs that run on demand: started by a request, frozen and then stopped when nobody uses them. One copy
-//! per program; any number of programs start at the same time.
+//! The copies of programs that run on demand: started by a request, frozen and then stopped when nobody uses them. A program
+//! has one copy, and more while more requests are inside than one shall have; any number of programs start at the same time.
 //!
+//! Each copy:
 //! ```text
-//!            a request           fetched, and room        ready             unused      stands still
+//!            a request,          fetched, and room        ready             unused      stands still
+//!            too many inside
 //!  (none) ─────────────▶ Fetching ───────────────▶ Starting ─────▶ Ready ─────────▶ Freezing ──────▶ Frozen
 //!     ▲                     │  fetched, no room       │ failed     │ ▲                 │ a request      │ a request
 //!     │                     ▼                         │            │ └─────────────────┴────────────────┘
@@ -14,49 +16,73 @@
 //! left for Stopping as Ready is. A request lets a frozen copy go on without asking here, and is heard of here afterwards:
 //! what counts is that every copy has its room for as long as it is there, frozen or not.
 //!
-//! When room is needed or memory is short, frozen copies leave first, then idle ones, the longest unused before the others.
+//! The first request starts one copy, whoever else asks meanwhile. More copies start only where room is free: nobody leaves
+//! for them. A copy that nobody uses is stopped when it would be frozen, as long as the program has another before it.
+//!
+//! When room is needed or memory is short, frozen and spare copies leave first, then idle ones, the longest unused before the
+//! others.
+
+mod room;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lease::BootTime;
 use protocol::ProgramId;
-use protocol::control::{Failure, FailureKind};
+use protocol::control::Failure;
 
 use super::backoff::Backoff;
 use super::persistent::Needs;
+
+/// One of the copies of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CopyId {
+    /// Whose.
+    pub program: ProgramId,
+    /// Which: from 0 on. Requests go to the one with the lowest number that has room for them.
+    pub number: u16,
+}
+
+impl CopyId {
+    /// The first copy of a program.
+    pub const fn first(program: ProgramId) -> Self {
+        Self { program, number: 0 }
+    }
+}
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A request waits for the program.
     Wanted(ProgramId),
-    /// Everything that the program needs is there.
-    Fetched(ProgramId, Terms),
+    /// So many requests are inside the program, in all of its copies.
+    Inside(ProgramId, usize),
+    /// Everything that the copy needs is there.
+    Fetched(CopyId, Terms),
     /// Something that it needs cannot be had.
-    FetchFailed(ProgramId, Failure),
+    FetchFailed(CopyId, Failure),
     /// Its sandbox answers.
-    Ready(ProgramId),
+    Ready(CopyId),
     /// Nothing of its sandbox runs any more; a failure, unless it was told to end.
-    Gone(ProgramId, Option<Failure>),
+    Gone(CopyId, Option<Failure>),
     /// No request has used it since then.
-    Idle(ProgramId, BootTime),
+    Idle(CopyId, BootTime),
     /// Requests use it.
-    Busy(ProgramId),
+    Busy(CopyId),
     /// It stands still.
-    Frozen(ProgramId),
+    Frozen(CopyId),
     /// It does not stand still: it was used just then, or cannot.
-    NotFrozen(ProgramId),
+    NotFrozen(CopyId),
     /// A copy of an agent before this one was found alive and ready.
     Adopted {
-        /// Whose it is.
-        program: ProgramId,
+        /// Which.
+        copy: CopyId,
         /// How it runs.
         terms: Terms,
         /// Since when it counts as unused, if it was found frozen.
         frozen: Option<BootTime>,
     },
-    /// It must not go on as it is: new code, or forgotten.
+    /// No copy of it must go on as it is: new code, or forgotten.
     Outdated(ProgramId),
     /// Time passed.
     Tick {
@@ -68,18 +94,20 @@ pub enum Event {
 /// What to do, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Fetch what the program needs.
-    Fetch(ProgramId),
+    /// Fetch what the copy needs.
+    Fetch(CopyId),
     /// Start its sandbox.
-    Start(ProgramId),
-    /// Let the waiting requests through.
+    Start(CopyId),
+    /// Let the program's waiting requests through.
     Serve(ProgramId),
-    /// Tell the waiting requests that it failed.
+    /// Tell the program's waiting requests that it failed.
     Fail(ProgramId, Failure),
+    /// Forget what was fetched for the copy: it is not started.
+    Drop(CopyId),
     /// Have it stand still, unless a request uses it just now.
-    Freeze(ProgramId),
+    Freeze(CopyId),
     /// Let no new request in, wait for those inside, and end it.
-    Retire(ProgramId),
+    Retire(CopyId),
 }
 
 /// How long a copy stays when nobody uses it, counted from the last request.
@@ -98,6 +126,8 @@ pub struct Terms {
     pub needs: Needs,
     /// How long it stays.
     pub patience: Patience,
+    /// How many copies its program has at most.
+    pub copies: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,16 +135,41 @@ enum Phase {
     Fetching,
     WaitingForRoom(Terms),
     Starting(Terms),
-    Ready { terms: Terms, idle_since: Option<BootTime>, freeze_not_before: BootTime },
-    Freezing { terms: Terms, idle_since: BootTime },
-    Frozen { terms: Terms, idle_since: BootTime },
-    Stopping { needs: Needs, wanted_again: bool },
-    Failed { until: BootTime, failure: Failure },
+    /// Ready, Freezing or Frozen.
+    Up(Terms, Use),
+    Stopping {
+        needs: Needs,
+        wanted_again: bool,
+    },
+    Failed {
+        until: BootTime,
+        failure: Failure,
+    },
+}
+
+/// How a copy that is ready is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Busy,
+    Idle { since: BootTime, freeze_not_before: BootTime },
+    Freezing { since: BootTime },
+    Frozen { since: BootTime },
+}
+
+impl Use {
+    const fn idle(since: BootTime) -> Self {
+        Self::Idle { since, freeze_not_before: BootTime::BOOT }
+    }
 }
 
 impl Phase {
-    const fn ready(terms: Terms, idle_since: Option<BootTime>) -> Self {
-        Self::Ready { terms, idle_since, freeze_not_before: BootTime::BOOT }
+    const fn is_up(&self) -> bool {
+        matches!(self, Self::Up(..))
+    }
+
+    /// Whether requests are or will be served by it.
+    const fn is_alive(&self) -> bool {
+        matches!(self, Self::Fetching | Self::WaitingForRoom(_) | Self::Starting(_) | Self::Up(..))
     }
 }
 
@@ -128,14 +183,16 @@ struct Copy {
 /// The copies on demand of one node.
 #[derive(Debug)]
 pub struct OnDemand {
-    copies: BTreeMap<ProgramId, Copy>,
+    copies: BTreeMap<CopyId, Copy>,
     capacity: Needs,
+    requests_per_copy: usize,
 }
 
 impl OnDemand {
-    /// None yet. `capacity` is what all together may take.
-    pub fn new(capacity: Needs) -> Self {
-        Self { copies: BTreeMap::new(), capacity }
+    /// None yet. `capacity` is what all together may take. More requests than `requests_per_copy` inside a program are a
+    /// reason for another copy.
+    pub fn new(capacity: Needs, requests_per_copy: usize) -> Self {
+        Self { copies: BTreeMap::new(), capacity, requests_per_copy: requests_per_copy.max(1) }
     }
 
     /// How many copies are there, in any state.
@@ -153,65 +210,51 @@ impl OnDemand {
         let mut commands = Vec::new();
         match event {
             Event::Wanted(program) => self.wanted(now, program, &mut commands),
-            Event::Fetched(program, terms) => {
-                if let Some(copy) = self.copies.get_mut(&program)
-                    && copy.phase == Phase::Fetching
+            Event::Inside(program, requests) => self.inside(now, program, requests, &mut commands),
+            Event::Fetched(copy, terms) => {
+                if self.phase(copy) == Some(&Phase::Fetching) {
+                    self.set(copy, Phase::WaitingForRoom(terms));
+                    self.make_room(copy, terms, &mut commands);
+                }
+            }
+            Event::FetchFailed(copy, failure) => {
+                if self.phase(copy) == Some(&Phase::Fetching) {
+                    self.failed(now, copy, failure, &mut commands);
+                }
+            }
+            Event::Ready(copy) => {
+                if let Some(Copy { phase, ready_since, .. }) = self.copies.get_mut(&copy)
+                    && let Phase::Starting(terms) = *phase
                 {
-                    copy.phase = Phase::WaitingForRoom(terms);
-                    self.make_room(program, terms, &mut commands);
+                    *phase = Phase::Up(terms, Use::idle(now));
+                    *ready_since = Some(now);
+                    commands.push(Command::Serve(copy.program));
                 }
             }
-            Event::FetchFailed(program, failure) => {
-                if self.phase(program) == Some(&Phase::Fetching) {
-                    self.failed(now, program, failure, &mut commands);
-                }
-            }
-            Event::Ready(program) => {
-                if let Some(copy) = self.copies.get_mut(&program)
-                    && let Phase::Starting(terms) = copy.phase
-                {
-                    copy.phase = Phase::ready(terms, Some(now));
-                    copy.ready_since = Some(now);
-                    commands.push(Command::Serve(program));
-                }
-            }
-            Event::Gone(program, failure) => self.gone(now, program, failure, &mut commands),
-            Event::Idle(program, since) => self.idle(now, program, since, &mut commands),
-            Event::Busy(program) => self.busy(program),
-            Event::Frozen(program) => {
-                if let Some(phase) = self.phase_mut(program)
-                    && let Phase::Freezing { terms, idle_since } = *phase
-                {
-                    *phase = Phase::Frozen { terms, idle_since };
-                }
-            }
-            Event::NotFrozen(program) => {
-                if let Some(phase) = self.phase_mut(program)
-                    && let Phase::Freezing { terms, idle_since } = *phase
-                {
-                    let freeze_not_before = now + FREEZE_AGAIN;
-                    *phase = Phase::Ready { terms, idle_since: Some(idle_since), freeze_not_before };
-                }
-            }
-            Event::Adopted { program, terms, frozen } => {
-                let phase = match frozen {
-                    Some(idle_since) => Phase::Frozen { terms, idle_since },
-                    None => Phase::ready(terms, Some(now)),
-                };
-                self.copies.insert(program, Copy { phase, backoff: Backoff::default(), ready_since: Some(now) });
-                commands.push(Command::Serve(program));
+            Event::Gone(copy, failure) => self.gone(now, copy, failure, &mut commands),
+            Event::Idle(copy, since) => self.idle(now, copy, since, &mut commands),
+            Event::Busy(copy) => self.set_use(copy, |_| Use::Busy),
+            Event::Frozen(copy) => self.set_use(copy, |before| match before {
+                Use::Freezing { since } => Use::Frozen { since },
+                other => other,
+            }),
+            Event::NotFrozen(copy) => self.set_use(copy, |before| match before {
+                Use::Freezing { since } => Use::Idle { since, freeze_not_before: now + FREEZE_AGAIN },
+                other => other,
+            }),
+            Event::Adopted { copy, terms, frozen } => {
+                let usage = frozen.map_or(Use::idle(now), |since| Use::Frozen { since });
+                let (phase, backoff) = (Phase::Up(terms, usage), Backoff::default());
+                self.copies.insert(copy, Copy { phase, backoff, ready_since: Some(now) });
+                commands.push(Command::Serve(copy.program));
             }
             Event::Outdated(program) => self.outdated(program, &mut commands),
             Event::Tick { memory_is_short } => {
                 self.copies.retain(
                     |_, copy| !matches!(copy.phase, Phase::Failed { until, .. } if until + FORGET_AFTER <= now),
                 );
-                // One at a time: what it gives back shows before the next has to leave.
-                if memory_is_short
-                    && self.stopping().next().is_none()
-                    && let Some((_, program, _)) = self.unused().first()
-                {
-                    self.retire(*program, &mut commands);
+                if memory_is_short {
+                    self.give_memory_back(&mut commands);
                 }
             }
         }
@@ -219,200 +262,166 @@ impl OnDemand {
     }
 
     fn wanted(&mut self, now: BootTime, program: ProgramId, commands: &mut Vec<Command>) {
-        let fresh = || Copy { phase: Phase::Fetching, backoff: Backoff::default(), ready_since: None };
-        let Some(copy) = self.copies.get_mut(&program) else {
-            self.copies.insert(program, fresh());
-            return commands.push(Command::Fetch(program));
-        };
-        match &mut copy.phase {
-            Phase::Fetching | Phase::WaitingForRoom(_) | Phase::Starting(_) => {}
-            Phase::Ready { .. } | Phase::Freezing { .. } | Phase::Frozen { .. } => {
-                commands.push(Command::Serve(program))
-            }
-            Phase::Stopping { wanted_again, .. } => *wanted_again = true,
-            Phase::Failed { until, failure } if now < *until => commands.push(Command::Fail(program, failure.clone())),
-            Phase::Failed { .. } => {
-                copy.phase = Phase::Fetching;
-                commands.push(Command::Fetch(program));
+        if self.of(program).any(|(_, phase)| phase.is_up()) {
+            return commands.push(Command::Serve(program));
+        }
+        if self.is_alive(program) {
+            return;
+        }
+        for (_, copy) in self.copies.range_mut(all_of(program)) {
+            match &mut copy.phase {
+                Phase::Failed { until, failure } if now < *until => {
+                    return commands.push(Command::Fail(program, failure.clone()));
+                }
+                Phase::Stopping { wanted_again, .. } => return *wanted_again = true,
+                _ => {}
             }
         }
+        self.begin(program, commands);
+    }
+
+    /// Starts as many copies as the requests inside want, unless one has just failed.
+    fn inside(&mut self, now: BootTime, program: ProgramId, requests: usize, commands: &mut Vec<Command>) {
+        let terms = self.of(program).find_map(|(_, phase)| match phase {
+            Phase::Up(terms, _) => Some(*terms),
+            _ => None,
+        });
+        let Some(terms) = terms else { return };
+        let has_failed = |phase: &Phase| matches!(phase, Phase::Failed { until, .. } if now < *until);
+        if self.of(program).any(|(_, phase)| has_failed(phase)) {
+            return;
+        }
+        // Also those that end: what they take is not free yet, and new code may be why they do.
+        let there = self.of(program).filter(|(_, phase)| !matches!(phase, Phase::Failed { .. })).count();
+        let wanted = requests.div_ceil(self.requests_per_copy).min(terms.copies.into());
+        for _ in there..wanted {
+            self.begin(program, commands);
+        }
+    }
+
+    /// Begins with another copy: one that failed long enough ago, or a new one.
+    fn begin(&mut self, program: ProgramId, commands: &mut Vec<Command>) {
+        let failed = self.of(program).find(|(_, phase)| matches!(phase, Phase::Failed { .. })).map(|(copy, _)| copy);
+        let free = || (0..).map(|number| CopyId { program, number }).find(|copy| !self.copies.contains_key(copy));
+        let Some(copy) = failed.or_else(free) else { return };
+        let fresh = Copy { phase: Phase::Fetching, backoff: Backoff::default(), ready_since: None };
+        self.copies.entry(copy).or_insert(fresh).phase = Phase::Fetching;
+        commands.push(Command::Fetch(copy));
     }
 
     /// Nobody has used it since then.
-    fn idle(&mut self, now: BootTime, program: ProgramId, since: BootTime, commands: &mut Vec<Command>) {
-        let Some(phase) = self.phase_mut(program) else { return };
-        // Used since it was frozen, so a request has let it go on.
-        if let Phase::Frozen { terms, idle_since } = *phase
-            && since > idle_since
+    fn idle(&mut self, now: BootTime, copy: CopyId, since: BootTime, commands: &mut Vec<Command>) {
+        let is_spare = self.is_spare(copy);
+        let Some(Phase::Up(terms, usage)) = self.copies.get_mut(&copy).map(|copy| &mut copy.phase) else { return };
+        match usage {
+            Use::Busy => *usage = Use::idle(since),
+            // Used since it was frozen, so a request has let it go on.
+            Use::Frozen { since: before } if since > *before => *usage = Use::idle(since),
+            Use::Idle { since: before, .. } => *before = since,
+            Use::Freezing { .. } | Use::Frozen { .. } => {}
+        }
+        let (unused, patience) = (now.since(since), terms.patience);
+        if unused >= patience.stop_after || (is_spare && unused >= patience.freeze_after) {
+            self.retire(copy, commands);
+        } else if let Use::Idle { freeze_not_before, .. } = *usage
+            && unused >= patience.freeze_after
+            && now >= freeze_not_before
         {
-            *phase = Phase::ready(terms, Some(since));
-        }
-        let (terms, may_freeze) = match phase {
-            Phase::Ready { terms, idle_since, freeze_not_before } => {
-                *idle_since = Some(since);
-                (*terms, now >= *freeze_not_before)
-            }
-            Phase::Freezing { terms, .. } | Phase::Frozen { terms, .. } => (*terms, false),
-            _ => return,
-        };
-        let unused = now.since(since);
-        if unused >= terms.patience.stop_after {
-            self.retire(program, commands);
-        } else if may_freeze && unused >= terms.patience.freeze_after {
-            *phase = Phase::Freezing { terms, idle_since: since };
-            commands.push(Command::Freeze(program));
+            *usage = Use::Freezing { since };
+            commands.push(Command::Freeze(copy));
         }
     }
 
-    fn busy(&mut self, program: ProgramId) {
-        if let Some(phase) = self.phase_mut(program)
-            && let Phase::Ready { terms, .. } | Phase::Freezing { terms, .. } | Phase::Frozen { terms, .. } = *phase
-        {
-            *phase = Phase::ready(terms, None);
-        }
-    }
-
-    /// The copies that nobody uses, in the order in which they make way.
-    fn unused(&self) -> Vec<(BootTime, ProgramId, Needs)> {
-        let mut all: Vec<_> = self
-            .copies
-            .iter()
-            .filter_map(|(program, copy)| match copy.phase {
-                Phase::Freezing { terms, idle_since } | Phase::Frozen { terms, idle_since } => {
-                    Some((0, idle_since, *program, terms.needs))
-                }
-                Phase::Ready { terms, idle_since: Some(since), .. } => Some((1, since, *program, terms.needs)),
-                _ => None,
-            })
-            .collect();
-        all.sort_by_key(|(rank, since, program, _)| (*rank, *since, *program));
-        all.into_iter().map(|(_, since, program, needs)| (since, program, needs)).collect()
-    }
-
-    /// Starts the program if there is room, otherwise has unused copies make way, otherwise says that the node is full.
-    fn make_room(&mut self, program: ProgramId, terms: Terms, commands: &mut Vec<Command>) {
-        let (free, needs) = (self.free(), terms.needs);
-        if needs.vcpus <= free.vcpus && needs.memory_mib <= free.memory_mib {
-            if let Some(copy) = self.copies.get_mut(&program) {
-                copy.phase = Phase::Starting(terms);
-            }
-            return commands.push(Command::Start(program));
-        }
-        let (mut vcpus, mut memory) =
-            self.stopping().fold((free.vcpus, free.memory_mib), |(v, m), n| (v + n.vcpus, m + n.memory_mib));
-        let mut leaving = Vec::new();
-        for (_, other, their) in self.unused() {
-            if vcpus >= needs.vcpus && memory >= needs.memory_mib {
-                break;
-            }
-            (vcpus, memory) = (vcpus + their.vcpus, memory + their.memory_mib);
-            leaving.push(other);
-        }
-        if vcpus >= needs.vcpus && memory >= needs.memory_mib {
-            leaving.into_iter().for_each(|other| self.retire(other, commands));
-            return;
-        }
-        let message = format!(
-            "this node has no room for it now: it needs {} MiB and {} vCPUs, {} MiB and {} vCPUs are free",
-            needs.memory_mib, needs.vcpus, free.memory_mib, free.vcpus
-        );
-        // Not the program's fault, so nothing is held against it.
-        self.copies.remove(&program);
-        commands.push(Command::Fail(program, Failure { kind: FailureKind::NodeFault, message }));
-    }
-
-    fn free(&self) -> Needs {
-        let taken = self.copies.values().filter_map(|copy| match copy.phase {
-            Phase::Starting(terms)
-            | Phase::Ready { terms, .. }
-            | Phase::Freezing { terms, .. }
-            | Phase::Frozen { terms, .. } => Some(terms.needs),
-            Phase::Stopping { needs, .. } => Some(needs),
-            Phase::Fetching | Phase::WaitingForRoom(_) | Phase::Failed { .. } => None,
-        });
-        let (vcpus, memory) = taken.fold((0, 0), |(v, m), n| (v + n.vcpus, m + n.memory_mib));
-        Needs {
-            vcpus: self.capacity.vcpus.saturating_sub(vcpus),
-            memory_mib: self.capacity.memory_mib.saturating_sub(memory),
-        }
-    }
-
-    fn stopping(&self) -> impl Iterator<Item = Needs> {
-        self.copies.values().filter_map(|copy| match copy.phase {
-            Phase::Stopping { needs, .. } => Some(needs),
-            _ => None,
-        })
-    }
-
-    fn gone(&mut self, now: BootTime, program: ProgramId, failure: Option<Failure>, commands: &mut Vec<Command>) {
-        match (self.phase(program).cloned(), failure) {
-            (
-                Some(Phase::Starting(_) | Phase::Ready { .. } | Phase::Freezing { .. } | Phase::Frozen { .. }),
-                Some(failure),
-            ) => {
-                self.failed(now, program, failure, commands);
-            }
-            (Some(Phase::Stopping { wanted_again: true, .. } | Phase::Starting(_)), None)
-            | (Some(Phase::Stopping { wanted_again: true, .. }), Some(_)) => {
-                if let Some(copy) = self.copies.get_mut(&program) {
-                    copy.phase = Phase::Fetching;
-                    commands.push(Command::Fetch(program));
+    fn gone(&mut self, now: BootTime, copy: CopyId, failure: Option<Failure>, commands: &mut Vec<Command>) {
+        match (self.phase(copy).cloned(), failure) {
+            (Some(Phase::Starting(_) | Phase::Up(..)), Some(failure)) => self.failed(now, copy, failure, commands),
+            (Some(Phase::Stopping { wanted_again: true, .. }), _) | (Some(Phase::Starting(_)), None) => {
+                if self.of(copy.program).any(|(other, phase)| other != copy && phase.is_alive()) {
+                    self.copies.remove(&copy);
+                } else {
+                    self.set(copy, Phase::Fetching);
+                    commands.push(Command::Fetch(copy));
                 }
             }
-            (Some(Phase::Stopping { .. } | Phase::Ready { .. } | Phase::Freezing { .. } | Phase::Frozen { .. }), _) => {
-                drop(self.copies.remove(&program))
-            }
+            (Some(Phase::Stopping { .. } | Phase::Up(..)), _) => drop(self.copies.remove(&copy)),
             _ => {}
         }
-        let waiting: Vec<_> = self
-            .copies
-            .iter()
-            .filter_map(|(program, copy)| match copy.phase {
-                Phase::WaitingForRoom(terms) => Some((*program, terms)),
-                _ => None,
-            })
-            .collect();
-        for (program, terms) in waiting {
-            self.make_room(program, terms, commands);
-        }
+        self.room_is_free(commands);
     }
 
-    fn failed(&mut self, now: BootTime, program: ProgramId, failure: Failure, commands: &mut Vec<Command>) {
-        let Some(copy) = self.copies.get_mut(&program) else { return };
+    fn failed(&mut self, now: BootTime, id: CopyId, failure: Failure, commands: &mut Vec<Command>) {
+        let Some(copy) = self.copies.get_mut(&id) else { return };
         let until = copy.backoff.failed(now, copy.ready_since.take());
         copy.phase = Phase::Failed { until, failure: failure.clone() };
-        commands.push(Command::Fail(program, failure));
+        self.not_started(id, failure, commands);
+    }
+
+    /// It will not be there: what was fetched for it is of no use, and who waits hears of it, unless another copy is there.
+    fn not_started(&self, copy: CopyId, failure: Failure, commands: &mut Vec<Command>) {
+        commands.push(Command::Drop(copy));
+        if !self.is_alive(copy.program) {
+            commands.push(Command::Fail(copy.program, failure));
+        }
     }
 
     fn outdated(&mut self, program: ProgramId, commands: &mut Vec<Command>) {
-        match self.phase_mut(program) {
-            Some(Phase::Ready { .. } | Phase::Freezing { .. } | Phase::Frozen { .. }) => self.retire(program, commands),
-            Some(phase @ Phase::Starting(_)) => {
-                let Phase::Starting(terms) = *phase else { return };
-                *phase = Phase::Stopping { needs: terms.needs, wanted_again: true };
-                commands.push(Command::Retire(program));
+        let copies: Vec<_> = self.of(program).map(|(copy, phase)| (copy, phase.clone())).collect();
+        // Requests wait for one that starts, unless another is up.
+        let wanted_again = !copies.iter().any(|(_, phase)| phase.is_up());
+        for (copy, phase) in copies {
+            match phase {
+                Phase::Up(..) => self.retire(copy, commands),
+                Phase::Starting(terms) => {
+                    self.set(copy, Phase::Stopping { needs: terms.needs, wanted_again });
+                    commands.push(Command::Retire(copy));
+                }
+                Phase::Failed { .. } => drop(self.copies.remove(&copy)),
+                _ => {}
             }
-            Some(Phase::Failed { .. }) => drop(self.copies.remove(&program)),
-            _ => {}
         }
     }
 
-    fn retire(&mut self, program: ProgramId, commands: &mut Vec<Command>) {
-        if let Some(phase) = self.phase_mut(program)
-            && let Phase::Ready { terms, .. } | Phase::Freezing { terms, .. } | Phase::Frozen { terms, .. } = *phase
-        {
-            *phase = Phase::Stopping { needs: terms.needs, wanted_again: false };
-            commands.push(Command::Retire(program));
+    fn retire(&mut self, copy: CopyId, commands: &mut Vec<Command>) {
+        if let Some(Phase::Up(terms, _)) = self.phase(copy) {
+            self.set(copy, Phase::Stopping { needs: terms.needs, wanted_again: false });
+            commands.push(Command::Retire(copy));
         }
     }
 
-    fn phase(&self, program: ProgramId) -> Option<&Phase> {
-        self.copies.get(&program).map(|copy| &copy.phase)
+    fn set_use(&mut self, copy: CopyId, change: impl FnOnce(Use) -> Use) {
+        if let Some(Phase::Up(_, usage)) = self.copies.get_mut(&copy).map(|copy| &mut copy.phase) {
+            *usage = change(*usage);
+        }
     }
 
-    fn phase_mut(&mut self, program: ProgramId) -> Option<&mut Phase> {
-        self.copies.get_mut(&program).map(|copy| &mut copy.phase)
+    fn set(&mut self, copy: CopyId, phase: Phase) {
+        if let Some(copy) = self.copies.get_mut(&copy) {
+            copy.phase = phase;
+        }
     }
+
+    fn phase(&self, copy: CopyId) -> Option<&Phase> {
+        self.copies.get(&copy).map(|copy| &copy.phase)
+    }
+
+    /// The copies of a program.
+    fn of(&self, program: ProgramId) -> impl Iterator<Item = (CopyId, &Phase)> {
+        self.copies.range(all_of(program)).map(|(id, copy)| (*id, &copy.phase))
+    }
+
+    fn is_alive(&self, program: ProgramId) -> bool {
+        self.of(program).any(|(_, phase)| phase.is_alive())
+    }
+
+    /// Whether its program has another copy before it.
+    fn is_spare(&self, copy: CopyId) -> bool {
+        self.of(copy.program).take_while(|(other, _)| *other < copy).any(|(_, phase)| phase.is_up())
+    }
+}
+
+/// All copies that a program can have.
+const fn all_of(program: ProgramId) -> std::ops::RangeInclusive<CopyId> {
+    CopyId::first(program)..=CopyId { program, number: u16::MAX }
 }
 
 /// How soon it is tried again to freeze what does not stand still.

@@ -22,7 +22,9 @@ use tokio::sync::Notify;
 use tower::Service;
 use tracing::{info, warn};
 
+use super::sandboxes::Owner;
 use super::standstill::Standstill;
+use crate::core::on_demand::CopyId;
 
 /// How long an unused connection to a program is kept. Shorter than the 75 s after which the ASGI server closes it.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
@@ -36,6 +38,7 @@ pub(crate) struct Endpoint {
     pub(crate) program: ProgramId,
     /// The epoch that it runs under; `None` for a copy on demand.
     pub(crate) epoch: Option<Epoch>,
+    owner: Owner,
     /// How long one request may take.
     pub(crate) request_limit: Duration,
     pub(crate) client: Client<SocketConnector, Body>,
@@ -53,8 +56,7 @@ pub(crate) struct Visit(Arc<Endpoint>);
 
 impl Endpoint {
     pub(crate) fn new(
-        program: ProgramId,
-        epoch: Option<Epoch>,
+        owner: Owner,
         request_limit: Duration,
         socket: PathBuf,
         standstill: Option<Arc<Standstill>>,
@@ -65,8 +67,9 @@ impl Endpoint {
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .build(SocketConnector(socket));
         Arc::new(Self {
-            program,
-            epoch,
+            program: owner.program(),
+            epoch: owner.epoch(),
+            owner,
             request_limit,
             client,
             in_flight: AtomicUsize::new(0),
@@ -146,6 +149,19 @@ impl Endpoint {
         }
     }
 
+    /// How many requests are inside.
+    fn inside(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Which copy it is, of those on demand.
+    pub(crate) fn copy(&self) -> Option<CopyId> {
+        match self.owner {
+            Owner::OnDemand(copy) => Some(copy),
+            Owner::Persistent(_) => None,
+        }
+    }
+
     /// Since when nobody has been inside; `None` while somebody is.
     pub(crate) fn idle_since(&self) -> Option<BootTime> {
         (self.in_flight.load(Ordering::SeqCst) == 0)
@@ -170,38 +186,72 @@ impl Drop for Visit {
 
 /// The programs that answer on this node.
 #[derive(Debug, Default)]
-pub(crate) struct Endpoints(RwLock<HashMap<ProgramId, Arc<Endpoint>>>);
+pub(crate) struct Endpoints {
+    /// The copies of each, by their numbers; of persistent programs one.
+    all: RwLock<HashMap<ProgramId, Vec<Arc<Endpoint>>>>,
+    requests_per_copy: usize,
+}
 
 impl Endpoints {
-    /// Goes into a program, if it answers on this node.
-    pub(crate) async fn enter(&self, program: ProgramId) -> Option<Visit> {
-        self.get(program)?.enter().await
+    /// None yet. More requests than this do not go into one copy as long as another has fewer.
+    pub(crate) fn new(requests_per_copy: usize) -> Self {
+        Self { all: RwLock::default(), requests_per_copy }
     }
 
-    /// Where a program answers, if it does on this node.
-    pub(crate) fn get(&self, program: ProgramId) -> Option<Arc<Endpoint>> {
-        self.0.read().expect("no code panics while it holds this lock").get(&program).cloned()
+    /// Goes into a program, if it answers on this node.
+    pub(crate) async fn enter(&self, program: ProgramId) -> Option<Visit> {
+        self.choose(program)?.enter().await
+    }
+
+    /// The first copy that has room for another request, so that those that are not needed any more have none; or the one
+    /// with the fewest.
+    fn choose(&self, program: ProgramId) -> Option<Arc<Endpoint>> {
+        let all = self.all.read().expect("no code panics while it holds this lock");
+        let copies = all.get(&program)?;
+        let has_room = copies.iter().find(|copy| copy.inside() < self.requests_per_copy);
+        has_room.or_else(|| copies.iter().min_by_key(|copy| copy.inside())).cloned()
+    }
+
+    /// Where the copies of a program answer on this node.
+    pub(crate) fn of(&self, program: ProgramId) -> Vec<Arc<Endpoint>> {
+        self.all.read().expect("no code panics while it holds this lock").get(&program).cloned().unwrap_or_default()
     }
 
     pub(crate) fn insert(&self, endpoint: Arc<Endpoint>) {
-        self.0.write().expect("no code panics while it holds this lock").insert(endpoint.program, endpoint);
+        let mut all = self.all.write().expect("no code panics while it holds this lock");
+        let copies = all.entry(endpoint.program).or_default();
+        match endpoint.copy() {
+            Some(copy) => copies.retain(|other| other.copy().is_some_and(|other| other != copy)),
+            None => copies.clear(),
+        }
+        copies.push(endpoint);
+        copies.sort_by_key(|endpoint| endpoint.copy());
     }
 
-    /// Closes a program's endpoint, if it has this epoch. Who is inside may finish.
-    pub(crate) fn remove(&self, program: ProgramId, epoch: Option<Epoch>) -> Option<Arc<Endpoint>> {
-        let mut all = self.0.write().expect("no code panics while it holds this lock");
-        if all.get(&program)?.epoch != epoch {
-            return None;
+    /// Closes an endpoint. Who is inside may finish.
+    pub(crate) fn remove(&self, owner: Owner) -> Option<Arc<Endpoint>> {
+        let mut all = self.all.write().expect("no code panics while it holds this lock");
+        let copies = all.get_mut(&owner.program())?;
+        let endpoint = copies.remove(copies.iter().position(|endpoint| endpoint.owner == owner)?);
+        if copies.is_empty() {
+            all.remove(&owner.program());
         }
-        let endpoint = all.remove(&program)?;
         endpoint.close();
         Some(endpoint)
     }
 
     /// The copies on demand.
-    pub(crate) fn on_demand(&self) -> Vec<Arc<Endpoint>> {
-        let all = self.0.read().expect("no code panics while it holds this lock");
-        all.values().filter(|endpoint| endpoint.epoch.is_none()).cloned().collect()
+    pub(crate) fn on_demand(&self) -> Vec<(CopyId, Arc<Endpoint>)> {
+        let all = self.all.read().expect("no code panics while it holds this lock");
+        all.values().flatten().filter_map(|endpoint| Some((endpoint.copy()?, endpoint.clone()))).collect()
+    }
+
+    /// The programs on demand that have more requests inside than one copy shall have, and how many.
+    pub(crate) fn crowded(&self) -> Vec<(ProgramId, usize)> {
+        let all = self.all.read().expect("no code panics while it holds this lock");
+        let on_demand = all.iter().filter(|(_, copies)| copies.iter().all(|endpoint| endpoint.copy().is_some()));
+        let inside = on_demand.map(|(program, copies)| (*program, copies.iter().map(|copy| copy.inside()).sum()));
+        inside.filter(|(_, inside)| *inside > self.requests_per_copy).collect()
     }
 }
 
@@ -272,14 +322,21 @@ impl hyper::rt::Write for SocketConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::persistent::Assignment;
 
-    fn endpoint() -> Arc<Endpoint> {
-        Endpoint::new(ProgramId::from_bytes([1; 32]), None, Duration::from_secs(1), "/nowhere".into(), None)
+    const PROGRAM: ProgramId = ProgramId::from_bytes([1; 32]);
+
+    fn endpoint(owner: Owner) -> Arc<Endpoint> {
+        Endpoint::new(owner, Duration::from_secs(1), "/nowhere".into(), None)
+    }
+
+    fn on_demand(number: u16) -> Owner {
+        Owner::OnDemand(CopyId { program: PROGRAM, number })
     }
 
     #[tokio::test]
     async fn who_is_inside_may_finish_after_the_door_is_closed() {
-        let endpoint = endpoint();
+        let endpoint = endpoint(on_demand(0));
         let visit = endpoint.enter().await.unwrap();
         assert_eq!(endpoint.idle_since(), None);
         endpoint.close();
@@ -298,11 +355,34 @@ mod tests {
     #[tokio::test]
     async fn an_older_epochs_end_does_not_remove_a_newer_one() {
         let endpoints = Endpoints::default();
-        let program = ProgramId::from_bytes([1; 32]);
-        let newer = Endpoint::new(program, Some(Epoch::new(2)), Duration::ZERO, "/nowhere".into(), None);
-        endpoints.insert(newer);
-        assert!(endpoints.remove(program, Some(Epoch::new(1))).is_none());
-        assert!(endpoints.enter(program).await.is_some());
-        assert!(endpoints.remove(program, Some(Epoch::new(2))).is_some());
+        let under = |epoch| Owner::Persistent(Assignment { program: PROGRAM, epoch: Epoch::new(epoch) });
+        endpoints.insert(endpoint(under(1)));
+        endpoints.insert(endpoint(under(2)));
+        assert!(endpoints.remove(under(1)).is_none());
+        assert_eq!(endpoints.of(PROGRAM).len(), 1, "there is one at any time");
+        assert!(endpoints.enter(PROGRAM).await.is_some());
+        assert!(endpoints.remove(under(2)).is_some());
+        assert!(endpoints.enter(PROGRAM).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn requests_fill_one_copy_after_the_other_and_then_all_alike() {
+        let endpoints = Endpoints::new(2);
+        endpoints.insert(endpoint(on_demand(1)));
+        endpoints.insert(endpoint(on_demand(0)));
+        let mut visits = Vec::new();
+        let mut numbers = Vec::new();
+        for _ in 0..6 {
+            let visit = endpoints.enter(PROGRAM).await.unwrap();
+            numbers.push(visit.endpoint().copy().unwrap().number);
+            visits.push(visit);
+        }
+        assert_eq!(numbers, [0, 0, 1, 1, 0, 1]);
+        assert_eq!(endpoints.crowded(), [(PROGRAM, 6)]);
+        visits.truncate(1);
+        assert_eq!(endpoints.enter(PROGRAM).await.unwrap().endpoint().copy().unwrap().number, 0);
+        assert_eq!(endpoints.crowded(), []);
+        endpoints.remove(on_demand(0));
+        assert_eq!(endpoints.enter(PROGRAM).await.unwrap().endpoint().copy().unwrap().number, 1);
     }
 }

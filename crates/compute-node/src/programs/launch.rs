@@ -42,9 +42,25 @@ pub(crate) fn idle(content: &ProgramContent) -> IdleSpec {
     IdleSpec { freeze_after_ms: freeze_after.map(millis), stop_after_ms: stop_after.map(millis) }
 }
 
-/// What is wrong with that, for the program's owner. It does not count then.
+/// How many copies on demand a program may have at most, in the metadata of its message.
+const COPIES_KEY: &str = "copies";
+
+/// What a program's message says about that.
+pub(crate) fn copies(content: &ProgramContent) -> Option<u16> {
+    read_copies(content)?.ok()
+}
+
+/// What is wrong with what a message says about its copies, for the program's owner. It does not count then.
 pub(crate) fn complaints(content: &ProgramContent) -> Vec<String> {
-    IDLE_KEYS.iter().filter_map(|key| idle_seconds(content, key)?.err()).collect()
+    let idle = IDLE_KEYS.iter().filter_map(|key| idle_seconds(content, key)?.err());
+    idle.chain(read_copies(content).and_then(Result::err)).collect()
+}
+
+fn read_copies(content: &ProgramContent) -> Option<Result<u16, String>> {
+    let value = content.metadata.as_ref()?.get(COPIES_KEY)?;
+    let copies = value.as_u64().and_then(|copies| u16::try_from(copies).ok()).filter(|copies| *copies > 0);
+    let complaint = || format!("metadata.{COPIES_KEY} is {value} and does not count: write a whole number from 1 on");
+    Some(copies.ok_or_else(complaint))
 }
 
 fn idle_seconds(content: &ProgramContent, key: &str) -> Option<Result<Duration, String>> {
@@ -67,6 +83,7 @@ pub(crate) fn patience(idle: IdleSpec, usual: Patience) -> Patience {
 /// Everything that a claim says beside the program itself.
 pub(crate) struct Terms {
     pub(crate) epoch: Option<Epoch>,
+    pub(crate) copy: u16,
     pub(crate) network: Option<NetworkSpec>,
     pub(crate) volumes: Vec<VolumeSpec>,
     pub(crate) logs: LogSpec,
@@ -80,6 +97,7 @@ pub(crate) fn claim(id: ProgramId, content: &ProgramContent, code: CodeSource, t
     ClaimSpec {
         program: id,
         epoch: terms.epoch,
+        copy: terms.copy,
         limits: Limits {
             memory_mib,
             vcpus: content.resources.vcpus,
@@ -95,6 +113,7 @@ pub(crate) fn claim(id: ProgramId, content: &ProgramContent, code: CodeSource, t
         ready_within_ms: millis(terms.ready_within),
         request_limit_ms: millis(request_limit(content)),
         idle: idle(content),
+        copies: copies(content),
         deadline: terms.deadline,
     }
 }
@@ -254,6 +273,20 @@ mod tests {
             assert_eq!(patience, usual, "{bad}");
             assert!(complaints[0].starts_with(&format!("metadata.idle_after is {bad} and")), "{complaints:?}");
         }
+    }
+
+    #[test]
+    fn a_message_says_how_many_copies_there_may_be() {
+        let with = |number: serde_json::Value| {
+            let mut content = content("main:app", &[]);
+            content.metadata = serde_json::json!({ "copies": number }).as_object().cloned();
+            (copies(&content), complaints(&content).len())
+        };
+        assert_eq!(with(1.into()), (Some(1), 0));
+        for bad in [serde_json::json!(0), serde_json::json!(-1), serde_json::json!(1.5), "2".into(), 65536.into()] {
+            assert_eq!(with(bad), (None, 1));
+        }
+        assert_eq!(copies(&content("main:app", &[])), None);
     }
 
     #[test]

@@ -36,6 +36,7 @@ use super::slots::Slot;
 use super::spares::{Kind, Spares};
 use super::standstill::Standstill;
 use crate::config::Config;
+use crate::core::on_demand::CopyId;
 use crate::core::persistent::Assignment;
 use crate::guest_api::GuestApi;
 use crate::metrics::Metrics;
@@ -46,14 +47,14 @@ pub(crate) enum Owner {
     /// A persistent program under one epoch.
     Persistent(Assignment),
     /// A copy on demand.
-    OnDemand(ProgramId),
+    OnDemand(CopyId),
 }
 
 impl Owner {
     pub(crate) fn program(self) -> ProgramId {
         match self {
             Self::Persistent(assignment) => assignment.program,
-            Self::OnDemand(program) => program,
+            Self::OnDemand(copy) => copy.program,
         }
     }
 
@@ -62,6 +63,14 @@ impl Owner {
         match self {
             Self::Persistent(_) => "persistent",
             Self::OnDemand(_) => "on_demand",
+        }
+    }
+
+    /// Which of the copies on demand it is.
+    pub(crate) fn copy(self) -> u16 {
+        match self {
+            Self::Persistent(_) => 0,
+            Self::OnDemand(copy) => copy.number,
         }
     }
 
@@ -250,6 +259,7 @@ impl Sandboxes {
         };
         let terms = Terms {
             epoch: owner.epoch(),
+            copy: owner.copy(),
             network,
             volumes,
             logs: self.logs_of(owner.program()),
@@ -450,7 +460,6 @@ struct Sandbox {
 
 impl Sandbox {
     fn endpoint(&self) -> Arc<Endpoint> {
-        let (program, epoch, socket) = (self.owner.program(), self.owner.epoch(), self.directory.http_socket());
-        Endpoint::new(program, epoch, self.request_limit, socket, self.standstill.clone())
+        Endpoint::new(self.owner, self.request_limit, self.directory.http_socket(), self.standstill.clone())
     }
 }

@@ -176,7 +176,9 @@ mod tests {
     use sandbox::cgroup::Hierarchy;
 
     use super::*;
+    use crate::core::on_demand::CopyId;
     use crate::programs::endpoint::Endpoint;
+    use crate::programs::sandboxes::Owner;
 
     /// A control group of version 2 made of plain files, which stands still at once, or never.
     fn group(root: &Path, stands_still: bool) -> Arc<Standstill> {
@@ -237,8 +239,9 @@ mod tests {
     #[tokio::test]
     async fn nothing_stands_still_that_somebody_is_in_or_that_is_to_end() {
         let root = tempfile::tempdir().unwrap();
-        let (program, standstill) = (ProgramId::from_bytes([1; 32]), group(root.path(), true));
-        let endpoint = Endpoint::new(program, None, Duration::ZERO, "/nowhere".into(), Some(standstill));
+        let copy = CopyId::first(ProgramId::from_bytes([1; 32]));
+        let standstill = Some(group(root.path(), true));
+        let endpoint = Endpoint::new(Owner::OnDemand(copy), Duration::ZERO, "/nowhere".into(), standstill);
         let visit = endpoint.enter().await.unwrap();
         assert!(!endpoint.freeze().await && !endpoint.is_frozen());
         let left_at = {

@@ -246,6 +246,7 @@ fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>
     ClaimSpec {
         program: ProgramId::from_bytes([7; 32]),
         epoch: Some(Epoch::FIRST),
+        copy: 0,
         limits: Limits { memory_mib: 128, vcpus: 1, pids: 64, scratch_mib: 32 },
         code: CodeSource::Directory(code),
         configure: Configure { interface, environment: variables },
@@ -255,6 +256,7 @@ fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>
         ready_within_ms: 20_000,
         request_limit_ms: 10_000,
         idle: IdleSpec::default(),
+        copies: None,
         deadline: long().holder(clock::now()),
     }
 }

@@ -198,8 +198,9 @@ async fn with_last_words(
 fn metadata(args: &UploadArgs) -> Map<String, Value> {
     let name = args.name.clone().unwrap_or_else(|| default_name(&args.path));
     let mut metadata = Map::from_iter([("name".to_owned(), Value::from(name))]);
-    let idle = [("freeze_after", args.freeze_after), ("idle_after", args.idle_after)];
-    metadata.extend(idle.into_iter().filter_map(|(key, seconds)| Some((key.to_owned(), seconds?.into()))));
+    let copies = args.copies.map(u64::from);
+    let numbers = [("freeze_after", args.freeze_after), ("idle_after", args.idle_after), ("copies", copies)];
+    metadata.extend(numbers.into_iter().filter_map(|(key, number)| Some((key.to_owned(), number?.into()))));
     metadata
 }
 

@@ -12,6 +12,7 @@ use sandbox::spec::{ClaimSpec, DriverSpec, IdleSpec, PrepareSpec, SandboxState};
 use tracing::{info, warn};
 
 use super::{Held, Owner, Sandbox, Sandboxes};
+use crate::core::on_demand::CopyId;
 use crate::core::persistent::{Assignment, Needs};
 use crate::programs::endpoint::Endpoint;
 use crate::programs::making::clear;
@@ -22,6 +23,8 @@ pub(crate) struct Adopted {
     pub(crate) needs: Needs,
     /// How long its program's message lets it stay when nobody uses it.
     pub(crate) idle: IdleSpec,
+    /// How many copies its program may have, if its message says so.
+    pub(crate) copies: Option<u16>,
     /// Where it answers, if it does.
     pub(crate) endpoint: Option<Arc<Endpoint>>,
 }
@@ -43,7 +46,13 @@ impl Sandboxes {
                     let (program, epoch) = (claim.program, claim.epoch);
                     info!(%program, ?epoch, ready, frozen, "found a sandbox");
                     let needs = Needs { vcpus: claim.limits.vcpus, memory_mib: claim.limits.memory_mib };
-                    adopted.push(Adopted { owner: sandbox.owner, needs, idle: claim.idle, endpoint });
+                    adopted.push(Adopted {
+                        owner: sandbox.owner,
+                        needs,
+                        idle: claim.idle,
+                        copies: claim.copies,
+                        endpoint,
+                    });
                     let (sandboxes, requests) = (self.clone(), self.register(sandbox.owner));
                     tokio::spawn(async move {
                         let owner = sandbox.owner;
@@ -73,7 +82,7 @@ impl Sandboxes {
         };
         let owner = match claim.epoch {
             Some(epoch) => Owner::Persistent(Assignment { program: claim.program, epoch }),
-            None => Owner::OnDemand(claim.program),
+            None => Owner::OnDemand(CopyId { program: claim.program, number: claim.copy }),
         };
         // Only now: what its supervisor does not look after any more must not go on.
         let is_frozen = stands_still(owner, &claim, &container.cgroup)
