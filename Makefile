@@ -42,7 +42,7 @@ demo: build examples
 	examples/demo.sh
 
 # Lint, unit tests and tests of each crate, then everything together on real processes.
-test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis $(TOOLS)/anvil lint
+test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/aleph-sdk $(TOOLS)/schemathesis $(TOOLS)/anvil lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
@@ -50,8 +50,9 @@ test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(
 # Other implementations, which judge ours: packages of the network, its client as it is, and readers of OpenAPI documents.
 $(TOOLS)/oracles: tests/oracles/requirements.txt
 $(TOOLS)/aleph-client: tests/oracles/aleph-client.txt
+$(TOOLS)/aleph-sdk: tests/oracles/aleph-sdk.txt
 $(TOOLS)/schemathesis: tests/oracles/schemathesis.txt
-$(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis: | packages
+$(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/aleph-sdk $(TOOLS)/schemathesis: | packages
 	mkdir -p $(TOOLS)
 	rm -rf $@ $@.new
 	/usr/bin/python3 -m venv $@

@@ -20,7 +20,7 @@ pub use namespace::Namespace;
 pub use network::{ComputeNode, Network, UpOptions, claim_of, free_ports, is_running, reqwest_client, signal};
 pub use postgres::Postgres;
 pub use publisher::Publisher;
-pub use python_client::PythonClient;
+pub use python_client::{PythonClient, Sdk};
 pub use role::{Role, arguments_of};
 pub use user::User;
 pub use wait::{eventually, within};

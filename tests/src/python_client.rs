@@ -1,4 +1,5 @@
-//! The client of the Aleph network that others wrote, `aleph-client` from PyPI as it is, and scripts that use its SDK.
+//! The client of the Aleph network that others wrote, `aleph-client` from PyPI as it is, and scripts that use its SDK, in the
+//! version that the client brings and in the newest.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -8,6 +9,25 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::{Aleph, Finished, repository};
+
+/// Which version of the SDK a script runs with.
+#[derive(Debug, Clone, Copy)]
+pub enum Sdk {
+    /// The one that the client brings.
+    OfTheClient,
+    /// The newest, with the newest schema of messages.
+    Newest,
+}
+
+impl Sdk {
+    /// The virtual environment that has it.
+    const fn environment(self) -> &'static str {
+        match self {
+            Self::OfTheClient => "target/tools/aleph-client",
+            Self::Newest => "target/tools/aleph-sdk",
+        }
+    }
+}
 
 /// A configured Python client: one account on one network.
 #[derive(Debug, Clone)]
@@ -24,14 +44,14 @@ impl PythonClient {
 
     /// The command as it would be started, in its folder. It reads no input.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.environment("aleph");
+        let mut command = self.environment(Sdk::OfTheClient, "aleph");
         command.args(arguments).stdin(Stdio::null());
         command
     }
 
-    /// A program of the virtual environment that the client is installed in, configured as the client is.
-    fn environment(&self, program: &str) -> Command {
-        let mut command = Command::new(repository("target/tools/aleph-client").join("bin").join(program));
+    /// A program of the virtual environment that has this SDK, configured as the client is.
+    fn environment(&self, sdk: Sdk, program: &str) -> Command {
+        let mut command = Command::new(repository(sdk.environment()).join("bin").join(program));
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -84,8 +104,8 @@ impl PythonClient {
     ///
     /// # Panics
     /// When it fails.
-    pub async fn script(&self, name: &str, input: &Value) -> Value {
-        let mut command = self.environment("python");
+    pub async fn script(&self, sdk: Sdk, name: &str, input: &Value) -> Value {
+        let mut command = self.environment(sdk, "python");
         command.arg(repository("tests/python").join(name));
         let finished = finished(&mut command, &input.to_string()).await;
         assert_eq!(finished.code, 0, "{name}: {} {}", finished.stdout, finished.stderr);

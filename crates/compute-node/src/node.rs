@@ -301,7 +301,9 @@ async fn build_agent(
         .map_err(in_directory(&config.run_dir))?;
     let (epochs, seen) = EpochStore::open(data.join("epochs")).map_err(in_directory(&data.join("epochs")))?;
     let (aliases, has_pool) = (config.aliases.clone(), program_data.is_some());
-    let fetcher = Fetcher::new(catalog.clone(), message_node.clone(), files, images, code, aliases, has_pool);
+    let (catalog, message_node) = (catalog.clone(), message_node.clone());
+    let fetcher =
+        Fetcher { catalog, message_node, files, images, code, aliases, sandboxes: sandboxes.clone(), has_pool };
     let capacity = persistent_capacity(&config.offer);
     let mut agent = Agent::new(Parts {
         persistent: Persistent::new(clock::now(), capacity, seen, config.lease.lease),

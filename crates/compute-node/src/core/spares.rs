@@ -3,7 +3,7 @@
 //! ```text
 //!            Prepare             made           a program takes it
 //!  (none) ───────────▶ warming ────────▶ waiting ────────────────▶ (taken)
-//!     ▲                   │ lost            │ lost; too many, too old, memory is short
+//!     ▲                   │ lost            │ lost; too many, too old, no room
 //!     └───────────────────┴─────────────────┘
 //! ```
 //! Programs that start move it by what they want, the shell by what it reports, the clock by age. A kind is what must be the
@@ -48,6 +48,8 @@ pub enum Event<K> {
     },
     /// It could not be made, or has ended by itself.
     Lost(SpareId),
+    /// What they are made from takes room that something else needs: all of them end, until they are wanted again.
+    MakeWay,
     /// Time passed.
     Tick {
         /// Whether the machine has little memory left.
@@ -62,7 +64,7 @@ pub enum Command<K> {
     Take(SpareId),
     /// Make one.
     Prepare(SpareId, K),
-    /// End one that waits.
+    /// End one that waits or warms up.
     End(SpareId),
     /// Nobody wants this kind any more: let go of what it is made from.
     Forget(K),
@@ -152,6 +154,12 @@ impl<K: Ord + Clone> Spares<K> {
                 }
             }
             Event::Lost(id) => self.lost(now, id),
+            Event::MakeWay => {
+                for (kind, stock) in std::mem::take(&mut self.stocks) {
+                    commands.extend(stock.waiting.into_keys().chain(stock.warming).map(Command::End));
+                    commands.push(Command::Forget(kind));
+                }
+            }
             Event::Tick { memory_is_short } => {
                 self.memory_is_short = memory_is_short;
                 self.age(now, &mut commands);

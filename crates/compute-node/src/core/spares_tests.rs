@@ -77,6 +77,32 @@ fn the_budget_is_shared_and_every_kind_gets_one_before_any_gets_two() {
 }
 
 #[test]
+fn they_make_way_with_what_they_are_made_from_until_they_are_wanted_again() {
+    let mut spares = Spares::new(1000, 64);
+    for kind in ["a", "b"] {
+        spares.handle(at(1.0), Event::Wanted(kind));
+    }
+    let Some(Command::Prepare(waiting, _)) = tick(&mut spares, 1.5).pop() else { panic!("one is made") };
+    let made = spares.handle(at(2.0), Event::Made { id: waiting, memory_mib: 50 });
+    let [Command::Prepare(warming, _)] = made[..] else { panic!("{made:?}") };
+    let commands = spares.handle(at(3.0), Event::MakeWay);
+    assert_eq!(
+        BTreeSet::from_iter(commands.iter().map(|command| format!("{command:?}"))),
+        BTreeSet::from([
+            format!("{:?}", Command::<Kind>::End(waiting)),
+            format!("{:?}", Command::<Kind>::End(warming)),
+            format!("{:?}", Command::Forget("a")),
+            format!("{:?}", Command::Forget("b")),
+        ])
+    );
+    // What was warming up ends as if it had failed; nobody holds that against its kind.
+    spares.handle(at(3.1), Event::Lost(warming));
+    assert_eq!(tick(&mut spares, 3.5), []);
+    spares.handle(at(4.0), Event::Wanted("a"));
+    assert!(matches!(tick(&mut spares, 4.5)[..], [Command::Prepare(..)]));
+}
+
+#[test]
 fn when_memory_is_short_all_of_them_go() {
     let mut spares = Spares::new(1000, 64);
     spares.handle(at(1.0), Event::Wanted("a"));

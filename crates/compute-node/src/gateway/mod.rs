@@ -38,7 +38,7 @@ pub(crate) use self::routes::Routes;
 pub(crate) use self::target::{Target, target};
 use crate::agent::AgentHandle;
 use crate::metrics::Metrics;
-use crate::programs::catalog::{Catalog, Lookup, Program};
+use crate::programs::catalog::{Catalog, Found, Lookup, Program};
 use crate::programs::endpoint::Visit;
 use crate::programs::launch;
 
@@ -134,14 +134,7 @@ impl Gateway {
     }
 
     async fn program(&self, id: ProgramId) -> Result<Arc<Program>, Refusal> {
-        match self.catalog.lookup(id).await {
-            Ok(Lookup::Found(program)) => Ok(program),
-            Ok(Lookup::Unknown) => Err(Refusal::Unknown(id)),
-            Ok(Lookup::Pending) => Err(Refusal::NotRunning("its message is not processed yet".to_owned())),
-            Ok(Lookup::Over(status)) => Err(Refusal::Over(id, status)),
-            Ok(Lookup::Invalid(why)) => Err(Refusal::Invalid(why)),
-            Err(error) => Err(Refusal::NobodyToAsk(error.to_string())),
-        }
+        found(id, self.catalog.lookup(id).await)
     }
 
     /// Sends the request to the node that has the program, and waits for one while it starts or moves.
@@ -175,7 +168,18 @@ impl Gateway {
             if Instant::now() >= give_up {
                 return Err(Refusal::NotRunning(why));
             }
-            let _ = tokio::time::timeout_at(give_up, self.routes.change()).await;
+            tokio::select! {
+                refusal = self.is_over(program.id) => return Err(refusal),
+                _ = tokio::time::timeout_at(give_up, self.routes.change()) => {}
+            }
+        }
+    }
+
+    /// Ends if nobody runs the program because it is over: what is remembered of it can be older than that.
+    async fn is_over(&self, id: ProgramId) -> Refusal {
+        match found(id, self.catalog.lookup_again(id).await) {
+            Err(refusal) => refusal,
+            Ok(_) => std::future::pending().await,
         }
     }
 
@@ -271,6 +275,18 @@ impl Gateway {
             headers.insert(EPOCH, HeaderValue::from(epoch.get()));
         }
         Ok(forward::forward(&self.nodes, request, &base, path, limits, ()).await?)
+    }
+}
+
+/// The program, if it is in force.
+fn found(id: ProgramId, lookup: Found) -> Result<Arc<Program>, Refusal> {
+    match lookup {
+        Ok(Lookup::Found(program)) => Ok(program),
+        Ok(Lookup::Unknown) => Err(Refusal::Unknown(id)),
+        Ok(Lookup::Pending) => Err(Refusal::NotRunning("its message is not processed yet".to_owned())),
+        Ok(Lookup::Over(status)) => Err(Refusal::Over(id, status)),
+        Ok(Lookup::Invalid(why)) => Err(Refusal::Invalid(why)),
+        Err(error) => Err(Refusal::NobodyToAsk(error.to_string())),
     }
 }
 

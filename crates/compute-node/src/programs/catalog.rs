@@ -75,7 +75,8 @@ pub(crate) enum Change {
     NewCode(ProgramId),
 }
 
-type Found = Result<Lookup, Arc<ClientError>>;
+/// What is known of a program, or why nothing is.
+pub(crate) type Found = Result<Lookup, Arc<ClientError>>;
 
 /// The programs that this node has heard of.
 pub(crate) struct Catalog {
@@ -117,6 +118,20 @@ impl Catalog {
                 return Ok(lookup.clone());
             }
         }
+        self.refresh_or(id, known).await
+    }
+
+    /// What is known of a program, asking the message node unless it was asked a moment ago: for who finds that the program
+    /// does not run, and must know whether it will.
+    pub(crate) async fn lookup_again(self: &Arc<Self>, id: ProgramId) -> Found {
+        match self.remembered(id) {
+            Some((lookup, asked)) if asked.elapsed() < UNKNOWN_FRESH => Ok(lookup),
+            known => self.refresh_or(id, known).await,
+        }
+    }
+
+    /// Asks the message node. One that cannot be asked does not make a known program unknown.
+    async fn refresh_or(self: &Arc<Self>, id: ProgramId, known: Option<(Lookup, Instant)>) -> Found {
         match self.refresh(id).await {
             Err(error) => match known {
                 Some((lookup @ Lookup::Found(_), _)) => {

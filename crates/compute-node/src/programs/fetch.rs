@@ -15,6 +15,7 @@ use super::code::{CodeCache, CodeError, OpenedCode};
 use super::files::{CachedFile, FileError, Files};
 use super::images::{Images, MountedImage};
 use super::resolutions::{Publisher, Reference, Resolved, Unresolved};
+use super::sandboxes::Sandboxes;
 
 /// MiB of ephemeral volumes that one sandbox may have. Copies on demand are not counted by anybody else.
 const MAX_EPHEMERAL_MIB: u64 = 10_000;
@@ -41,13 +42,14 @@ pub(crate) struct FetchedVolume {
 
 /// Fetches what programs need.
 pub(crate) struct Fetcher {
-    catalog: Arc<Catalog>,
-    message_node: MessageNode,
-    files: Arc<Files>,
-    images: Images,
-    code: Arc<CodeCache>,
-    aliases: Aliases,
-    has_pool: bool,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) message_node: MessageNode,
+    pub(crate) files: Arc<Files>,
+    pub(crate) images: Images,
+    pub(crate) code: Arc<CodeCache>,
+    pub(crate) aliases: Aliases,
+    pub(crate) sandboxes: Arc<Sandboxes>,
+    pub(crate) has_pool: bool,
 }
 
 fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
@@ -55,18 +57,6 @@ fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
 }
 
 impl Fetcher {
-    pub(crate) fn new(
-        catalog: Arc<Catalog>,
-        message_node: MessageNode,
-        files: Arc<Files>,
-        images: Images,
-        code: Arc<CodeCache>,
-        aliases: Aliases,
-        has_pool: bool,
-    ) -> Self {
-        Self { catalog, message_node, files, images, code, aliases, has_pool }
-    }
-
     pub(crate) fn images(&self) -> &Images {
         &self.images
     }
@@ -142,8 +132,14 @@ impl Fetcher {
     ) -> Result<(FileName, CachedFile), Failure> {
         let store = self.resolve(reference, use_latest, owner, what).await?;
         let name = file_name(&store, what)?;
-        let file = self.files.get(name, &store.item_hash).await.map_err(|e| file_failure(&e, what))?;
-        Ok((name, file))
+        let file = match self.files.get(name, &store.item_hash).await {
+            // An image that only sandboxes in stock use is of less use than what is wanted now.
+            Err(error) if error.is_want_of_room() && self.sandboxes.make_way().await => {
+                self.files.get(name, &store.item_hash).await
+            }
+            file => file,
+        };
+        Ok((name, file.map_err(|e| file_failure(&e, what))?))
     }
 
     /// The STORE message's content that counts: its own, or that of its newest revision.

@@ -54,6 +54,11 @@ fn about_trees(name: FileName) -> &'static str {
 }
 
 impl FileError {
+    /// Whether more room on the disk would help.
+    pub(crate) fn is_want_of_room(&self) -> bool {
+        matches!(self, Self::Disk(_, error) if error.kind() == io::ErrorKind::StorageFull)
+    }
+
     /// Whether another node may have more luck.
     pub(crate) fn is_fault_of_node(&self) -> bool {
         matches!(self, Self::Disk(..) | Self::TooLarge(..))

@@ -183,6 +183,12 @@ impl Sandboxes {
         self.spares.count()
     }
 
+    /// Ends the sandboxes that wait for a program, until they are wanted again: the images that they are made from take room on
+    /// the disk. Says whether there were any.
+    pub(crate) async fn make_way(&self) -> bool {
+        self.spares.make_way().await
+    }
+
     /// Ends the sandboxes that wait for a program.
     pub(crate) async fn end_waiting(&self) {
         self.spares.close().await;

@@ -1,6 +1,6 @@
 //! Sandboxes that wait for a program: makes them, keeps them alive, gives them away, ends them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use lease::{LeaseConfig, LeaseTimes, clock};
 use protocol::message::program::{Interface, ProgramContent};
 use sandbox::cgroup::Hierarchy;
 use sandbox::spec::{Request, SandboxState};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -35,6 +35,9 @@ const SHARE_OF_SLOTS: u32 = 4;
 
 /// How long one may take to be made. What images have run in it is their own, and must not keep others from being made.
 const MADE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long somebody who needs their room waits for them to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Sandboxes that wait live this long without their agent.
 fn lease() -> LeaseTimes {
@@ -69,6 +72,8 @@ pub(crate) struct Spares {
     maker: Arc<Maker>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// Which there are, in whatever state: they hold what they are made from.
+    kept: watch::Sender<BTreeSet<SpareId>>,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -86,7 +91,8 @@ impl Spares {
         let most = usize::try_from(slots / SHARE_OF_SLOTS).unwrap_or(usize::MAX);
         let state = State { core: Core::new(budget_mib, most), images: HashMap::new(), waiting: HashMap::new() };
         let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
-        let spares = Arc::new(Self { maker, metrics, state: Mutex::new(state), tasks, closing });
+        let spares =
+            Arc::new(Self { maker, metrics, state: Mutex::new(state), kept: watch::Sender::default(), tasks, closing });
         spares.tasks.spawn(spares.clone().look_after());
         spares
     }
@@ -116,6 +122,18 @@ impl Spares {
         })
     }
 
+    /// Ends all of them, until they are wanted again, as their images take room that something else needs. Says whether there
+    /// were any; then they are gone when this returns.
+    pub(crate) async fn make_way(self: &Arc<Self>) -> bool {
+        let mut kept = self.kept.subscribe();
+        let there = kept.borrow_and_update().clone();
+        self.tell(Event::MakeWay);
+        let gone = kept.wait_for(|kept| kept.is_disjoint(&there));
+        // One that does not die keeps its image, and then there is no room: that is said by who needs it.
+        let _ = tokio::time::timeout(GONE_WITHIN, gone).await;
+        !there.is_empty()
+    }
+
     /// Ends all of them, and makes no more.
     pub(crate) async fn close(&self) {
         self.closing.cancel();
@@ -138,7 +156,12 @@ impl Spares {
                     let Some(image) = state.images.get(&kind.image).cloned() else { continue };
                     let (ask, asked) = oneshot::channel();
                     state.waiting.insert(id, ask);
-                    self.tasks.spawn(self.clone().keep(id, kind, image, asked));
+                    self.kept.send_modify(|kept| _ = kept.insert(id));
+                    let spares = self.clone();
+                    self.tasks.spawn(async move {
+                        spares.keep(id, kind, image, asked).await;
+                        spares.kept.send_modify(|kept| _ = kept.remove(&id));
+                    });
                 }
                 // Who keeps it sees that nobody can ask for it any more.
                 Command::End(id) => drop(state.waiting.remove(&id)),
@@ -154,7 +177,7 @@ impl Spares {
 
     /// Makes one and keeps it until somebody gets it, or it ends.
     async fn keep(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         id: SpareId,
         kind: Kind,
         image: MountedImage,
