@@ -314,14 +314,14 @@ impl Agent {
                 self.parts.sandboxes.renew(owner, deadline);
             }
         }
+        for (program, inside) in self.parts.handle.endpoints.crowds() {
+            self.tell_on_demand(on_demand::Event::Inside(program, inside));
+        }
         for (copy, endpoint) in self.parts.handle.endpoints.on_demand() {
             self.tell_on_demand(match endpoint.idle_since() {
                 Some(since) => on_demand::Event::Idle(copy, since),
                 None => on_demand::Event::Busy(copy),
             });
-        }
-        for (program, inside) in self.parts.handle.endpoints.crowded() {
-            self.tell_on_demand(on_demand::Event::Inside(program, inside));
         }
         self.tell_on_demand(on_demand::Event::Tick { memory_is_short: machine::memory_is_short() });
     }

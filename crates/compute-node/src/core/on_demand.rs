@@ -17,7 +17,8 @@
 //! what counts is that every copy has its room for as long as it is there, frozen or not.
 //!
 //! The first request starts one copy, whoever else asks meanwhile. More copies start only where room is free: nobody leaves
-//! for them. A copy that nobody uses is stopped when it would be frozen, as long as the program has another before it.
+//! for them. A copy that nobody uses is stopped when it would be frozen, if the program has as many before it as the requests
+//! inside want: a crowd that stays in the first copy keeps the second, which gets those that come.
 //!
 //! When room is needed or memory is short, frozen and spare copies leave first, then idle ones, the longest unused before the
 //! others.
@@ -184,6 +185,8 @@ struct Copy {
 #[derive(Debug)]
 pub struct OnDemand {
     copies: BTreeMap<CopyId, Copy>,
+    /// How many copies the requests inside a program want, where that is more than one.
+    crowds: BTreeMap<ProgramId, usize>,
     capacity: Needs,
     requests_per_copy: usize,
 }
@@ -192,7 +195,8 @@ impl OnDemand {
     /// None yet. `capacity` is what all together may take. More requests than `requests_per_copy` inside a program are a
     /// reason for another copy.
     pub fn new(capacity: Needs, requests_per_copy: usize) -> Self {
-        Self { copies: BTreeMap::new(), capacity, requests_per_copy: requests_per_copy.max(1) }
+        let (copies, crowds) = (BTreeMap::new(), BTreeMap::new());
+        Self { copies, crowds, capacity, requests_per_copy: requests_per_copy.max(1) }
     }
 
     /// How many copies are there, in any state.
@@ -253,6 +257,8 @@ impl OnDemand {
                 self.copies.retain(
                     |_, copy| !matches!(copy.phase, Phase::Failed { until, .. } if until + FORGET_AFTER <= now),
                 );
+                let copies = &self.copies;
+                self.crowds.retain(|program, _| copies.range(all_of(*program)).any(|(_, copy)| copy.phase.is_up()));
                 if memory_is_short {
                     self.give_memory_back(&mut commands);
                 }
@@ -280,20 +286,26 @@ impl OnDemand {
         self.begin(program, commands);
     }
 
-    /// Starts as many copies as the requests inside want, unless one has just failed.
+    /// Starts as many copies as the requests inside want, unless one has just failed. What was started for those that are
+    /// gone is spare from now on.
     fn inside(&mut self, now: BootTime, program: ProgramId, requests: usize, commands: &mut Vec<Command>) {
         let terms = self.of(program).find_map(|(_, phase)| match phase {
             Phase::Up(terms, _) => Some(*terms),
             _ => None,
         });
         let Some(terms) = terms else { return };
+        let wanted = requests.div_ceil(self.requests_per_copy).min(terms.copies.into());
+        if wanted > 1 {
+            self.crowds.insert(program, wanted);
+        } else {
+            self.crowds.remove(&program);
+        }
         let has_failed = |phase: &Phase| matches!(phase, Phase::Failed { until, .. } if now < *until);
         if self.of(program).any(|(_, phase)| has_failed(phase)) {
             return;
         }
         // Also those that end: what they take is not free yet, and new code may be why they do.
         let there = self.of(program).filter(|(_, phase)| !matches!(phase, Phase::Failed { .. })).count();
-        let wanted = requests.div_ceil(self.requests_per_copy).min(terms.copies.into());
         for _ in there..wanted {
             self.begin(program, commands);
         }
@@ -413,9 +425,11 @@ impl OnDemand {
         self.of(program).any(|(_, phase)| phase.is_alive())
     }
 
-    /// Whether its program has another copy before it.
+    /// Whether its program has as many copies before it as it wants.
     fn is_spare(&self, copy: CopyId) -> bool {
-        self.of(copy.program).take_while(|(other, _)| *other < copy).any(|(_, phase)| phase.is_up())
+        let before = self.of(copy.program).take_while(|(other, _)| *other < copy);
+        let wanted = self.crowds.get(&copy.program).copied().unwrap_or(1);
+        before.filter(|(_, phase)| phase.is_up()).count() >= wanted
     }
 }
 

@@ -256,10 +256,15 @@ fn more_requests_than_one_copy_shall_have_start_more_and_they_go_again() {
     node.handle(at(4), Event::Ready(third));
     assert_eq!(node.handle(at(5), Event::Inside(program, 1000)), []);
 
-    // The first has all requests now. The others are stopped when they would be frozen.
-    node.handle(at(6), Event::Busy(first));
-    assert_eq!(node.handle(at(15), Event::Idle(second, at(6))), []);
-    assert_eq!(node.handle(at(16), Event::Idle(second, at(6))), [Command::Retire(second)]);
+    // All of them stay in the first. The others are there for those that come, and frozen until then.
+    node.handle(at(5), Event::Busy(first));
+    freeze(&mut node, 14, second, 4);
+    assert_eq!(node.handle(at(14), Event::Idle(third, at(6))), []);
+
+    // The crowd goes. What is not wanted any more is stopped when it would be frozen, or is frozen.
+    assert_eq!(node.handle(at(15), Event::Inside(program, ENOUGH)), []);
+    assert_eq!(node.handle(at(15), Event::Idle(second, at(4))), [Command::Retire(second)]);
+    assert_eq!(node.handle(at(15), Event::Idle(third, at(6))), []);
     assert_eq!(node.handle(at(16), Event::Idle(third, at(6))), [Command::Retire(third)]);
     assert_eq!(node.handle(at(16), Event::Inside(program, 1000)), [], "they are not gone yet");
     node.handle(at(17), Event::Gone(second, None));
@@ -281,6 +286,7 @@ fn nobody_leaves_for_a_second_copy_and_it_leaves_before_others() {
     node.handle(at(3), Event::Inside(first.program, 2 * ENOUGH));
     assert_eq!(node.handle(at(3), Event::Fetched(second, TERMS)), [Command::Start(second)]);
     node.handle(at(3), Event::Ready(second));
+    node.handle(at(4), Event::Inside(first.program, 0));
     node.handle(at(4), Event::Wanted(new.program));
     assert_eq!(
         node.handle(at(4), Event::Fetched(new, TERMS)),

@@ -246,12 +246,15 @@ impl Endpoints {
         all.values().flatten().filter_map(|endpoint| Some((endpoint.copy()?, endpoint.clone()))).collect()
     }
 
-    /// The programs on demand that have more requests inside than one copy shall have, and how many.
-    pub(crate) fn crowded(&self) -> Vec<(ProgramId, usize)> {
+    /// How many requests are inside each program on demand that has more than one copy, or more of them than one shall have.
+    pub(crate) fn crowds(&self) -> Vec<(ProgramId, usize)> {
         let all = self.all.read().expect("no code panics while it holds this lock");
         let on_demand = all.iter().filter(|(_, copies)| copies.iter().all(|endpoint| endpoint.copy().is_some()));
-        let inside = on_demand.map(|(program, copies)| (*program, copies.iter().map(|copy| copy.inside()).sum()));
-        inside.filter(|(_, inside)| *inside > self.requests_per_copy).collect()
+        let inside = on_demand.map(|(program, copies)| {
+            let inside = copies.iter().map(|copy| copy.inside()).sum::<usize>();
+            (copies.len() > 1 || inside > self.requests_per_copy).then_some((*program, inside))
+        });
+        inside.flatten().collect()
     }
 }
 
@@ -378,11 +381,12 @@ mod tests {
             visits.push(visit);
         }
         assert_eq!(numbers, [0, 0, 1, 1, 0, 1]);
-        assert_eq!(endpoints.crowded(), [(PROGRAM, 6)]);
+        assert_eq!(endpoints.crowds(), [(PROGRAM, 6)]);
         visits.truncate(1);
         assert_eq!(endpoints.enter(PROGRAM).await.unwrap().endpoint().copy().unwrap().number, 0);
-        assert_eq!(endpoints.crowded(), []);
+        assert_eq!(endpoints.crowds(), [(PROGRAM, 1)], "the core must know that the second is not wanted any more");
         endpoints.remove(on_demand(0));
+        assert_eq!(endpoints.crowds(), []);
         assert_eq!(endpoints.enter(PROGRAM).await.unwrap().endpoint().copy().unwrap().number, 1);
     }
 }
