@@ -1,9 +1,10 @@
 //! How long the first request to a program takes of which nothing runs: its image and its code are on the node, its sandbox
-//! is not made. Beside it the same application started by hand, and in a container with nothing around it.
+//! is not made, or stands still since the last request. Beside it the same application started by hand, and in a container
+//! with nothing around it.
 
 use std::collections::BTreeMap;
 
-use aleph_tests::{Aleph, Network, eventually, reqwest_client};
+use aleph_tests::{Aleph, Network, eventually};
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use serde_json::json;
@@ -16,7 +17,10 @@ use crate::report::{Measurement, Table};
 use crate::stats::{Samples, ratio, seconds};
 
 /// How many programs are asked at once, and how often that is repeated. More rounds for what takes less.
-const GROUPS: [(u16, u32); 2] = [(1, 15), (8, 6)];
+const GROUPS: [(u16, u32); 2] = [(1, 15), (MOST, 6)];
+
+/// The largest group.
+const MOST: u16 = 8;
 
 /// How soon a copy that nobody uses ends: long enough for others that were started with it to become ready.
 const IDLE_AFTER: &str = "2s";
@@ -37,10 +41,12 @@ enum Starter {
     Waiting,
     /// Our network, without any.
     Making,
+    /// Our network, with copies that are frozen.
+    Frozen,
 }
 
 impl Starter {
-    const ALL: [Self; 4] = [Self::Host, Self::Crun, Self::Waiting, Self::Making];
+    const ALL: [Self; 5] = [Self::Host, Self::Crun, Self::Waiting, Self::Making, Self::Frozen];
 
     const fn name(self) -> &'static str {
         match self {
@@ -48,6 +54,7 @@ impl Starter {
             Self::Crun => "crun run, nothing else",
             Self::Waiting => "our gateway, crun, sandboxes wait",
             Self::Making => "our gateway, crun, none waits",
+            Self::Frozen => "our gateway, crun, frozen",
         }
     }
 }
@@ -61,8 +68,9 @@ struct Times {
 }
 
 pub(crate) async fn run() -> anyhow::Result<Measurement> {
-    let up = async |spare_mib| up(1, &["--idle-after", IDLE_AFTER, "--spare-mib", spare_mib]).await;
-    let networks = [up(SPARE_MIB).await, up("0").await];
+    let starting = async |spare_mib| up(1, &["--idle-after", IDLE_AFTER, "--spare-mib", spare_mib]).await;
+    let frozen = ["--freeze-after", "0s", "--idle-after", "1h", "--spare-mib", "0"];
+    let networks = [starting(SPARE_MIB).await, starting("0").await, up(1, &frozen).await];
     let mut measurement = Measurement {
         settings: json!({ "idle_after": IDLE_AFTER, "spare_mib": SPARE_MIB, "groups": GROUPS, "environment": ENVIRONMENT }),
         results: Vec::new(),
@@ -82,30 +90,43 @@ pub(crate) async fn run() -> anyhow::Result<Measurement> {
 /// One application, ready to be started in every way.
 struct Race<'a> {
     app: App,
-    ours: [Ours<'a>; 2],
+    ours: [Ours<'a>; 3],
     bundles: Bundles,
+}
+
+/// What is there before the first request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// Sandboxes that wait, and what the node counts of those that programs of this kind can use.
+    Waiting(&'static str),
+    /// Copies of all programs, frozen.
+    Frozen,
 }
 
 /// A network of ours and its programs.
 struct Ours<'a> {
     network: &'a Network,
     programs: Vec<String>,
-    /// What its node counts of the sandboxes that wait for programs of this kind, if any do.
-    waiting: Option<&'static str>,
+    before: Before,
 }
 
 impl<'a> Race<'a> {
     /// Uploads the programs, different by a variable only, and has each answer once, so that the node has all files.
-    async fn prepare([waiting, making]: &'a [Network; 2], app: App) -> anyhow::Result<Self> {
+    async fn prepare([waiting, making, frozen]: &'a [Network; 3], app: App) -> anyhow::Result<Self> {
         let kind = match app {
             App::Fastapi => "waiting_with_interpreter",
             App::Static => "waiting",
         };
-        let ours = [Ours::prepare(waiting, app, Some(kind)).await, Ours::prepare(making, app, None).await];
+        let ours = [
+            Ours::prepare(waiting, app, Before::Waiting(kind)).await,
+            Ours::prepare(making, app, Before::Nothing).await,
+            Ours::prepare(frozen, app, Before::Frozen).await,
+        ];
         let race = Self { app, ours, bundles: Bundles::new(app).await? };
         // Not counted: files come into the caches of all.
         for starter in Starter::ALL {
-            race.start(starter, 8).await.with_context(|| format!("{} does not work", starter.name()))?;
+            race.start(starter, MOST).await.with_context(|| format!("{} does not work", starter.name()))?;
         }
         Ok(race)
     }
@@ -119,8 +140,10 @@ impl<'a> Race<'a> {
             let mut order = Starter::ALL;
             order.rotate_left(round as usize % Starter::ALL.len());
             for starter in order {
-                if starter == Starter::Waiting {
-                    self.ours[0].until_so_many_wait(count).await;
+                match starter {
+                    Starter::Waiting => self.ours[0].until_prepared(count).await,
+                    Starter::Frozen => self.ours[2].until_prepared(count).await,
+                    Starter::Host | Starter::Crun | Starter::Making => {}
                 }
                 let answers = self.start(starter, count).await?;
                 let times = all.entry(starter).or_default();
@@ -136,7 +159,7 @@ impl<'a> Race<'a> {
     async fn start(&self, starter: Starter, count: u16) -> anyhow::Result<Vec<First>> {
         let port = free_ports(count);
         let ports = port..port + count;
-        let [waiting, making] = &self.ours;
+        let [waiting, making, frozen] = &self.ours;
         let began = Instant::now();
         match starter {
             Starter::Host => {
@@ -155,35 +178,40 @@ impl<'a> Race<'a> {
             }
             Starter::Waiting => waiting.start(began, count).await,
             Starter::Making => making.start(began, count).await,
+            Starter::Frozen => frozen.start(began, count).await,
         }
     }
 }
 
 impl<'a> Ours<'a> {
-    async fn prepare(network: &'a Network, app: App, waiting: Option<&'static str>) -> Self {
+    async fn prepare(network: &'a Network, app: App, before: Before) -> Self {
         let aleph = Aleph::of(network);
         let (folder, entrypoint, options) = app.upload();
         let mut programs = Vec::new();
-        for copy in 0..GROUPS.iter().map(|(count, _)| *count).max().unwrap_or(0) {
+        for copy in 0..MOST {
             eprintln!("bench: first_request: {}: upload {}", app.name(), copy + 1);
             let variable = format!("COPY={copy}");
             let options = [options, &["--env", &variable]].concat();
             programs.push(aleph.upload(&folder, entrypoint, &options).await);
         }
-        Self { network, programs, waiting }
+        Self { network, programs, before }
     }
 
-    /// Waits until as many sandboxes wait as will be needed.
-    async fn until_so_many_wait(&self, count: u16) {
-        let Some(kind) = self.waiting else { return };
-        let url = format!("{}/metrics", self.network.compute_nodes[0].url);
-        let line = format!("aleph_sandboxes{{kind=\"{kind}\"}} ");
-        eventually("sandboxes wait", async || {
-            let text = reqwest_client().get(&url).send().await.ok()?.text().await.ok()?;
-            let waiting = text.lines().find_map(|l| l.strip_prefix(&line)?.trim().parse::<u16>().ok())?;
-            (waiting >= count).then_some(())
-        })
-        .await;
+    /// Waits until everything is as it shall be before this many programs are asked.
+    async fn until_prepared(&self, count: u16) {
+        let node = &self.network.compute_nodes[0];
+        match self.before {
+            Before::Nothing => {}
+            Before::Waiting(kind) => {
+                let name = format!("aleph_sandboxes{{kind=\"{kind}\"}}");
+                eventually("sandboxes wait", async || (node.counted(&name).await >= count.into()).then_some(())).await;
+            }
+            // All, as one that still runs would be in the way.
+            Before::Frozen => {
+                let are_frozen = || self.programs.iter().all(|program| node.is_frozen(program) == Some(true));
+                eventually("all are frozen", async || are_frozen().then_some(())).await;
+            }
+        }
     }
 
     async fn start(&self, began: Instant, count: u16) -> anyhow::Result<Vec<First>> {
@@ -191,7 +219,9 @@ impl<'a> Ours<'a> {
         let gateway = gateway_port(self.network);
         let requests = programs.iter().map(async |program| first_200(began, gateway, &format!("/vm/{program}/")).await);
         let answers = try_join_all(requests).await?;
-        join_all(programs.iter().map(|program| self.network.until_gone(program))).await;
+        if self.before != Before::Frozen {
+            join_all(programs.iter().map(|program| self.network.until_gone(program))).await;
+        }
         Ok(answers)
     }
 }

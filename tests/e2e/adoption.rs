@@ -204,3 +204,26 @@ async fn a_program_that_was_frozen_when_its_agent_died_goes_on() {
     assert_eq!(agent.end(Signal::TERM).await.code(), Some(0));
     assert!(!restarted.node.run_dir().exists(), "nothing is left");
 }
+
+#[tokio::test]
+async fn copies_on_demand_that_are_frozen_are_taken_over_as_they_are() {
+    let network = Network::up(UpOptions::new(1, &["--freeze-after", "500ms", "--idle-after", "20s"])).await;
+    let aleph = Aleph::of(&network);
+    let folder = folder_with("main.py", WHO);
+    let program = aleph.upload(folder.path(), "main:app", &[]).await;
+    let (who, _) = ask(&network.program_url(&program)).await;
+    let restarted = Restarted::new(&network, &network.compute_nodes[0].url);
+    let (node, at_node) = (&restarted.node, format!("{}/vm/{program}", restarted.node.url));
+    let until_frozen = async || {
+        eventually("it is frozen", async || (node.is_frozen(&program)?).then_some(())).await;
+    };
+    until_frozen().await;
+    node.signal(Signal::KILL);
+    eventually("the agent is dead", async || reqwest_client().get(&node.url).send().await.err()).await;
+    let agent = restarted.next_agent(&["--stop-programs"]).await;
+    assert_eq!(node.is_frozen(&program), Some(true), "nobody used it");
+    assert_eq!(ask(&at_node).await, (who, 2), "the same process goes on");
+    until_frozen().await;
+    assert_eq!(agent.end(Signal::TERM).await.code(), Some(0));
+    assert!(!node.run_dir().exists(), "nothing is left");
+}

@@ -1,10 +1,11 @@
 //! Programs that start with a request and go when they are idle.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aleph_tests::{Aleph, Network, UpOptions, eventually, folder_with, reqwest_client};
 use futures_util::future::join_all;
-use futures_util::{StreamExt, stream};
+use futures_util::{SinkExt, StreamExt, stream};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::shared::{aleph, network};
 
@@ -172,4 +173,64 @@ async fn what_is_no_program_is_told_apart() {
     let store = programs.messages(&filter, "").await.unwrap().messages.remove(0).envelope.item_hash;
     let (status, text) = get(&format!("/vm/{store}")).await;
     assert!(status == 404 && text.contains("STORE"), "{status} {text}");
+}
+
+/// Says which copy it is, to requests and to whatever comes by a WebSocket.
+const WHO: &str = r#"
+import uuid
+who = str(uuid.uuid4())
+
+async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": who})
+        return
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": who.encode()})
+"#;
+
+#[tokio::test]
+async fn a_crowd_gets_another_copy_as_long_as_it_is_there() {
+    let limits = ["--requests-per-copy", "2", "--copies", "2", "--freeze-after", "2s"];
+    let network = Network::up(UpOptions::new(1, &limits)).await;
+    let (aleph, node) = (Aleph::of(&network), &network.compute_nodes[0]);
+    let folder = folder_with("main.py", WHO);
+    let get = async |program: &str| {
+        let answer = reqwest_client().get(network.program_url(program)).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.text().await.unwrap()
+    };
+    let copies = || node.claimed_sandboxes().len();
+    // The second may have one only.
+    for (options, most) in [(&[][..], 2), (&["--copies", "1"], 1)] {
+        let program = aleph.upload(folder.path(), "main:app", options).await;
+        let first = get(&program).await;
+        let url = network.program_url(&program).replace("http://", "ws://");
+        let mut crowd = Vec::new();
+        for _ in 0..6 {
+            crowd.push(tokio_tungstenite::connect_async(url.as_str()).await.unwrap().0);
+        }
+        if most == 2 {
+            // The first is full, so the other gets this.
+            eventually("another copy answers", async || (get(&program).await != first).then_some(())).await;
+        }
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(4) {
+            assert_eq!(copies(), most, "the crowd is as large as it was");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(get(&program).await != first, most == 2);
+        for socket in &mut crowd {
+            socket.send(Message::text("who?")).await.unwrap();
+            assert!(socket.next().await.unwrap().unwrap().is_text(), "who was inside is not disturbed");
+        }
+        drop(crowd);
+        eventually("one copy is left", async || (copies() == 1).then_some(())).await;
+        assert_eq!(get(&program).await, first);
+        aleph.json(&["program", "delete", &program, "--yes"]).await;
+        network.until_gone(&program).await;
+    }
 }

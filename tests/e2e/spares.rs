@@ -12,15 +12,9 @@ const TELL: &str = "import os, sys\n\
     def tell():\n\
     \x20   return {'number': os.environ['NUMBER'], 'waited': sys.orig_argv[-1] == '--wait'}\n";
 
-/// A number that a node counts.
-async fn counted(node: &ComputeNode, name: &str) -> u64 {
-    let text = reqwest_client().get(format!("{}/metrics", node.url)).send().await.unwrap().text().await.unwrap();
-    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
-}
-
 async fn until_one_waits(node: &ComputeNode) {
     eventually("a sandbox waits", async || {
-        (counted(node, "aleph_sandboxes{kind=\"waiting_with_interpreter\"}").await > 0).then_some(())
+        (node.counted("aleph_sandboxes{kind=\"waiting_with_interpreter\"}").await > 0).then_some(())
     })
     .await;
 }
@@ -42,16 +36,16 @@ async fn programs_get_the_sandboxes_that_wait_each_its_own() {
     };
     let first = upload("1", &[]).await;
     assert_eq!(ask(&network, &first).await["waited"], false, "nothing was known of its image before");
-    assert_eq!(counted(node, "aleph_sandboxes_claimed_total{start=\"made\"}").await, 1);
+    assert_eq!(node.counted("aleph_sandboxes_claimed_total{start=\"made\"}").await, 1);
 
     // One on demand, one that runs always.
     for (number, options) in [("2", &[][..]), ("3", &["--persistent"])] {
         until_one_waits(node).await;
-        let before = counted(node, "aleph_sandboxes_claimed_total{start=\"waited\"}").await;
+        let before = node.counted("aleph_sandboxes_claimed_total{start=\"waited\"}").await;
         let program = upload(number, options).await;
         let answer = ask(&network, &program).await;
         assert_eq!((&answer["number"], &answer["waited"]), (&number.into(), &true.into()));
-        assert_eq!(counted(node, "aleph_sandboxes_claimed_total{start=\"waited\"}").await, before + 1);
+        assert_eq!(node.counted("aleph_sandboxes_claimed_total{start=\"waited\"}").await, before + 1);
     }
 
     // What it needs is there, so nobody is asked: not even whether there is somebody to ask.
@@ -92,7 +86,7 @@ async fn without_memory_for_it_nothing_waits() {
     let program = aleph.upload(folder.path(), "main:app", &["--env", "NUMBER=1"]).await;
     for started in 1..=2 {
         assert_eq!(ask(&network, &program).await["waited"], false);
-        assert_eq!(counted(node, "aleph_sandboxes_claimed_total{start=\"made\"}").await, started);
+        assert_eq!(node.counted("aleph_sandboxes_claimed_total{start=\"made\"}").await, started);
         network.until_gone(&program).await;
     }
     assert!(node.all_supervisors().is_empty());

@@ -325,6 +325,38 @@ impl ComputeNode {
         self.sandboxes().find(|sandbox| claim_of(sandbox).is_some_and(|claim| claim["program"] == program))
     }
 
+    /// Whether a program's sandbox stands still, as its control group says; `None` when there is no such sandbox.
+    pub fn is_frozen(&self, program: &str) -> Option<bool> {
+        let v1 = self.group_file(program, "freezer", "freezer.state").map(|state| state.trim() == "FROZEN");
+        v1.or_else(|| Some(self.group_file(program, "", "cgroup.events")?.lines().any(|line| line == "frozen 1")))
+    }
+
+    /// How long a program's sandbox has used processors, as its control group says.
+    ///
+    /// # Panics
+    /// When there is no such sandbox.
+    pub fn processor_time(&self, program: &str) -> String {
+        let v1 = self.group_file(program, "cpuacct", "cpuacct.usage");
+        v1.or_else(|| self.group_file(program, "", "cpu.stat")).expect("the sandbox is there")
+    }
+
+    /// What a file of a sandbox's control group says, in the hierarchy of this controller.
+    fn group_file(&self, program: &str, controller: &str, file: &str) -> Option<String> {
+        let spec: Value = serde_json::from_slice(&fs::read(self.sandbox_of(program)?.join("spec.json")).ok()?).ok()?;
+        let group = spec["driver"]["cgroup"].as_str()?;
+        fs::read_to_string(Path::new("/sys/fs/cgroup").join(controller).join(group).join(file)).ok()
+    }
+
+    /// What the node counts under this name, with labels; 0 when it has not yet.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn counted(&self, name: &str) -> u64 {
+        let answer = reqwest_client().get(format!("{}/metrics", self.url)).send().await.expect("the node answers");
+        let text = answer.text().await.expect("the answer is text");
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// The directories of the sandboxes that are a program's; others wait for one.
     pub fn claimed_sandboxes(&self) -> Vec<PathBuf> {
         self.sandboxes().filter(|sandbox| claim_of(sandbox).is_some()).collect()

@@ -313,6 +313,15 @@ pub struct UploadArgs {
     /// How long one request may take
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
     pub timeout_seconds: u64,
+    /// On demand: freeze a copy that nobody used for this long [default: what its node does with all]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "persistent", value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub freeze_after: Option<u64>,
+    /// On demand: stop a copy that nobody used for this long [default: what its node does with all]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "persistent", value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub idle_after: Option<u64>,
+    /// On demand: how many copies of it a node may run at once [default: what its node does with all]
+    #[arg(long, value_name = "COUNT", conflicts_with = "persistent", value_parser = clap::value_parser!(u16).range(1..))]
+    pub copies: Option<u16>,
     /// An environment variable; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = units::parse_variable)]
     pub env: Vec<Variable>,

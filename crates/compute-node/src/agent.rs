@@ -8,18 +8,20 @@ use std::time::Duration;
 use lease::{BootTime, LeaseConfig, LeaseTimes, clock};
 use protocol::ProgramId;
 use protocol::control::{Failure, FailureKind, Grant, ProgramReport, SetVersion};
+use sandbox::spec::IdleSpec;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::core::data::NoPlan;
-use crate::core::on_demand::{self, OnDemand};
-use crate::core::persistent::{self, Assignment, Persistent};
+use crate::core::on_demand::{self, CopyId, OnDemand, Patience, Terms};
+use crate::core::persistent::{self, Assignment, Needs, Persistent};
 use crate::epochs::EpochStore;
+use crate::machine;
 use crate::programs::catalog::Change;
 use crate::programs::data::{DataError, ProgramData};
-use crate::programs::endpoint::{Endpoints, Visit};
+use crate::programs::endpoint::{Endpoint, Endpoints, Visit};
 use crate::programs::fetch::{Fetched, Fetcher};
 use crate::programs::launch;
 use crate::programs::sandboxes::{Adopted, Happened, Owner, Sandboxes};
@@ -51,6 +53,8 @@ pub(crate) enum Message {
     Changed(Change),
     /// What a program wrote was brought to its standby, as far as that was possible.
     Settled(Assignment),
+    /// A copy on demand was to be frozen, and is or is not.
+    Froze(CopyId, bool),
 }
 
 /// How everybody else talks to the agent.
@@ -86,15 +90,25 @@ impl AgentHandle {
     }
 
     /// Goes into a program that answers on this node.
-    pub(crate) fn enter(&self, program: ProgramId) -> Option<Visit> {
-        self.endpoints.enter(program)
+    pub(crate) async fn enter(&self, program: ProgramId) -> Option<Visit> {
+        self.endpoints.enter(program).await
+    }
+
+    /// Where the copies of a program answer on this node.
+    pub(crate) fn endpoints(&self, program: ProgramId) -> Vec<Arc<Endpoint>> {
+        self.endpoints.of(program)
+    }
+
+    /// How many copies on demand are frozen.
+    pub(crate) fn frozen(&self) -> usize {
+        self.endpoints.on_demand().iter().filter(|(_, endpoint)| endpoint.is_frozen()).count()
     }
 
     /// Goes into a copy on demand, starting it if need be.
     pub(crate) async fn enter_on_demand(&self, program: ProgramId) -> Result<Visit, Failure> {
         let ended = || Failure { kind: FailureKind::NodeFault, message: "the node is shutting down".to_owned() };
         loop {
-            if let Some(visit) = self.endpoints.enter(program) {
+            if let Some(visit) = self.endpoints.enter(program).await {
                 return Ok(visit);
             }
             let (reply, answer) = oneshot::channel();
@@ -118,6 +132,10 @@ pub(crate) struct Parts {
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) data: Option<Arc<ProgramData>>,
     pub(crate) handle: AgentHandle,
+    /// How long copies on demand stay that nobody uses, unless their messages say otherwise.
+    pub(crate) patience: Patience,
+    /// How many copies on demand of one program there are at most.
+    pub(crate) copies: u16,
     pub(crate) leave_running: bool,
 }
 
@@ -147,8 +165,9 @@ impl Agent {
 
     /// Takes over what an agent before this one left running. Call it before [`Agent::run`].
     pub(crate) fn take_over(&mut self, adopted: Vec<Adopted>) {
-        for Adopted { owner, needs, endpoint } in adopted {
+        for Adopted { owner, needs, idle, copies, endpoint } in adopted {
             let ready = endpoint.is_some();
+            let frozen = endpoint.as_ref().filter(|endpoint| endpoint.is_frozen()).and_then(|e| e.idle_since());
             if let Some(endpoint) = endpoint {
                 self.parts.handle.endpoints.insert(endpoint);
             }
@@ -156,8 +175,21 @@ impl Agent {
                 Owner::Persistent(assignment) => self.tell(persistent::Event::Adopted { assignment, needs, ready }),
                 // One that was just starting has nobody waiting for it any more.
                 Owner::OnDemand(_) if !ready => self.parts.sandboxes.stop(owner, Duration::ZERO),
-                Owner::OnDemand(program) => self.tell_on_demand(on_demand::Event::Adopted(program, needs)),
+                Owner::OnDemand(copy) => {
+                    let terms = self.terms(needs, idle, copies);
+                    self.tell_on_demand(on_demand::Event::Adopted { copy, terms, frozen });
+                }
             }
+        }
+    }
+
+    /// How a copy on demand runs: as its program's message says, as far as it does.
+    fn terms(&self, needs: Needs, idle: IdleSpec, copies: Option<u16>) -> Terms {
+        let most = self.parts.copies.max(1);
+        Terms {
+            needs,
+            patience: launch::patience(idle, self.parts.patience),
+            copies: copies.map_or(most, |c| c.min(most)),
         }
     }
 
@@ -206,6 +238,8 @@ impl Agent {
                 self.tell_on_demand(on_demand::Event::Wanted(program));
             }
             Message::Settled(assignment) => self.tell(persistent::Event::Settled(assignment)),
+            Message::Froze(copy, true) => self.tell_on_demand(on_demand::Event::Frozen(copy)),
+            Message::Froze(copy, false) => self.tell_on_demand(on_demand::Event::NotFrozen(copy)),
             Message::Changed(Change::Over(program)) => self.tell_on_demand(on_demand::Event::Outdated(program)),
             Message::Changed(Change::NewCode(program)) => {
                 info!(%program, "new code");
@@ -221,17 +255,17 @@ impl Agent {
                 self.parts.handle.endpoints.insert(endpoint);
                 self.tell(persistent::Event::Ready(assignment));
             }
-            (Owner::OnDemand(program), Happened::Ready(endpoint)) => {
+            (Owner::OnDemand(copy), Happened::Ready(endpoint)) => {
                 self.parts.handle.endpoints.insert(endpoint);
-                self.tell_on_demand(on_demand::Event::Ready(program));
+                self.tell_on_demand(on_demand::Event::Ready(copy));
             }
             (Owner::Persistent(assignment), Happened::Gone(failure)) => {
-                self.parts.handle.endpoints.remove(assignment.program, Some(assignment.epoch));
+                self.parts.handle.endpoints.remove(owner);
                 self.tell(persistent::Event::SandboxGone(assignment, failure));
             }
-            (Owner::OnDemand(program), Happened::Gone(failure)) => {
-                self.parts.handle.endpoints.remove(program, None);
-                self.tell_on_demand(on_demand::Event::Gone(program, failure));
+            (Owner::OnDemand(copy), Happened::Gone(failure)) => {
+                self.parts.handle.endpoints.remove(owner);
+                self.tell_on_demand(on_demand::Event::Gone(copy, failure));
             }
         }
     }
@@ -239,9 +273,13 @@ impl Agent {
     fn was_fetched(&mut self, owner: Owner, result: Result<Fetched, NotFetched>) {
         let result = match result {
             Ok(fetched) => {
-                let needs = launch::needs(&fetched.program.content);
+                let content = &fetched.program.content;
+                if let Owner::OnDemand(copy) = owner {
+                    launch::complaints(content).iter().for_each(|what| self.parts.sandboxes.note(copy.program, what));
+                }
+                let terms = self.terms(launch::needs(content), launch::idle(content), launch::copies(content));
                 self.fetched.insert(owner, fetched);
-                Ok(needs)
+                Ok(terms)
             }
             Err(NotFetched::Failed(failure)) => Err(failure),
             Err(NotFetched::Refused(why)) => {
@@ -255,13 +293,15 @@ impl Agent {
             self.parts.sandboxes.note(owner.program(), &format!("could not be started: {}", failure.message));
         }
         match (owner, result) {
-            (Owner::Persistent(assignment), Ok(needs)) => self.tell(persistent::Event::Fetched { assignment, needs }),
+            (Owner::Persistent(assignment), Ok(Terms { needs, .. })) => {
+                self.tell(persistent::Event::Fetched { assignment, needs });
+            }
             (Owner::Persistent(assignment), Err(failure)) => {
                 self.tell(persistent::Event::FetchFailed(assignment, failure));
             }
-            (Owner::OnDemand(program), Ok(needs)) => self.tell_on_demand(on_demand::Event::Fetched(program, needs)),
-            (Owner::OnDemand(program), Err(failure)) => {
-                self.tell_on_demand(on_demand::Event::FetchFailed(program, failure));
+            (Owner::OnDemand(copy), Ok(terms)) => self.tell_on_demand(on_demand::Event::Fetched(copy, terms)),
+            (Owner::OnDemand(copy), Err(failure)) => {
+                self.tell_on_demand(on_demand::Event::FetchFailed(copy, failure));
             }
         }
     }
@@ -274,13 +314,16 @@ impl Agent {
                 self.parts.sandboxes.renew(owner, deadline);
             }
         }
-        for endpoint in self.parts.handle.endpoints.on_demand() {
+        for (program, inside) in self.parts.handle.endpoints.crowds() {
+            self.tell_on_demand(on_demand::Event::Inside(program, inside));
+        }
+        for (copy, endpoint) in self.parts.handle.endpoints.on_demand() {
             self.tell_on_demand(match endpoint.idle_since() {
-                Some(since) => on_demand::Event::Idle(endpoint.program, since),
-                None => on_demand::Event::Busy(endpoint.program),
+                Some(since) => on_demand::Event::Idle(copy, since),
+                None => on_demand::Event::Busy(copy),
             });
         }
-        self.tell_on_demand(on_demand::Event::Tick);
+        self.tell_on_demand(on_demand::Event::Tick { memory_is_short: machine::memory_is_short() });
     }
 
     fn tell(&mut self, event: persistent::Event) {
@@ -304,8 +347,9 @@ impl Agent {
             Command::Renew(assignment, deadline) => self.parts.sandboxes.renew(Owner::Persistent(assignment), deadline),
             Command::Stop(assignment, grace) => {
                 // Requests that are inside may finish while the program ends.
-                self.parts.handle.endpoints.remove(assignment.program, Some(assignment.epoch));
-                self.parts.sandboxes.stop(Owner::Persistent(assignment), grace);
+                let owner = Owner::Persistent(assignment);
+                self.parts.handle.endpoints.remove(owner);
+                self.parts.sandboxes.stop(owner, grace);
             }
             Command::Settle(assignment) => self.settle(assignment),
             Command::Heartbeat => self.parts.handle.heartbeat_due.notify_one(),
@@ -342,19 +386,18 @@ impl Agent {
     fn obey_on_demand(&mut self, command: on_demand::Command) {
         use on_demand::Command;
         match command {
-            Command::Fetch(program) => self.fetch(Owner::OnDemand(program)),
-            Command::Start(program) => {
-                let owner = Owner::OnDemand(program);
+            Command::Fetch(copy) => self.fetch(Owner::OnDemand(copy)),
+            Command::Start(copy) => {
+                let owner = Owner::OnDemand(copy);
                 if let Some(fetched) = self.fetched.remove(&owner) {
                     self.parts.sandboxes.start(owner, fetched, on_demand_lease().holder(clock::now()));
                 }
             }
             Command::Serve(program) => self.answer(program, &Ok(())),
-            Command::Fail(program, failure) => {
-                self.fetched.remove(&Owner::OnDemand(program));
-                self.answer(program, &Err(failure));
-            }
-            Command::Retire(program) => self.retire(program),
+            Command::Fail(program, failure) => self.answer(program, &Err(failure)),
+            Command::Drop(copy) => drop(self.fetched.remove(&Owner::OnDemand(copy))),
+            Command::Freeze(copy) => self.freeze(copy),
+            Command::Retire(copy) => self.retire(copy),
         }
     }
 
@@ -365,14 +408,30 @@ impl Agent {
         }
     }
 
+    fn freeze(&self, copy: CopyId) {
+        let mut endpoints = self.parts.handle.endpoints.of(copy.program).into_iter();
+        let endpoint = endpoints.find(|endpoint| endpoint.copy() == Some(copy));
+        let messages = self.parts.handle.messages.clone();
+        tokio::spawn(async move {
+            let is_frozen = match endpoint {
+                Some(endpoint) => endpoint.freeze().await,
+                None => false,
+            };
+            let _ = messages.send(Message::Froze(copy, is_frozen)).await;
+        });
+    }
+
     /// Closes a copy on demand and ends it when the requests inside have left, or have had their time.
-    fn retire(&self, program: ProgramId) {
-        let (endpoint, sandboxes) = (self.parts.handle.endpoints.remove(program, None), self.parts.sandboxes.clone());
+    fn retire(&self, copy: CopyId) {
+        let owner = Owner::OnDemand(copy);
+        let (endpoint, sandboxes) = (self.parts.handle.endpoints.remove(owner), self.parts.sandboxes.clone());
         tokio::spawn(async move {
             if let Some(endpoint) = endpoint {
                 let _ = tokio::time::timeout(endpoint.request_limit, endpoint.empty()).await;
+                // To end by itself. Its door is closed, so nobody freezes it again.
+                endpoint.wake().await;
             }
-            sandboxes.stop(Owner::OnDemand(program), STOP_GRACE);
+            sandboxes.stop(owner, STOP_GRACE);
         });
     }
 
@@ -396,7 +455,9 @@ impl Agent {
         let owners = sandboxes.owners();
         info!(sandboxes = owners.len(), "stopping all programs of this node");
         for owner in owners {
-            self.parts.handle.endpoints.remove(owner.program(), owner.epoch());
+            if let Some(endpoint) = self.parts.handle.endpoints.remove(owner) {
+                endpoint.wake().await;
+            }
             sandboxes.stop(owner, STOP_GRACE);
         }
         while !sandboxes.owners().is_empty() && events.recv().await.is_some() {}

@@ -40,8 +40,14 @@ pub struct Config {
     pub offer: Offer,
     /// Constants of leases that are not the scheduler's: grace, kill allowance.
     pub lease: LeaseConfig,
+    /// A copy on demand that nobody used for this long is frozen, unless it is stopped by then.
+    pub freeze_after: Duration,
     /// A copy on demand that nobody used for this long is stopped.
     pub idle_after: Duration,
+    /// A program on demand gets another copy when more requests than this are inside each.
+    pub requests_per_copy: usize,
+    /// How many copies on demand of one program there are at most.
+    pub copies: u16,
     /// How long a program has to become ready.
     pub ready_within: Duration,
     /// How long a request waits for a program that starts or moves.

@@ -30,6 +30,14 @@ pub fn memory() -> io::Result<Amount> {
     Ok(Amount { total: field("MemTotal:")?, available: field("MemAvailable:")? })
 }
 
+/// A machine with less than this part of its memory left has little.
+const SHORT_OF_MEMORY: u64 = 10;
+
+/// Whether the machine has little memory left; not if that cannot be known.
+pub(crate) fn memory_is_short() -> bool {
+    memory().is_ok_and(|memory| memory.available < memory.total / SHORT_OF_MEMORY)
+}
+
 /// The disk that a path is on.
 ///
 /// # Errors

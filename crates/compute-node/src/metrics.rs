@@ -79,6 +79,12 @@ impl Metrics {
         self.recorder.register_gauge(&bytes, &METADATA).set(memory as f64);
     }
 
+    /// A frozen copy on demand goes on; `took` from the request that uses it.
+    pub(crate) fn thawed(&self, took: Duration) {
+        let key = Key::from_static_name("aleph_thaw_seconds");
+        self.recorder.register_histogram(&key, &METADATA).record(took.as_secs_f64());
+    }
+
     /// Nothing of a sandbox runs any more. `None` when its supervisor did not say why.
     pub(crate) fn ended(&self, kind: &'static str, end: Option<&End>) {
         let outcome = end.map_or("unknown", End::as_str);

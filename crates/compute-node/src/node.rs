@@ -24,7 +24,7 @@ use crate::agent::{Agent, AgentHandle, Message, Parts};
 use crate::api::{self, ApiState};
 use crate::config::{Config, Offer};
 use crate::control::{self, Identity};
-use crate::core::on_demand::OnDemand;
+use crate::core::on_demand::{OnDemand, Patience};
 use crate::core::persistent::{Needs, Persistent};
 use crate::epochs::EpochStore;
 use crate::gateway::{Gateway, Routes};
@@ -119,7 +119,7 @@ pub async fn run(
     let message_node = MessageNode::new(&config.message_node);
     let catalog = Catalog::new(message_node.clone());
     let routes = Routes::new(&config.schedulers);
-    let (handle, messages) = AgentHandle::new(Arc::new(Endpoints::default()));
+    let (handle, messages) = AgentHandle::new(Arc::new(Endpoints::new(config.requests_per_copy)));
     let metrics = Metrics::new();
     let freezers = Arc::new(Freezers::default());
     let (data, pool_mib) = open_pool(&config, &freezers).await?;
@@ -307,12 +307,14 @@ async fn build_agent(
     let capacity = persistent_capacity(&config.offer);
     let mut agent = Agent::new(Parts {
         persistent: Persistent::new(clock::now(), capacity, seen, config.lease.lease),
-        on_demand: OnDemand::new(on_demand_capacity(&config.offer), config.idle_after),
+        on_demand: OnDemand::new(on_demand_capacity(&config.offer), config.requests_per_copy),
         epochs,
         sandboxes: sandboxes.clone(),
         fetcher: Arc::new(fetcher),
         data: program_data,
         handle: handle.clone(),
+        patience: Patience { freeze_after: config.freeze_after, stop_after: config.idle_after },
+        copies: config.copies,
         leave_running: config.leave_running,
     });
     // Before the first heartbeat: what it does not mention is not there.

@@ -109,9 +109,21 @@ pub(crate) struct UpOptions {
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(crate) restore_after: Duration,
 
+    /// Freeze a copy on demand that nobody used for this long: it keeps its memory and answers at once, and does nothing else
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub(crate) freeze_after: Duration,
+
     /// Stop a copy on demand that nobody used for this long
-    #[arg(long, default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = "10m", value_parser = duration)]
     pub(crate) idle_after: Duration,
+
+    /// Start another copy of a program on demand when more requests than this are inside each copy
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests_per_copy: u32,
+
+    /// How many copies on demand of one program a compute node runs at most
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) copies: u16,
 
     /// How long a program has to become ready
     #[arg(long, default_value = "60s", value_parser = duration)]
@@ -291,9 +303,23 @@ pub(crate) struct ComputeNodeOptions {
     #[arg(long, default_value_t = 10, env = "ALEPH_NODE_LOG_MIB")]
     pub(crate) log_mib: u64,
 
-    /// Stop a copy on demand that nobody used for this long
-    #[arg(long, default_value = "5m", value_parser = duration, env = "ALEPH_NODE_IDLE_AFTER")]
+    /// Freeze a copy on demand that nobody used for this long: it keeps its memory and answers at once, and does nothing else.
+    /// Its message can say otherwise: metadata.freeze_after, in seconds
+    #[arg(long, default_value = "15s", value_parser = duration, env = "ALEPH_NODE_FREEZE_AFTER")]
+    pub(crate) freeze_after: Duration,
+
+    /// Stop a copy on demand that nobody used for this long; never frozen, if that is not longer than --freeze-after. Its
+    /// message can say otherwise: metadata.idle_after, in seconds
+    #[arg(long, default_value = "10m", value_parser = duration, env = "ALEPH_NODE_IDLE_AFTER")]
     pub(crate) idle_after: Duration,
+
+    /// Start another copy of a program on demand when more requests than this are inside each copy
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..), env = "ALEPH_NODE_REQUESTS_PER_COPY")]
+    pub(crate) requests_per_copy: u32,
+
+    /// How many copies on demand of one program there are at most. Its message can ask for fewer: metadata.copies
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..), env = "ALEPH_NODE_COPIES")]
+    pub(crate) copies: u16,
 
     /// How long a program has to become ready
     #[arg(long, default_value = "60s", value_parser = duration, env = "ALEPH_NODE_READY_WITHIN")]

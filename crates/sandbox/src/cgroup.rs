@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::spec::Limits;
 
 mod freezer;
+mod reclaim;
 
 pub use freezer::Frozen;
 

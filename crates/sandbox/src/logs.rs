@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use protocol::api::compute_node::LogSource;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 /// The longest line that is kept as one, in bytes; longer ones are cut into several.
@@ -36,12 +37,11 @@ pub fn previous_file(directory: &Path) -> PathBuf {
     directory.join("log.previous.jsonl")
 }
 
-/// Writes a program's log.
+/// Writes a program's log. Several may write to the same: the copies of a program, or one that ends and the next.
 pub struct LogWriter {
     directory: PathBuf,
     max_file_bytes: u64,
     file: File,
-    written: u64,
 }
 
 impl LogWriter {
@@ -52,8 +52,7 @@ impl LogWriter {
     pub fn open(directory: &Path, max_bytes: u64) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let file = OpenOptions::new().create(true).append(true).open(current_file(directory))?;
-        let written = file.metadata()?.len();
-        Ok(Self { directory: directory.to_owned(), max_file_bytes: max_bytes / 2, file, written })
+        Ok(Self { directory: directory.to_owned(), max_file_bytes: max_bytes / 2, file })
     }
 
     /// Adds a line.
@@ -69,18 +68,28 @@ impl LogWriter {
         };
         let mut bytes = serde_json::to_vec(&line)?;
         bytes.push(b'\n');
-        if self.written + bytes.len() as u64 > self.max_file_bytes && self.written > 0 {
+        while self.has_no_room_for(bytes.len())? {
             self.rotate()?;
         }
-        self.file.write_all(&bytes)?;
-        self.written += bytes.len() as u64;
-        Ok(())
+        self.file.write_all(&bytes)
+    }
+
+    /// Whether as much would be too much for the file. Whatever it is, an empty one takes it.
+    fn has_no_room_for(&self, bytes: usize) -> io::Result<bool> {
+        let written = self.file.metadata()?.len();
+        Ok(written > 0 && written + bytes as u64 > self.max_file_bytes)
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        fs::rename(current_file(&self.directory), previous_file(&self.directory))?;
-        self.file = OpenOptions::new().create(true).append(true).open(current_file(&self.directory))?;
-        self.written = 0;
+        // Until the end of this function: whoever else comes here then sees that it is done.
+        let lock = File::create(self.directory.join("log.lock"))?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        let (current, ours) = (current_file(&self.directory), self.file.metadata()?);
+        let is_ours = |current: fs::Metadata| (current.dev(), current.ino()) == (ours.dev(), ours.ino());
+        if fs::metadata(&current).is_ok_and(is_ours) {
+            fs::rename(&current, previous_file(&self.directory))?;
+        }
+        self.file = OpenOptions::new().create(true).append(true).open(current)?;
         Ok(())
     }
 }
@@ -245,6 +254,21 @@ mod tests {
         LogWriter::open(folder.path(), 4096).unwrap().write(LogSource::System, b"\xffend").unwrap();
         let tail = read_tail(folder.path(), 2).unwrap();
         assert_eq!((tail[0].message.as_str(), tail[1].message.as_str()), ("line 999", "\u{fffd}end"));
+    }
+
+    #[test]
+    fn several_writers_keep_to_the_bound_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut logs = [0; 3].map(|_| LogWriter::open(folder.path(), 4096).unwrap());
+        for i in 0..1000 {
+            logs[i % 3].write(LogSource::Stdout, format!("line {i}").as_bytes()).unwrap();
+            let size = |path: PathBuf| fs::metadata(path).map_or(0, |file| file.len());
+            assert!(size(current_file(folder.path())) <= 2048 && size(previous_file(folder.path())) <= 2048);
+        }
+        let messages: Vec<_> = read_tail(folder.path(), 20).unwrap().into_iter().map(|line| line.message).collect();
+        for i in 990..1000 {
+            assert!(messages.contains(&format!("line {i}")), "{i}: {messages:?}");
+        }
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub struct ClaimSpec {
     pub program: ProgramId,
     /// The epoch of a persistent program; `None` for a copy on demand.
     pub epoch: Option<Epoch>,
+    /// Which of the copies on demand it is; for an agent that finds it running.
+    #[serde(default)]
+    pub copy: u16,
     /// What it may use at most.
     pub limits: Limits,
     /// Its code.
@@ -71,6 +74,12 @@ pub struct ClaimSpec {
     /// How long one of its requests may take, in milliseconds; for an agent that finds it running.
     #[serde(default = "usual_request_limit")]
     pub request_limit_ms: u64,
+    /// How long it stays when nobody uses it, as its message says; for an agent that finds it running.
+    #[serde(default)]
+    pub idle: IdleSpec,
+    /// How many copies on demand there may be, if its message says so; for an agent that finds it running.
+    #[serde(default)]
+    pub copies: Option<u16>,
     /// When it ends unless it is renewed.
     pub deadline: HolderDeadline,
 }
@@ -78,6 +87,16 @@ pub struct ClaimSpec {
 /// What claims that do not say it had.
 const fn usual_request_limit() -> u64 {
     60_000
+}
+
+/// How long a copy on demand stays when nobody uses it, counted from the last request, in milliseconds. The node's settings
+/// count for what is not given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleSpec {
+    /// Until it is frozen.
+    pub freeze_after_ms: Option<u64>,
+    /// Until it is stopped.
+    pub stop_after_ms: Option<u64>,
 }
 
 /// What a sandbox may use at most.

@@ -140,6 +140,20 @@ fn options_reach_the_message() {
 }
 
 #[test]
+fn what_is_said_about_copies_on_demand_reaches_the_message() {
+    let user = User::new();
+    user.write_tutorial();
+    let upload = ["program", "upload", "src", "main:app", "--name", "demo"];
+    user.json(&[&upload[..], &["--freeze-after", "0", "--idle-after", "90", "--copies", "1"]].concat());
+    let (_, content) = user.network.world().program();
+    assert_eq!(content["metadata"], json!({"name": "demo", "freeze_after": 0, "idle_after": 90, "copies": 1}));
+    for wrong in [&["--idle-after", "86401"][..], &["--copies", "0"], &["--freeze-after", "5", "--persistent"]] {
+        let outcome = user.run(&[&upload[..], wrong].concat());
+        assert!(outcome.code == 2 && outcome.stderr.contains(wrong[0]), "{outcome:?}");
+    }
+}
+
+#[test]
 fn executables_run_in_the_minimal_runtime() {
     let user = User::new();
     user.write(&[("server", "#!/bin/sh\nexec sleep 1\n")]);

@@ -66,10 +66,14 @@ pub(super) async fn executions(State(state): State<Arc<ApiState>>) -> Json<Map<S
 /// `GET /v2/about/executions/list`.
 pub(super) async fn executions_v2(State(state): State<Arc<ApiState>>) -> Json<Map<String, Value>> {
     let entry = |owner: Owner| {
+        // Looked at and not used: what is frozen stays so.
+        let endpoints = state.agent.endpoints(owner.program());
         let about = json!({
             "networking": {},
             "status": {},
-            "running": state.agent.enter(owner.program()).is_some(),
+            "running": !endpoints.is_empty(),
+            "frozen": !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.is_frozen()),
+            "copies": endpoints.len(),
             "awaiting_confidential_init": false,
             "vm_type": kind(owner),
             "epoch": owner.epoch(),

@@ -77,10 +77,13 @@ async fn health(State(state): State<Arc<ApiState>>) -> Json<Value> {
 
 async fn show_metrics(State(state): State<Arc<ApiState>>) -> String {
     let owners = state.sandboxes.owners();
-    let count = |kind| (kind, owners.iter().filter(|owner| owner.kind() == kind).count());
+    let count = |kind| owners.iter().filter(|owner| owner.kind() == kind).count();
     let (warm, bare) = state.sandboxes.waiting();
+    let frozen = state.agent.frozen();
+    let on_demand = count("on_demand").saturating_sub(frozen);
+    let programs = [("persistent", count("persistent")), ("on_demand", on_demand), ("frozen", frozen)];
     let waiting = [("waiting_with_interpreter", warm), ("waiting", bare)];
-    let mut text = state.metrics.render(&[[count("persistent"), count("on_demand")], waiting].concat());
+    let mut text = state.metrics.render(&[&programs[..], &waiting].concat());
     if let Some(data) = &state.data {
         metrics::render_data(&mut text, &data.replica_statuses(), &data.archive_statuses(), &data.usage());
     }

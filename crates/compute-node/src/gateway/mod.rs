@@ -109,7 +109,7 @@ impl Gateway {
         request: Request<Body>,
     ) -> Result<Response<Body>, Refusal> {
         // The quick way: it answers on this node. Its message was checked when it started.
-        if let Some(visit) = self.enter(id) {
+        if let Some(visit) = self.enter(id).await {
             return pass_on(visit, path, request).await;
         }
         let forwarded = request.headers().contains_key(FORWARDED);
@@ -129,8 +129,8 @@ impl Gateway {
         }
     }
 
-    fn enter(&self, program: ProgramId) -> Option<Visit> {
-        self.agent.as_ref()?.enter(program)
+    async fn enter(&self, program: ProgramId) -> Option<Visit> {
+        self.agent.as_ref()?.enter(program).await
     }
 
     async fn program(&self, id: ProgramId) -> Result<Arc<Program>, Refusal> {
@@ -151,7 +151,7 @@ impl Gateway {
         let give_up = Instant::now() + self.hold;
         let mut request = Attempts::new(request);
         loop {
-            if let Some(visit) = self.enter(program.id) {
+            if let Some(visit) = self.enter(program.id).await {
                 let moved = || Refusal::NotRunning("it moved while the request was sent".to_owned());
                 return pass_on(visit, path, request.next().ok_or_else(moved)?).await;
             }

@@ -147,9 +147,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::core::on_demand::CopyId;
     use crate::programs::data::ProgramData;
 
-    const ON_DEMAND: Owner = Owner::OnDemand(ProgramId::from_bytes([1; 32]));
+    const ON_DEMAND: Owner = Owner::OnDemand(CopyId::first(ProgramId::from_bytes([1; 32])));
 
     fn api() -> GuestApi<ProgramData> {
         GuestApi::new(Arc::default(), None)

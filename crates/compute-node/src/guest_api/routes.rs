@@ -173,6 +173,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::core::on_demand::CopyId;
     use crate::core::persistent::Assignment;
 
     const PROGRAM: ProgramId = ProgramId::from_bytes([7; 32]);
@@ -217,13 +218,13 @@ mod tests {
         let expected = json!({ "item_hash": PROGRAM.to_string(), "persistent": true, "fence": 3, "node_id": null });
         assert_eq!((status, said), (200, expected));
         assert_eq!(ask(PERSISTENT, None, "GET", "/fence").await, (200, json!({ "epoch": 3 })));
-        let (_, said) = ask(Owner::OnDemand(PROGRAM), None, "GET", "/properties").await;
+        let (_, said) = ask(Owner::OnDemand(CopyId::first(PROGRAM)), None, "GET", "/properties").await;
         assert_eq!((&said["persistent"], &said["fence"]), (&json!(false), &Value::Null));
     }
 
     #[tokio::test]
     async fn copies_on_demand_have_neither_fence_nor_volumes() {
-        let on_demand = Owner::OnDemand(PROGRAM);
+        let on_demand = Owner::OnDemand(CopyId::first(PROGRAM));
         assert_eq!(refused(on_demand, None, "GET", "/fence").await, (409, "on_demand".into()));
         assert_eq!(refused(on_demand, fake(Ok(None)), "POST", "/volumes/flush").await, (409, "on_demand".into()));
     }

@@ -20,6 +20,11 @@ use protocol::{Epoch, ProgramId};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tower::Service;
+use tracing::{info, warn};
+
+use super::sandboxes::Owner;
+use super::standstill::Standstill;
+use crate::core::on_demand::CopyId;
 
 /// How long an unused connection to a program is kept. Shorter than the 75 s after which the ASGI server closes it.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
@@ -33,6 +38,7 @@ pub(crate) struct Endpoint {
     pub(crate) program: ProgramId,
     /// The epoch that it runs under; `None` for a copy on demand.
     pub(crate) epoch: Option<Epoch>,
+    owner: Owner,
     /// How long one request may take.
     pub(crate) request_limit: Duration,
     pub(crate) client: Client<SocketConnector, Body>,
@@ -40,6 +46,8 @@ pub(crate) struct Endpoint {
     last_used: AtomicU64,
     closed: AtomicBool,
     left: Notify,
+    /// How it is held still while nobody is inside; `None` for what never is.
+    standstill: Option<Arc<Standstill>>,
 }
 
 /// A request inside a program. It has left when this is dropped.
@@ -47,30 +55,82 @@ pub(crate) struct Endpoint {
 pub(crate) struct Visit(Arc<Endpoint>);
 
 impl Endpoint {
-    pub(crate) fn new(program: ProgramId, epoch: Option<Epoch>, request_limit: Duration, socket: PathBuf) -> Arc<Self> {
+    pub(crate) fn new(
+        owner: Owner,
+        request_limit: Duration,
+        socket: PathBuf,
+        standstill: Option<Arc<Standstill>>,
+    ) -> Arc<Self> {
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_CONNECTION)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .build(SocketConnector(socket));
         Arc::new(Self {
-            program,
-            epoch,
+            program: owner.program(),
+            epoch: owner.epoch(),
+            owner,
             request_limit,
             client,
             in_flight: AtomicUsize::new(0),
             last_used: AtomicU64::new(clock::now().as_nanos()),
             closed: AtomicBool::new(false),
             left: Notify::new(),
+            standstill,
         })
     }
 
-    /// Goes in; `None` when it is closed.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Visit> {
+    /// Goes in, and has the program go on if it stands still; `None` when it is closed.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Option<Visit> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let visit = Visit(self.clone());
-        // After counting: either this sees the door closed, or who closes it sees this visit.
-        (!self.closed.load(Ordering::SeqCst)).then_some(visit)
+        // After counting: either this sees the door closed, or the program held, or who does that sees this visit.
+        if self.closed.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.wake().await;
+        Some(visit)
+    }
+
+    /// Has the program go on, if it stands still.
+    pub(crate) async fn wake(&self) {
+        if let Some(standstill) = &self.standstill {
+            standstill.wake().await;
+        }
+    }
+
+    /// Whether the program stands still.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.standstill.as_ref().is_some_and(|standstill| standstill.is_frozen())
+    }
+
+    /// Has the program stand still and give memory back, unless somebody is inside. Says whether it stands still.
+    pub(crate) async fn freeze(self: &Arc<Self>) -> bool {
+        let Some(standstill) = self.standstill.clone() else { return false };
+        let (endpoint, program) = (self.clone(), self.program);
+        let freeze = move || {
+            let is_frozen = standstill.freeze(|| endpoint.may_stand_still())?;
+            Ok::<_, io::Error>(is_frozen.then(|| standstill.give_back()))
+        };
+        match tokio::task::spawn_blocking(freeze).await.expect("it does not panic") {
+            Ok(None) => false,
+            Ok(Some(given)) => {
+                let given_back = given.unwrap_or_else(|error| {
+                    warn!(%program, %error, "cannot take memory back from a frozen program");
+                    0
+                });
+                info!(%program, given_back, "frozen: nobody uses it");
+                true
+            }
+            Err(error) => {
+                warn!(%program, %error, "cannot freeze a program that nobody uses");
+                false
+            }
+        }
+    }
+
+    fn may_stand_still(&self) -> bool {
+        self.in_flight.load(Ordering::SeqCst) == 0 && !self.closed.load(Ordering::SeqCst)
     }
 
     /// Lets nobody in any more.
@@ -86,6 +146,19 @@ impl Endpoint {
                 return;
             }
             left.await;
+        }
+    }
+
+    /// How many requests are inside.
+    fn inside(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Which copy it is, of those on demand.
+    pub(crate) fn copy(&self) -> Option<CopyId> {
+        match self.owner {
+            Owner::OnDemand(copy) => Some(copy),
+            Owner::Persistent(_) => None,
         }
     }
 
@@ -113,33 +186,75 @@ impl Drop for Visit {
 
 /// The programs that answer on this node.
 #[derive(Debug, Default)]
-pub(crate) struct Endpoints(RwLock<HashMap<ProgramId, Arc<Endpoint>>>);
+pub(crate) struct Endpoints {
+    /// The copies of each, by their numbers; of persistent programs one.
+    all: RwLock<HashMap<ProgramId, Vec<Arc<Endpoint>>>>,
+    requests_per_copy: usize,
+}
 
 impl Endpoints {
+    /// None yet. More requests than this do not go into one copy as long as another has fewer.
+    pub(crate) fn new(requests_per_copy: usize) -> Self {
+        Self { all: RwLock::default(), requests_per_copy }
+    }
+
     /// Goes into a program, if it answers on this node.
-    pub(crate) fn enter(&self, program: ProgramId) -> Option<Visit> {
-        self.0.read().expect("no code panics while it holds this lock").get(&program)?.enter()
+    pub(crate) async fn enter(&self, program: ProgramId) -> Option<Visit> {
+        self.choose(program)?.enter().await
+    }
+
+    /// The first copy that has room for another request, so that those that are not needed any more have none; or the one
+    /// with the fewest.
+    fn choose(&self, program: ProgramId) -> Option<Arc<Endpoint>> {
+        let all = self.all.read().expect("no code panics while it holds this lock");
+        let copies = all.get(&program)?;
+        let has_room = copies.iter().find(|copy| copy.inside() < self.requests_per_copy);
+        has_room.or_else(|| copies.iter().min_by_key(|copy| copy.inside())).cloned()
+    }
+
+    /// Where the copies of a program answer on this node.
+    pub(crate) fn of(&self, program: ProgramId) -> Vec<Arc<Endpoint>> {
+        self.all.read().expect("no code panics while it holds this lock").get(&program).cloned().unwrap_or_default()
     }
 
     pub(crate) fn insert(&self, endpoint: Arc<Endpoint>) {
-        self.0.write().expect("no code panics while it holds this lock").insert(endpoint.program, endpoint);
+        let mut all = self.all.write().expect("no code panics while it holds this lock");
+        let copies = all.entry(endpoint.program).or_default();
+        match endpoint.copy() {
+            Some(copy) => copies.retain(|other| other.copy().is_some_and(|other| other != copy)),
+            None => copies.clear(),
+        }
+        copies.push(endpoint);
+        copies.sort_by_key(|endpoint| endpoint.copy());
     }
 
-    /// Closes a program's endpoint, if it has this epoch. Who is inside may finish.
-    pub(crate) fn remove(&self, program: ProgramId, epoch: Option<Epoch>) -> Option<Arc<Endpoint>> {
-        let mut all = self.0.write().expect("no code panics while it holds this lock");
-        if all.get(&program)?.epoch != epoch {
-            return None;
+    /// Closes an endpoint. Who is inside may finish.
+    pub(crate) fn remove(&self, owner: Owner) -> Option<Arc<Endpoint>> {
+        let mut all = self.all.write().expect("no code panics while it holds this lock");
+        let copies = all.get_mut(&owner.program())?;
+        let endpoint = copies.remove(copies.iter().position(|endpoint| endpoint.owner == owner)?);
+        if copies.is_empty() {
+            all.remove(&owner.program());
         }
-        let endpoint = all.remove(&program)?;
         endpoint.close();
         Some(endpoint)
     }
 
     /// The copies on demand.
-    pub(crate) fn on_demand(&self) -> Vec<Arc<Endpoint>> {
-        let all = self.0.read().expect("no code panics while it holds this lock");
-        all.values().filter(|endpoint| endpoint.epoch.is_none()).cloned().collect()
+    pub(crate) fn on_demand(&self) -> Vec<(CopyId, Arc<Endpoint>)> {
+        let all = self.all.read().expect("no code panics while it holds this lock");
+        all.values().flatten().filter_map(|endpoint| Some((endpoint.copy()?, endpoint.clone()))).collect()
+    }
+
+    /// How many requests are inside each program on demand that has more than one copy, or more of them than one shall have.
+    pub(crate) fn crowds(&self) -> Vec<(ProgramId, usize)> {
+        let all = self.all.read().expect("no code panics while it holds this lock");
+        let on_demand = all.iter().filter(|(_, copies)| copies.iter().all(|endpoint| endpoint.copy().is_some()));
+        let inside = on_demand.map(|(program, copies)| {
+            let inside = copies.iter().map(|copy| copy.inside()).sum::<usize>();
+            (copies.len() > 1 || inside > self.requests_per_copy).then_some((*program, inside))
+        });
+        inside.flatten().collect()
     }
 }
 
@@ -210,18 +325,25 @@ impl hyper::rt::Write for SocketConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::persistent::Assignment;
 
-    fn endpoint() -> Arc<Endpoint> {
-        Endpoint::new(ProgramId::from_bytes([1; 32]), None, Duration::from_secs(1), "/nowhere".into())
+    const PROGRAM: ProgramId = ProgramId::from_bytes([1; 32]);
+
+    fn endpoint(owner: Owner) -> Arc<Endpoint> {
+        Endpoint::new(owner, Duration::from_secs(1), "/nowhere".into(), None)
+    }
+
+    fn on_demand(number: u16) -> Owner {
+        Owner::OnDemand(CopyId { program: PROGRAM, number })
     }
 
     #[tokio::test]
     async fn who_is_inside_may_finish_after_the_door_is_closed() {
-        let endpoint = endpoint();
-        let visit = endpoint.enter().unwrap();
+        let endpoint = endpoint(on_demand(0));
+        let visit = endpoint.enter().await.unwrap();
         assert_eq!(endpoint.idle_since(), None);
         endpoint.close();
-        assert!(endpoint.enter().is_none());
+        assert!(endpoint.enter().await.is_none());
         let empty = tokio::spawn({
             let endpoint = endpoint.clone();
             async move { endpoint.empty().await }
@@ -233,13 +355,38 @@ mod tests {
         assert!(endpoint.idle_since().is_some());
     }
 
-    #[test]
-    fn an_older_epochs_end_does_not_remove_a_newer_one() {
+    #[tokio::test]
+    async fn an_older_epochs_end_does_not_remove_a_newer_one() {
         let endpoints = Endpoints::default();
-        let program = ProgramId::from_bytes([1; 32]);
-        endpoints.insert(Endpoint::new(program, Some(Epoch::new(2)), Duration::ZERO, "/nowhere".into()));
-        assert!(endpoints.remove(program, Some(Epoch::new(1))).is_none());
-        assert!(endpoints.enter(program).is_some());
-        assert!(endpoints.remove(program, Some(Epoch::new(2))).is_some());
+        let under = |epoch| Owner::Persistent(Assignment { program: PROGRAM, epoch: Epoch::new(epoch) });
+        endpoints.insert(endpoint(under(1)));
+        endpoints.insert(endpoint(under(2)));
+        assert!(endpoints.remove(under(1)).is_none());
+        assert_eq!(endpoints.of(PROGRAM).len(), 1, "there is one at any time");
+        assert!(endpoints.enter(PROGRAM).await.is_some());
+        assert!(endpoints.remove(under(2)).is_some());
+        assert!(endpoints.enter(PROGRAM).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn requests_fill_one_copy_after_the_other_and_then_all_alike() {
+        let endpoints = Endpoints::new(2);
+        endpoints.insert(endpoint(on_demand(1)));
+        endpoints.insert(endpoint(on_demand(0)));
+        let mut visits = Vec::new();
+        let mut numbers = Vec::new();
+        for _ in 0..6 {
+            let visit = endpoints.enter(PROGRAM).await.unwrap();
+            numbers.push(visit.endpoint().copy().unwrap().number);
+            visits.push(visit);
+        }
+        assert_eq!(numbers, [0, 0, 1, 1, 0, 1]);
+        assert_eq!(endpoints.crowds(), [(PROGRAM, 6)]);
+        visits.truncate(1);
+        assert_eq!(endpoints.enter(PROGRAM).await.unwrap().endpoint().copy().unwrap().number, 0);
+        assert_eq!(endpoints.crowds(), [(PROGRAM, 1)], "the core must know that the second is not wanted any more");
+        endpoints.remove(on_demand(0));
+        assert_eq!(endpoints.crowds(), []);
+        assert_eq!(endpoints.enter(PROGRAM).await.unwrap().endpoint().copy().unwrap().number, 1);
     }
 }

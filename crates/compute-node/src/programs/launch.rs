@@ -9,8 +9,9 @@ use protocol::control::{Failure, FailureKind};
 use protocol::message::program::{self, ProgramContent};
 use protocol::message::{PlacedVolume, VolumeKind};
 use protocol::{Epoch, ProgramId};
-use sandbox::spec::{ClaimSpec, CodeSource, End, Limits, LogSpec, NetworkSpec, VolumeSource, VolumeSpec};
+use sandbox::spec::{ClaimSpec, CodeSource, End, IdleSpec, Limits, LogSpec, NetworkSpec, VolumeSource, VolumeSpec};
 
+use crate::core::on_demand::Patience;
 use crate::core::persistent::Needs;
 
 /// Processes and threads of one program.
@@ -29,9 +30,60 @@ pub(crate) fn request_limit(content: &ProgramContent) -> Duration {
     Duration::from_secs(content.resources.seconds)
 }
 
+/// The longest time without requests that a message may ask for. Who stays makes way when room is needed, all the same.
+const LONGEST_IDLE: Duration = Duration::from_secs(24 * 3600);
+
+/// Until a copy that nobody uses is frozen, and until it is stopped: seconds, in the metadata of a program's message.
+const IDLE_KEYS: [&str; 2] = ["freeze_after", "idle_after"];
+
+/// What a program's message says about copies that nobody uses.
+pub(crate) fn idle(content: &ProgramContent) -> IdleSpec {
+    let [freeze_after, stop_after] = IDLE_KEYS.map(|key| idle_seconds(content, key).and_then(Result::ok));
+    IdleSpec { freeze_after_ms: freeze_after.map(millis), stop_after_ms: stop_after.map(millis) }
+}
+
+/// How many copies on demand a program may have at most, in the metadata of its message.
+const COPIES_KEY: &str = "copies";
+
+/// What a program's message says about that.
+pub(crate) fn copies(content: &ProgramContent) -> Option<u16> {
+    read_copies(content)?.ok()
+}
+
+/// What is wrong with what a message says about its copies, for the program's owner. It does not count then.
+pub(crate) fn complaints(content: &ProgramContent) -> Vec<String> {
+    let idle = IDLE_KEYS.iter().filter_map(|key| idle_seconds(content, key)?.err());
+    idle.chain(read_copies(content).and_then(Result::err)).collect()
+}
+
+fn read_copies(content: &ProgramContent) -> Option<Result<u16, String>> {
+    let value = content.metadata.as_ref()?.get(COPIES_KEY)?;
+    let copies = value.as_u64().and_then(|copies| u16::try_from(copies).ok()).filter(|copies| *copies > 0);
+    let complaint = || format!("metadata.{COPIES_KEY} is {value} and does not count: write a whole number from 1 on");
+    Some(copies.ok_or_else(complaint))
+}
+
+fn idle_seconds(content: &ProgramContent, key: &str) -> Option<Result<Duration, String>> {
+    let value = content.metadata.as_ref()?.get(key)?;
+    let duration = value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let most = LONGEST_IDLE.as_secs();
+    Some(duration.filter(|duration| *duration <= LONGEST_IDLE).ok_or_else(|| {
+        format!("metadata.{key} is {value} and does not count: write a number of seconds from 0 to {most}")
+    }))
+}
+
+/// How long a copy stays that nobody uses: as its message says, or as is `usual` on this node.
+pub(crate) fn patience(idle: IdleSpec, usual: Patience) -> Patience {
+    Patience {
+        freeze_after: idle.freeze_after_ms.map_or(usual.freeze_after, Duration::from_millis),
+        stop_after: idle.stop_after_ms.map_or(usual.stop_after, Duration::from_millis),
+    }
+}
+
 /// Everything that a claim says beside the program itself.
 pub(crate) struct Terms {
     pub(crate) epoch: Option<Epoch>,
+    pub(crate) copy: u16,
     pub(crate) network: Option<NetworkSpec>,
     pub(crate) volumes: Vec<VolumeSpec>,
     pub(crate) logs: LogSpec,
@@ -45,6 +97,7 @@ pub(crate) fn claim(id: ProgramId, content: &ProgramContent, code: CodeSource, t
     ClaimSpec {
         program: id,
         epoch: terms.epoch,
+        copy: terms.copy,
         limits: Limits {
             memory_mib,
             vcpus: content.resources.vcpus,
@@ -59,6 +112,8 @@ pub(crate) fn claim(id: ProgramId, content: &ProgramContent, code: CodeSource, t
         logs: terms.logs,
         ready_within_ms: millis(terms.ready_within),
         request_limit_ms: millis(request_limit(content)),
+        idle: idle(content),
+        copies: copies(content),
         deadline: terms.deadline,
     }
 }
@@ -193,6 +248,45 @@ mod tests {
             |entrypoint: &str| configure(ProgramId::from_bytes([1; 32]), &content(entrypoint, &[]), None).interface;
         let expected = Interface::Asgi { module: "a.b".into(), attribute: "c.d".into() };
         assert_eq!(asgi("a.b:c.d"), expected);
+    }
+
+    #[test]
+    fn a_message_says_how_long_copies_stay() {
+        let seconds = Duration::from_secs;
+        let usual = Patience { freeze_after: seconds(15), stop_after: seconds(600) };
+        let with = |metadata: serde_json::Value| {
+            let mut content = content("main:app", &[]);
+            content.metadata = metadata.as_object().cloned();
+            (patience(idle(&content), usual), complaints(&content))
+        };
+        let stays = |freeze_after, stop_after| Patience { freeze_after, stop_after };
+        assert_eq!(with(serde_json::json!(null)), (usual, vec![]));
+        assert_eq!(
+            with(serde_json::json!({"name": "x", "freeze_after": 0})),
+            (stays(seconds(0), seconds(600)), vec![])
+        );
+        let both = serde_json::json!({"freeze_after": 2.5, "idle_after": 86400});
+        assert_eq!(with(both), (stays(Duration::from_millis(2500), seconds(86400)), vec![]));
+        for bad in [serde_json::json!(-1), "5".into(), true.into(), serde_json::json!(86401), serde_json::json!(1e300)]
+        {
+            let (patience, complaints) = with(serde_json::json!({"idle_after": bad}));
+            assert_eq!(patience, usual, "{bad}");
+            assert!(complaints[0].starts_with(&format!("metadata.idle_after is {bad} and")), "{complaints:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_says_how_many_copies_there_may_be() {
+        let with = |number: serde_json::Value| {
+            let mut content = content("main:app", &[]);
+            content.metadata = serde_json::json!({ "copies": number }).as_object().cloned();
+            (copies(&content), complaints(&content).len())
+        };
+        assert_eq!(with(1.into()), (Some(1), 0));
+        for bad in [serde_json::json!(0), serde_json::json!(-1), serde_json::json!(1.5), "2".into(), 65536.into()] {
+            assert_eq!(with(bad), (None, 1));
+        }
+        assert_eq!(copies(&content("main:app", &[])), None);
     }
 
     #[test]

@@ -17,3 +17,4 @@ mod revisions;
 pub(crate) mod sandboxes;
 pub(crate) mod slots;
 mod spares;
+mod standstill;

@@ -1,6 +1,8 @@
 //! The sandboxes of this node: starts them, finds those of the agent before, passes on what they report, and vouches for
 //! their end.
 
+mod adoption;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -12,26 +14,30 @@ use lease::{HolderDeadline, clock};
 use protocol::ProgramId;
 use protocol::api::compute_node::LogSource;
 use protocol::control::Failure;
-use sandbox::client::{Supervisor, read_specs};
+use sandbox::cgroup::Hierarchy;
+use sandbox::client::Supervisor;
 use sandbox::layout::SandboxDirectory;
 use sandbox::logs::LogWriter;
-use sandbox::spec::{ClaimSpec, DriverSpec, End, LogSpec, PrepareSpec, Report, Request, SandboxState, VolumeSpec};
+use sandbox::spec::{ClaimSpec, End, LogSpec, Report, Request, SandboxState, VolumeSpec};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+pub(crate) use self::adoption::Adopted;
 use super::code::{CodeCache, OpenedCode};
 use super::data::ProgramData;
 use super::endpoint::Endpoint;
 use super::fetch::Fetched;
-use super::freezer::{self, Freezable, Freezers};
+use super::freezer::{Freezable, Freezers};
 use super::images::Images;
 use super::launch::{self, Terms};
 use super::making::{Maker, clear};
 use super::network::Network;
 use super::slots::Slot;
 use super::spares::{Kind, Spares};
+use super::standstill::Standstill;
 use crate::config::Config;
-use crate::core::persistent::{Assignment, Needs};
+use crate::core::on_demand::CopyId;
+use crate::core::persistent::Assignment;
 use crate::guest_api::GuestApi;
 use crate::metrics::Metrics;
 
@@ -41,14 +47,14 @@ pub(crate) enum Owner {
     /// A persistent program under one epoch.
     Persistent(Assignment),
     /// A copy on demand.
-    OnDemand(ProgramId),
+    OnDemand(CopyId),
 }
 
 impl Owner {
     pub(crate) fn program(self) -> ProgramId {
         match self {
             Self::Persistent(assignment) => assignment.program,
-            Self::OnDemand(program) => program,
+            Self::OnDemand(copy) => copy.program,
         }
     }
 
@@ -57,6 +63,14 @@ impl Owner {
         match self {
             Self::Persistent(_) => "persistent",
             Self::OnDemand(_) => "on_demand",
+        }
+    }
+
+    /// Which of the copies on demand it is.
+    pub(crate) fn copy(self) -> u16 {
+        match self {
+            Self::Persistent(_) => 0,
+            Self::OnDemand(copy) => copy.number,
         }
     }
 
@@ -75,14 +89,6 @@ pub(crate) enum Happened {
     Ready(Arc<Endpoint>),
     /// Nothing of it runs any more; a failure, unless it was told to end or its lease ended.
     Gone(Option<Failure>),
-}
-
-/// A sandbox that was found alive.
-pub(crate) struct Adopted {
-    pub(crate) owner: Owner,
-    pub(crate) needs: Needs,
-    /// Where it answers, if it does.
-    pub(crate) endpoint: Option<Arc<Endpoint>>,
 }
 
 /// What sandboxes have to do with the programs' data.
@@ -194,7 +200,7 @@ impl Sandboxes {
         images.unmount_all();
         self.network.tear_down();
         let _ = fs::remove_dir(&self.config.run_dir);
-        if let Ok(hierarchy) = sandbox::cgroup::Hierarchy::detect() {
+        if let Ok(hierarchy) = Hierarchy::detect() {
             let _ = hierarchy.group(&self.maker.cgroup).remove();
         }
     }
@@ -259,6 +265,7 @@ impl Sandboxes {
         };
         let terms = Terms {
             epoch: owner.epoch(),
+            copy: owner.copy(),
             network,
             volumes,
             logs: self.logs_of(owner.program()),
@@ -276,6 +283,7 @@ impl Sandboxes {
             started: Some(started),
             claim: Some(claim),
             held: None,
+            standstill: self.standstill(owner, &made.cgroup, false),
             // Before anything can be written.
             _freezable: self.freezable(owner, made.cgroup),
             _slot: Some(made.slot),
@@ -320,6 +328,13 @@ impl Sandboxes {
 
     fn freezable(&self, owner: Owner, cgroup: String) -> Option<Freezable> {
         owner.epoch().map(|epoch| self.freezers.register(owner.program(), epoch, cgroup))
+    }
+
+    /// How a copy on demand is held still while nobody uses it. Persistent programs never are.
+    fn standstill(&self, owner: Owner, cgroup: &str, is_frozen: bool) -> Option<Arc<Standstill>> {
+        let Owner::OnDemand(_) = owner else { return None };
+        let group = Hierarchy::detect().ok()?.group(cgroup);
+        Some(Standstill::new(group, is_frozen, self.metrics.clone()))
     }
 
     fn unique_name(&self, owner: Owner) -> String {
@@ -420,71 +435,6 @@ impl Sandboxes {
             _ => {}
         }
     }
-
-    /// Finds the sandboxes of an agent before this one. Those that live are accompanied from now on, the rest is cleared
-    /// away before this returns.
-    ///
-    /// # Errors
-    /// When the run directory cannot be read.
-    pub(crate) async fn adopt(self: &Arc<Self>) -> io::Result<Vec<Adopted>> {
-        let mut adopted = Vec::new();
-        for entry in fs::read_dir(&self.config.run_dir)? {
-            let directory = SandboxDirectory::new(entry?.path());
-            match self.find(&directory).await {
-                Some((sandbox, needs, ready)) => {
-                    let endpoint = ready.then(|| sandbox.endpoint());
-                    info!(program = %sandbox.owner.program(), epoch = ?sandbox.owner.epoch(), ready, "found a sandbox");
-                    adopted.push(Adopted { owner: sandbox.owner, needs, endpoint });
-                    let (sandboxes, requests) = (self.clone(), self.register(sandbox.owner));
-                    tokio::spawn(async move {
-                        let owner = sandbox.owner;
-                        let end = sandboxes.accompany(sandbox, requests).await;
-                        sandboxes.gone(owner, end.as_ref()).await;
-                    });
-                }
-                None => drop(clear(&directory).await),
-            }
-        }
-        Ok(adopted)
-    }
-
-    /// The sandbox in a directory, if it lives and is a program's.
-    async fn find(&self, directory: &SandboxDirectory) -> Option<(Sandbox, Needs, bool)> {
-        let (Some(PrepareSpec { driver: DriverSpec::Container(container), .. }), Some(claim)) =
-            read_specs(directory).ok()?
-        else {
-            return None;
-        };
-        let mut supervisor = Supervisor::connect(directory).await.ok()?;
-        let report = supervisor.next_report().await.ok()??;
-        let ready = match report.state {
-            SandboxState::Ready => true,
-            SandboxState::Starting => false,
-            _ => return None,
-        };
-        // Only now: what its supervisor does not look after any more must not go on.
-        if let Err(error) = freezer::thaw(&container.cgroup) {
-            warn!(program = %claim.program, %error, "cannot thaw a program that the agent before may have frozen");
-        }
-        let owner = match claim.epoch {
-            Some(epoch) => Owner::Persistent(Assignment { program: claim.program, epoch }),
-            None => Owner::OnDemand(claim.program),
-        };
-        let sandbox = Sandbox {
-            owner,
-            directory: directory.clone(),
-            supervisor,
-            is_prepared: false,
-            deadline: claim.deadline,
-            request_limit: Duration::from_millis(claim.request_limit_ms),
-            started: None,
-            claim: None,
-            held: Some(Held::Code(self.code.hold(&claim.code))),
-            _slot: self.maker.slots.take_by_uid(container.first_uid),
-            _freezable: self.freezable(owner, container.cgroup),
-        };
-        Some((sandbox, Needs { vcpus: claim.limits.vcpus, memory_mib: claim.limits.memory_mib }, ready))
-    }
 }
 
 /// What a sandbox needs on disk.
@@ -509,12 +459,13 @@ struct Sandbox {
     claim: Option<ClaimSpec>,
     /// What must stay while it runs.
     held: Option<Held>,
+    standstill: Option<Arc<Standstill>>,
     _slot: Option<Slot>,
     _freezable: Option<Freezable>,
 }
 
 impl Sandbox {
     fn endpoint(&self) -> Arc<Endpoint> {
-        Endpoint::new(self.owner.program(), self.owner.epoch(), self.request_limit, self.directory.http_socket())
+        Endpoint::new(self.owner, self.request_limit, self.directory.http_socket(), self.standstill.clone())
     }
 }

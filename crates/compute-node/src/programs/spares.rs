@@ -30,9 +30,6 @@ const LEAST_MEMORY_MIB: u64 = 128;
 /// What a supervisor takes, MiB.
 const SUPERVISOR_MIB: u64 = 6;
 
-/// A machine with less than this part of its memory left has little.
-const SHORT_OF_MEMORY: u64 = 10;
-
 /// One of so many of the node's slots may be taken by sandboxes that wait.
 const SHARE_OF_SLOTS: u32 = 4;
 
@@ -147,9 +144,7 @@ impl Spares {
     async fn look_after(self: Arc<Self>) {
         let mut period = tokio::time::interval(PERIOD);
         while self.closing.run_until_cancelled(period.tick()).await.is_some() {
-            let memory_is_short =
-                machine::memory().is_ok_and(|memory| memory.available < memory.total / SHORT_OF_MEMORY);
-            self.tell(Event::Tick { memory_is_short });
+            self.tell(Event::Tick { memory_is_short: machine::memory_is_short() });
         }
     }
 

@@ -53,13 +53,12 @@ impl Cgroup {
     /// When the group does not exist or there is no freezer, and [`io::ErrorKind::TimedOut`] when something still runs after
     /// `within`, as a process in an uninterruptible wait does; the group is thawed then.
     pub fn freeze(&self, within: Duration) -> io::Result<Frozen> {
-        let freezer = self.freezer()?;
+        self.freezer()?;
         let deadline = Instant::now() + within;
         // From here on, whatever happens, it is thawed again.
         let frozen = Frozen(self.clone());
         loop {
-            write(&freezer.set, freezer.freeze)?;
-            if freezer.stands_still()? {
+            if self.hold()? {
                 return Ok(frozen);
             }
             if Instant::now() >= deadline {
@@ -69,6 +68,25 @@ impl Cgroup {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// Tells every process of the group to stop where it is, and says whether all of them stand still by now. Call it again
+    /// until they do, or [`Cgroup::thaw`].
+    ///
+    /// # Errors
+    /// When the group does not exist or there is no freezer. Some of it may stand still then.
+    pub fn hold(&self) -> io::Result<bool> {
+        let freezer = self.freezer()?;
+        write(&freezer.set, freezer.freeze)?;
+        freezer.stands_still()
+    }
+
+    /// Whether every process of the group stands still.
+    ///
+    /// # Errors
+    /// When the group does not exist or there is no freezer.
+    pub fn is_frozen(&self) -> io::Result<bool> {
+        self.freezer()?.stands_still()
     }
 
     /// Lets every process of the group go on, whoever froze it. A group that is gone is no error.
@@ -135,6 +153,11 @@ mod tests {
         assert_eq!(set(), "1");
         drop(frozen);
         assert_eq!(set(), "0");
+
+        assert!(group.hold().unwrap() && group.is_frozen().unwrap());
+        fs::write(directory.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        assert!(!group.hold().unwrap() && !group.is_frozen().unwrap());
+        assert_eq!(set(), "1", "it is held until it is thawed");
     }
 
     #[test]
@@ -218,6 +241,23 @@ mod tests {
         // Who froze it died.
         std::mem::forget(counting.group.freeze(Duration::from_secs(10)).unwrap());
         counting.group.thaw().unwrap();
+        counting.goes_on();
+    }
+
+    #[test]
+    fn a_real_group_is_held_until_it_is_thawed() {
+        let counting = Counting::start("hold");
+        assert!(!counting.group.is_frozen().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !counting.group.hold().unwrap() {
+            assert!(Instant::now() < deadline, "it does not stand still");
+        }
+        assert!(counting.group.is_frozen().unwrap());
+        let count = counting.count();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(counting.count(), count);
+        counting.group.thaw().unwrap();
+        assert!(!counting.group.is_frozen().unwrap());
         counting.goes_on();
     }
 

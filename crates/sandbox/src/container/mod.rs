@@ -291,6 +291,14 @@ impl Container {
         self.cgroup.as_ref().map_or(0, Cgroup::oom_kills)
     }
 
+    /// Lets everything in it go on, if it is frozen.
+    ///
+    /// # Errors
+    /// When the control group refuses.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), Cgroup::thaw)
+    }
+
     /// Kills everything in it.
     ///
     /// # Errors

@@ -190,6 +190,7 @@ impl Process {
                 Command::SetFuse(at) => self.set_fuse(at),
                 Command::Claim => self.make_it_theirs(),
                 Command::StopProgram { grace } => {
+                    self.wake();
                     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
                     self.tell_guest(&ToGuest::Stop { grace_ms });
                 }
@@ -223,6 +224,17 @@ impl Process {
             Ok(()) => self.tell_guest(&ToGuest::Configure(claim.configure)),
             Err(ClaimError::Code(message)) => self.handle(Event::ClaimFailed(End::BadCode { message })),
             Err(error) => self.handle(Event::ClaimFailed(End::SandboxError { message: error.to_string() })),
+        }
+    }
+
+    /// Copies on demand are frozen while nobody uses them, and what is frozen cannot end by itself. Who holds a persistent
+    /// program still needs it to stay so, and lets it go on after a moment.
+    fn wake(&self) {
+        if self.claim.as_ref().is_some_and(|claim| claim.epoch.is_none())
+            && let Err(e) = self.container.thaw()
+        {
+            // It is killed when its time is over.
+            eprintln!("cannot let the program go on to end: {e}");
         }
     }
 

@@ -377,3 +377,41 @@ async fn a_frozen_sandbox_can_be_ended() {
     std::mem::forget(sandbox.cgroup().freeze(Duration::from_secs(5)).unwrap());
     sandbox.stop_and_clear().await;
 }
+
+/// Says when it is told to end.
+const FAREWELL: &str = r#"
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                print("told to end", flush=True)
+                return
+"#;
+
+#[tokio::test]
+async fn a_frozen_copy_on_demand_is_woken_to_end() {
+    // Its agent ends it, or is dead and its time is over.
+    for is_told in [true, false] {
+        let mut sandbox = Sandbox::start("farewell", START).await;
+        let mut claim = asgi(FAREWELL, "main:app");
+        claim.epoch = None;
+        if !is_told {
+            claim.deadline = harness::times().holder(clock::now());
+        }
+        let over = claim.deadline.fuse;
+        sandbox.claim(claim).await;
+        assert_eq!(sandbox.next_end_or_ready().await, SandboxState::Ready);
+        std::mem::forget(sandbox.cgroup().freeze(Duration::from_secs(5)).unwrap());
+        if is_told {
+            sandbox.request(&Request::Stop { grace_ms: 5000 }).await;
+        }
+        let end = sandbox.ended().await;
+        assert_eq!(end, if is_told { End::Stopped } else { End::LeaseEnded });
+        assert!(clock::now() < over);
+        let log = sandbox.log();
+        assert!(log.iter().any(|line| line.message == "told to end"), "{log:?}");
+        sandbox.is_gone().await;
+    }
+}

@@ -11,7 +11,8 @@ use aleph_sandbox::client::{Supervisor, clear_away, is_alive};
 use aleph_sandbox::layout::SandboxDirectory;
 use aleph_sandbox::logs::{LogLine, read_tail};
 use aleph_sandbox::spec::{
-    ClaimSpec, CodeSource, ContainerSpec, DriverSpec, End, Limits, LogSpec, PrepareSpec, Request, SandboxState,
+    ClaimSpec, CodeSource, ContainerSpec, DriverSpec, End, IdleSpec, Limits, LogSpec, PrepareSpec, Request,
+    SandboxState,
 };
 use guest::{Configure, Interface};
 use lease::{LeaseConfig, LeaseTimes, clock};
@@ -245,6 +246,7 @@ fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>
     ClaimSpec {
         program: ProgramId::from_bytes([7; 32]),
         epoch: Some(Epoch::FIRST),
+        copy: 0,
         limits: Limits { memory_mib: 128, vcpus: 1, pids: 64, scratch_mib: 32 },
         code: CodeSource::Directory(code),
         configure: Configure { interface, environment: variables },
@@ -253,6 +255,8 @@ fn claim(code: PathBuf, interface: Interface, environment: Vec<(String, String)>
         logs: LogSpec { directory: PathBuf::new(), max_bytes: 1 << 20 },
         ready_within_ms: 20_000,
         request_limit_ms: 10_000,
+        idle: IdleSpec::default(),
+        copies: None,
         deadline: long().holder(clock::now()),
     }
 }

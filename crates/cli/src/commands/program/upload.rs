@@ -195,6 +195,15 @@ async fn with_last_words(
     failure
 }
 
+fn metadata(args: &UploadArgs) -> Map<String, Value> {
+    let name = args.name.clone().unwrap_or_else(|| default_name(&args.path));
+    let mut metadata = Map::from_iter([("name".to_owned(), Value::from(name))]);
+    let copies = args.copies.map(u64::from);
+    let numbers = [("freeze_after", args.freeze_after), ("idle_after", args.idle_after), ("copies", copies)];
+    metadata.extend(numbers.into_iter().filter_map(|(key, number)| Some((key.to_owned(), number?.into()))));
+    metadata
+}
+
 fn content(
     args: &UploadArgs,
     account: &Account,
@@ -205,13 +214,12 @@ fn content(
     variables: Option<BTreeMap<String, String>>,
 ) -> ProgramContent {
     let updatable = !args.no_updatable;
-    let name = args.name.clone().unwrap_or_else(|| default_name(&args.path));
     let volumes = [&args.persistent_volume, &args.ephemeral_volume, &args.immutable_volume];
     ProgramContent {
         address: account.address().clone(),
         time: MessageTime::now(),
         allow_amend: updatable,
-        metadata: Some(Map::from_iter([("name".to_owned(), Value::from(name))])),
+        metadata: Some(metadata(args)),
         authorized_keys: None,
         variables,
         environment: Environment { reproducible: false, internet: args.internet, aleph_api: true, shared_cache: false },
