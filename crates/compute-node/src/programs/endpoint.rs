@@ -1,41 +1,30 @@
 //! Where programs of this node are reached: the sockets of their sandboxes, and how many requests are inside.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
-use http::Uri;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use forward::{Pool, UnixSocket};
+use http::HeaderValue;
+use hyper::body::Incoming;
 use lease::{BootTime, clock};
 use protocol::{Epoch, ProgramId};
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
-use tower::Service;
-
-/// How long an unused connection to a program is kept. Shorter than the 75 s after which the ASGI server closes it.
-const IDLE_CONNECTION: Duration = Duration::from_secs(30);
-
-/// How many unused connections to one program are kept.
-const MAX_IDLE_CONNECTIONS: usize = 64;
 
 /// A program that answers, on this node.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) program: ProgramId,
+    /// The program's id, as answers have it.
+    pub(crate) item_hash: HeaderValue,
     /// The epoch that it runs under; `None` for a copy on demand.
     pub(crate) epoch: Option<Epoch>,
     /// How long one request may take.
     pub(crate) request_limit: Duration,
-    pub(crate) client: Client<SocketConnector, Body>,
+    /// The connections to its sandbox.
+    pub(crate) pool: Arc<Pool<UnixSocket, Incoming>>,
     in_flight: AtomicUsize,
     last_used: AtomicU64,
     closed: AtomicBool,
@@ -48,16 +37,13 @@ pub(crate) struct Visit(Arc<Endpoint>);
 
 impl Endpoint {
     pub(crate) fn new(program: ProgramId, epoch: Option<Epoch>, request_limit: Duration, socket: PathBuf) -> Arc<Self> {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-            .build(SocketConnector(socket));
+        let item_hash = program.to_string().try_into().expect("hexadecimal digits are a header's value");
         Arc::new(Self {
             program,
+            item_hash,
             epoch,
             request_limit,
-            client,
+            pool: Pool::new(UnixSocket(socket)),
             in_flight: AtomicUsize::new(0),
             last_used: AtomicU64::new(clock::now().as_nanos()),
             closed: AtomicBool::new(false),
@@ -140,70 +126,6 @@ impl Endpoints {
     pub(crate) fn on_demand(&self) -> Vec<Arc<Endpoint>> {
         let all = self.0.read().expect("no code panics while it holds this lock");
         all.values().filter(|endpoint| endpoint.epoch.is_none()).cloned().collect()
-    }
-}
-
-/// Connects to a sandbox's socket, whatever the address says.
-#[derive(Debug, Clone)]
-pub(crate) struct SocketConnector(PathBuf);
-
-/// A connection to a sandbox.
-pub(crate) struct SocketConnection(TokioIo<UnixStream>);
-
-impl Service<Uri> for SocketConnector {
-    type Response = SocketConnection;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<SocketConnection>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let socket = self.0.clone();
-        Box::pin(async move { Ok(SocketConnection(TokioIo::new(UnixStream::connect(socket).await?))) })
-    }
-}
-
-impl Connection for SocketConnection {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl hyper::rt::Read for SocketConnection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
-    }
-}
-
-impl hyper::rt::Write for SocketConnection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
     }
 }
 
