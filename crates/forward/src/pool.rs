@@ -205,7 +205,7 @@ impl<C: Connect, B: Source> InUse<C, B> {
                     drop::<SendRequest<Upload<B>>>(sender);
                     let _ = connection.await;
                 }
-                else => {}
+                // Given up, it is closed by hyper: nobody waits for what comes on it.
             }
         });
         Self::InTask { sender, over, was_used }
