@@ -116,7 +116,7 @@ impl<'a> Race<'a> {
     async fn prepare([waiting, making, frozen]: &'a [Network; 3], app: App) -> anyhow::Result<Self> {
         let kind = match app {
             App::Fastapi => "waiting_with_interpreter",
-            App::Static => "waiting",
+            App::Static | App::Bytes => "waiting",
         };
         let ours = [
             Ours::prepare(waiting, app, Before::Waiting(kind)).await,

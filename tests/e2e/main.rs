@@ -22,6 +22,7 @@ mod programs;
 mod python_client;
 mod shared;
 mod spares;
+mod streams;
 mod tutorial;
 mod up;
 mod volumes;

@@ -52,6 +52,8 @@ pub struct Config {
     pub ready_within: Duration,
     /// How long a request waits for a program that starts or moves.
     pub hold_requests: Duration,
+    /// What clients may do.
+    pub clients: ClientLimits,
     /// Where volumes are kept that programs write to, if anywhere.
     pub data: Option<DataConfig>,
     /// Bytes of downloaded and unpacked files that are kept at most.
@@ -60,6 +62,17 @@ pub struct Config {
     pub log_bytes: u64,
     /// Whether programs go on running when the agent is asked to end, to be found by the next one.
     pub leave_running: bool,
+}
+
+/// What clients of a gateway may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Bytes of a request's head; longer ones are answered with 431.
+    pub header_bytes: usize,
+    /// How long a client may take to send a request's head, the time before its first byte included.
+    pub header_timeout: Duration,
+    /// How long a client may send nothing of a body that it has announced, or take nothing of its answer.
+    pub idle_timeout: Duration,
 }
 
 /// How the data of programs is kept.

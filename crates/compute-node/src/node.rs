@@ -22,7 +22,7 @@ use tracing::{error, info};
 use crate::admin::Admin;
 use crate::agent::{Agent, AgentHandle, Message, Parts};
 use crate::api::{self, ApiState};
-use crate::config::{Config, Offer};
+use crate::config::{ClientLimits, Config, Offer};
 use crate::control::{self, Identity};
 use crate::core::on_demand::{OnDemand, Patience};
 use crate::core::persistent::{Needs, Persistent};
@@ -143,8 +143,10 @@ pub async fn run(
         metrics: metrics.clone(),
         started: Instant::now(),
     }));
-    let gateway = Gateway::new(catalog.clone(), routes.clone(), Some(handle.clone()), config.hold_requests, metrics);
-    let services = Arc::new(Services { gateway, api, passes_control_on: false });
+    let limits = config.clients;
+    let waits = (config.hold_requests, limits.idle_timeout);
+    let gateway = Gateway::new(catalog.clone(), routes.clone(), Some(handle.clone()), waits, metrics);
+    let services = Arc::new(Services { gateway, api, passes_control_on: false, limits });
 
     // What serves requests ends before what runs programs.
     let (edge, core) = (shutdown.child_token(), CancellationToken::new());
@@ -184,6 +186,8 @@ pub struct GatewayConfig {
     pub schedulers: Vec<String>,
     /// How long a request waits for a program that starts or moves.
     pub hold_requests: Duration,
+    /// What clients may do.
+    pub clients: ClientLimits,
 }
 
 /// Runs a gateway without a compute node until `shutdown`. Calls `ready` with the address it listens on.
@@ -207,7 +211,9 @@ pub async fn run_gateway(
     let api = Router::new()
         .route("/health", axum::routing::get(async || axum::Json(serde_json::json!({ "status": "ok" }))))
         .route("/metrics", axum::routing::get(async move || rendered.render(&[])));
-    let gateway = Gateway::new(catalog.clone(), routes.clone(), None, config.hold_requests, metrics);
+    let limits = config.clients;
+    let waits = (config.hold_requests, limits.idle_timeout);
+    let gateway = Gateway::new(catalog.clone(), routes.clone(), None, waits, metrics);
     let (changes, mut ignored) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(routes.follow(shutdown.clone()));
@@ -215,7 +221,7 @@ pub async fn run_gateway(
     // Nothing runs here that would have to follow.
     tasks.spawn(async move { while ignored.recv().await.is_some() {} });
     ready(address);
-    server::serve(listener, Arc::new(Services { gateway, api, passes_control_on: true }), shutdown).await;
+    server::serve(listener, Arc::new(Services { gateway, api, passes_control_on: true, limits }), shutdown).await;
     while tasks.join_next().await.is_some() {}
     Ok(())
 }

@@ -1,39 +1,47 @@
 //! Passes a request on and its answer back, as they are: streaming both ways, upgrades included.
+//!
+//! ```text
+//!  request ─▶ a kept connection, or a new one ─▶ head of the answer ─▶ Answer: streams, then keeps the connection
+//!               ▲                │ broke before it answered
+//!               └────────────────┘ once, if it may be repeated
+//! ```
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+mod answer;
+mod headers;
+mod io;
+mod pool;
+mod upload;
+
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use bytes::Bytes;
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, timeout_at};
 
-/// Headers that concern one connection only (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-];
+pub use self::answer::Answer;
+use self::headers::{pass_request, strip_hop_by_hop, upgrade_of};
+pub use self::io::{Connect, Origin, UnixSocket};
+pub use self::pool::Pool;
+use self::pool::{Failed, InUse};
+use self::upload::Progress;
+pub use self::upload::{BoxError, Source, Upload};
 
-/// How long an answer may take.
+/// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Until it begins.
+    /// Until the answer begins, since the request was there or, while its body comes, since the last piece of that was taken.
     pub head: Duration,
-    /// Until it is over, if that is limited, too.
+    /// Until the answer is over, if that is limited, too.
     pub whole: Option<Duration>,
+    /// How long the client may send nothing of a body that it has announced.
+    pub client: Duration,
 }
 
 /// Why there is no answer to pass back.
@@ -42,45 +50,60 @@ pub enum ForwardError {
     /// The answer did not begin in time.
     #[error("no answer within {} s", .0.as_secs())]
     TooSlow(Duration),
-    /// The connection cannot be made or broke.
+    /// The client sent nothing of the request's body for so long.
+    #[error("nothing of the request's body came for {} s", .0.as_secs())]
+    ClientTooSlow(Duration),
+    /// The request's body broke off, or is not what its headers say.
+    #[error("the request's body is broken: {0}")]
+    BadBody(String),
+    /// There is no connection, so nothing was sent.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The connection broke, or what came was no answer. The request may have been acted upon.
     #[error("{0}")]
     Broken(String),
 }
 
-/// Sends a request to `origin` (scheme and authority) at `path`, and keeps `visit` as long as anything of it is under way.
+/// Sends a request to an origin at `path`, and keeps `visit` as long as anything of it is under way.
+///
+/// A request is sent a second time only if the connection had been used before, broke before it answered, and either nothing of
+/// the request was sent or its method is one that may be repeated and it has no body (RFC 9110, 9.2.2).
 ///
 /// # Errors
 /// [`ForwardError`], before anything of an answer was there.
-pub async fn forward<C, V>(
-    client: &Client<C, Body>,
-    mut request: Request<Body>,
-    origin: &Uri,
+pub async fn forward<C: Connect, B: Source, V: Send + Sync + Unpin + 'static>(
+    pool: &Arc<Pool<C, B>>,
+    mut request: Request<Upload<B>>,
     path: PathAndQuery,
     limits: Limits,
     visit: V,
-) -> Result<Response<Body>, ForwardError>
-where
-    C: Connect + Clone + Send + Sync + 'static,
-    V: Send + Sync + Unpin + 'static,
-{
+) -> Result<Response<Answer<C, B, V>>, ForwardError> {
     let began = Instant::now();
     let upgrade = upgrade_of(request.headers());
-    let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    strip_hop_by_hop(request.headers_mut());
-    put_upgrade_back(request.headers_mut(), upgrade.as_ref());
-    *request.uri_mut() = at(origin, path);
-    *request.version_mut() = http::Version::HTTP_11;
-
-    let response = match timeout(limits.head, client.request(request)).await {
-        Err(_) => return Err(ForwardError::TooSlow(limits.head)),
-        Ok(Err(error)) => return Err(ForwardError::Broken(innermost(&error))),
-        Ok(Ok(response)) => response,
-    };
-    let mut response: Response<Incoming> = response;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(client_side) = client_side
-    {
+    let is_upgrade = upgrade.is_some();
+    let client_side = is_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let version = request.version();
+    pass_request(request.headers_mut(), version, upgrade);
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = Version::HTTP_11;
+    // To look at a body is to ask for it.
+    if request.body().is_coming() && !request.headers().contains_key(EXPECT) {
+        let looked = std::future::poll_fn(|cx| std::task::Poll::Ready(request.body_mut().take_what_is_there(cx))).await;
+        looked.map_err(|error| ForwardError::BadBody(innermost(&*error)))?;
+    }
+    if request.body().size_hint().exact().is_none() && !request.headers().contains_key(CONTENT_LENGTH) {
+        // Otherwise a GET would lose it.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let progress = request.body().is_coming().then(|| request.body_mut().watch());
+    let exchange = exchange(pool, request, is_upgrade, progress.as_deref());
+    let (mut response, connection) = in_time(began, limits, progress.as_deref(), exchange).await??;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client_side) = client_side else {
+            return Err(ForwardError::Broken("it switched to another protocol, which nobody asked for".to_owned()));
+        };
         let program_side = hyper::upgrade::on(&mut response);
+        connection.give_back();
         tokio::spawn(async move {
             let _visit = visit;
             if let (Ok(client), Ok(program)) = (client_side.await, program_side.await) {
@@ -88,103 +111,107 @@ where
                 let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(program)).await;
             }
         });
-        return Ok(response.map(|_| Body::empty()));
+        return Ok(response.map(|_| Answer::empty()));
     }
     strip_hop_by_hop(response.headers_mut());
-    let deadline = limits.whole.map(|whole| Box::pin(sleep_until(began + whole)));
-    Ok(response.map(|body| Body::new(Accompanied { body, deadline, _visit: visit })))
+    // Connections to clients are of their own version.
+    *response.version_mut() = Version::HTTP_11;
+    let deadline = limits.whole.map(|whole| began + whole);
+    Ok(response.map(|body| Answer::new(body, connection, deadline, visit)))
 }
 
-fn at(origin: &Uri, path: PathAndQuery) -> Uri {
-    let mut parts = origin.clone().into_parts();
-    parts.path_and_query = Some(path);
-    Uri::from_parts(parts).expect("an origin and a path are an address")
-}
-
-/// The protocol that a request wants to switch to.
-fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
-    let wants = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let wants = wants.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    wants.then(|| headers.get(UPGRADE).cloned()).flatten()
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
+/// Sends the request on a kept connection, or on a new one if there is none or it turns out to be closed.
+async fn exchange<C: Connect, B: Source>(
+    pool: &Arc<Pool<C, B>>,
+    mut request: Request<Upload<B>>,
+    is_upgrade: bool,
+    progress: Option<&Progress>,
+) -> Result<(Response<Incoming>, InUse<C, B>), ForwardError> {
+    let mut kept = std::future::poll_fn(|cx| std::task::Poll::Ready(pool.take(cx))).await;
+    loop {
+        let line = match kept.take() {
+            Some(line) => line,
+            None => pool.connect().await.map_err(|error| ForwardError::Unreachable(innermost(&error)))?,
+        };
+        let mut connection = if is_upgrade {
+            InUse::upgrading(line)
+        } else if request.body().is_coming() {
+            InUse::in_task(pool.clone(), line)
+        } else {
+            InUse::here(pool.clone(), line)
+        };
+        let again = if connection.was_used() && !is_upgrade { repeated(&request) } else { None };
+        let Failed { error, unsent } = match connection.send(request).await {
+            Ok(response) => return Ok((response, connection)),
+            Err(failed) => failed,
+        };
+        let may_repeat = connection.was_used() && !error.is_parse();
+        match unsent.or(again).filter(|_| may_repeat) {
+            Some(repeated) => request = repeated,
+            None if progress.is_some_and(Progress::is_broken) => return Err(ForwardError::BadBody(innermost(&error))),
+            None => return Err(ForwardError::Broken(innermost(&error))),
+        }
     }
 }
 
-fn put_upgrade_back(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
-    if let Some(protocol) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol.clone());
+/// Whether a request that may have been acted upon may be sent again: it has no body, whose bytes would be gone, and its method
+/// is idempotent (RFC 9110, 9.2.2).
+pub fn may_repeat<B: Source>(request: &Request<Upload<B>>) -> bool {
+    const IDEMPOTENT: [Method; 6] =
+        [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
+    request.body().is_empty() && IDEMPOTENT.contains(request.method())
+}
+
+/// The request once more, if it may be sent twice.
+fn repeated<B: Source>(request: &Request<Upload<B>>) -> Option<Request<Upload<B>>> {
+    may_repeat(request).then(|| without_body(request))
+}
+
+/// A request with the same head and no body.
+pub fn without_body<B: Source>(request: &Request<Upload<B>>) -> Request<Upload<B>> {
+    let mut again = Request::new(Upload::empty());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    again
+}
+
+/// Waits as long as it may take.
+async fn in_time<T>(
+    began: Instant,
+    limits: Limits,
+    progress: Option<&Progress>,
+    exchange: impl Future<Output = T>,
+) -> Result<T, ForwardError> {
+    let mut exchange = std::pin::pin!(exchange);
+    loop {
+        let (last, waits_for_client) = progress.map_or((began, false), Progress::last);
+        let (limit, error) = if waits_for_client {
+            (limits.client, ForwardError::ClientTooSlow(limits.client))
+        } else {
+            (limits.head, ForwardError::TooSlow(limits.head))
+        };
+        let (until, error) = match limits.whole {
+            Some(whole) if began + whole <= last + limit => (began + whole, ForwardError::TooSlow(whole)),
+            _ => (last + limit, error),
+        };
+        let now = Instant::now();
+        if until <= now {
+            return Err(error);
+        }
+        // It may become the client's turn, or be it no longer.
+        let look = if progress.is_some() { until.min(now + limits.client) } else { until };
+        if let Ok(done) = timeout_at(look, &mut exchange).await {
+            return Ok(done);
+        }
     }
 }
 
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
     error.to_string()
-}
-
-/// An answer's body, with what must be kept until it is over, and the moment at which it is cut off.
-struct Accompanied<V> {
-    body: Incoming,
-    deadline: Option<Pin<Box<Sleep>>>,
-    _visit: V,
-}
-
-impl<V: Unpin> HttpBody for Accompanied<V> {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Some(Err("the answer took longer than it may".into())));
-        }
-        Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_of_one_connection_stay_there() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "close, X-Mine"), ("x-mine", "1"), ("te", "trailers"), ("x-other", "2")] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        strip_hop_by_hop(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-other"]);
-    }
-
-    #[test]
-    fn upgrades_need_both_headers() {
-        let mut headers = HeaderMap::new();
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        assert_eq!(upgrade_of(&headers), None);
-        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
-        assert_eq!(upgrade_of(&headers).unwrap(), "websocket");
-    }
 }

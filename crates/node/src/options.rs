@@ -1,5 +1,6 @@
 //! The command line. Every option can be given as an environment variable, too, `ALEPH_NODE_…`.
 
+mod clients;
 mod message_node;
 mod payment;
 mod senders;
@@ -18,6 +19,7 @@ use protocol::{Address, Alias, NodeId};
 use url::Url;
 
 pub(crate) use self::message_node::{CopyOptions, MessageNodeCommand, MessageNodeOptions};
+use clients::ClientOptions;
 use payment::HoldOptions;
 use token::TokenOptions;
 pub(crate) use volumes::{ExportOptions, VolumesCommand, VolumesOptions};
@@ -329,6 +331,9 @@ pub(crate) struct ComputeNodeOptions {
     #[arg(long, default_value = "30s", value_parser = duration, env = "ALEPH_NODE_HOLD")]
     pub(crate) hold: Duration,
 
+    #[command(flatten)]
+    pub(crate) clients: ClientOptions,
+
     /// Stop all programs when this process is asked to end, instead of leaving them to the next one
     #[arg(long, env = "ALEPH_NODE_STOP_PROGRAMS")]
     pub(crate) stop_programs: bool,
@@ -377,6 +382,9 @@ pub(crate) struct GatewayOptions {
     /// How long a request waits for a program that starts or moves
     #[arg(long, default_value = "30s", value_parser = duration, env = "ALEPH_NODE_HOLD")]
     pub(crate) hold: Duration,
+
+    #[command(flatten)]
+    pub(crate) clients: ClientOptions,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -110,6 +110,7 @@ fn gateway_config(options: GatewayOptions) -> GatewayConfig {
         message_node: options.message_node,
         schedulers: options.schedulers,
         hold_requests: options.hold,
+        clients: options.clients.limits(),
     }
 }
 
@@ -164,6 +165,7 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
         copies: options.copies,
         ready_within: options.ready_within,
         hold_requests: options.hold,
+        clients: options.clients.limits(),
         data,
         cache_bytes: options.cache_mib << 20,
         log_bytes: options.log_mib << 20,

@@ -1,6 +1,6 @@
 //! What a scheduler answers that does not lead: it passes requests on to the one that does.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Json;
@@ -11,10 +11,8 @@ use axum::http::Uri;
 use axum::http::header::{HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use forward::Limits;
-use hyper_util::client::legacy::Client;
+use forward::{Limits, Origin, Pool, Upload};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use protocol::Address;
 use protocol::api::scheduler::Health;
 use tokio::sync::watch;
@@ -23,8 +21,8 @@ use crate::api::error::ApiError;
 use crate::metrics::Metrics;
 use crate::server::Seat;
 
-/// How long the leader may take to answer.
-const LIMITS: Limits = Limits { head: Duration::from_secs(10), whole: None };
+/// How long the leader may take to answer, and who asks to send what they ask.
+const LIMITS: Limits = Limits { head: Duration::from_secs(10), whole: None, client: Duration::from_secs(10) };
 /// How long connecting to the leader may take.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -36,8 +34,12 @@ struct Follower {
     address: Address,
     database: watch::Receiver<Option<String>>,
     metrics: Arc<Metrics>,
-    client: Client<HttpConnector, Body>,
+    connector: HttpConnector,
+    /// The connections to the leader of that URL.
+    connections: Mutex<Option<(Uri, ToLeader)>>,
 }
+
+type ToLeader = Arc<Pool<Origin<HttpConnector>, Body>>;
 
 /// All routes of a follower. `leader` is the leader's URL, as far as it is known.
 pub(crate) fn router(seat: &Seat, leader: watch::Receiver<Option<String>>) -> Router {
@@ -49,7 +51,8 @@ pub(crate) fn router(seat: &Seat, leader: watch::Receiver<Option<String>>) -> Ro
         address: seat.account.address().clone(),
         database: seat.database.subscribe(),
         metrics: seat.metrics.clone(),
-        client: Client::builder(TokioExecutor::new()).build(connector),
+        connector,
+        connections: Mutex::default(),
     };
     Router::new()
         .route("/health", get(health))
@@ -61,6 +64,19 @@ pub(crate) fn router(seat: &Seat, leader: watch::Receiver<Option<String>>) -> Ro
 }
 
 impl Follower {
+    /// The connections to this leader; those to the one before are closed.
+    fn connections_to(&self, leader: &Uri) -> ToLeader {
+        let mut connections = self.connections.lock().expect("no code panics while it holds this lock");
+        match &*connections {
+            Some((uri, pool)) if uri == leader => pool.clone(),
+            _ => {
+                let pool = Pool::new(Origin { connector: self.connector.clone(), uri: leader.clone() });
+                *connections = Some((leader.clone(), pool.clone()));
+                pool
+            }
+        }
+    }
+
     fn no_leader(&self) -> Response {
         let message = match &*self.leader.borrow() {
             Some(leader) => format!("this scheduler does not lead; ask the one at {leader}"),
@@ -96,8 +112,9 @@ async fn pass_on(State(follower): State<Arc<Follower>>, mut request: Request) ->
     let path = request.uri().path_and_query().cloned();
     let path = path.unwrap_or_else(|| axum::http::uri::PathAndQuery::from_static("/"));
     request.headers_mut().insert(PASSED_ON, HeaderValue::from_static("1"));
-    match forward::forward(&follower.client, request, &leader, path, LIMITS, ()).await {
-        Ok(response) => response,
+    let connections = follower.connections_to(&leader);
+    match forward::forward(&connections, request.map(Upload::new), path, LIMITS, ()).await {
+        Ok(response) => response.map(Body::new),
         Err(error) => {
             tracing::debug!(%leader, %error, "the leader does not answer");
             follower.no_leader()

@@ -11,6 +11,9 @@
 //! ```
 //! A persistent program never runs on demand as well: exactly one copy is the promise.
 
+mod admission;
+mod attempts;
+mod nodes;
 mod reply;
 mod routes;
 mod target;
@@ -18,26 +21,26 @@ mod target;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use forward::Limits;
-use http::header::{HOST, HeaderName, HeaderValue};
+use forward::{Limits, Upload};
+use http::Uri;
+use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::body::Incoming;
 use protocol::api::scheduler::ProgramState;
 use protocol::{Epoch, NodeId, ProgramId};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use self::reply::{GATEWAY_ANSWER, NODE_FAULT, Refusal};
+pub(crate) use self::admission::{admit, host_of};
+use self::attempts::Attempts;
+use self::nodes::Nodes;
+use self::reply::{BROKEN, GATEWAY_ANSWER, NODE_FAULT, NOT_HERE, UNREACHABLE};
+pub(crate) use self::reply::{Refusal, Reply, ReplyBody};
 use self::routes::Route;
 pub(crate) use self::routes::Routes;
 pub(crate) use self::target::{Target, target};
 use crate::agent::AgentHandle;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Served};
 use crate::programs::catalog::{Catalog, Found, Lookup, Program};
 use crate::programs::endpoint::Visit;
 use crate::programs::launch;
@@ -49,68 +52,67 @@ const EPOCH: HeaderName = HeaderName::from_static("aleph-program-epoch");
 /// Which program answered; as upstream.
 const ITEM_HASH: HeaderName = HeaderName::from_static("aleph-program-itemhash");
 
-/// How long a connection between gateways may be unused.
-const IDLE_CONNECTION: Duration = Duration::from_secs(30);
-
-/// How long connecting to another node may take before it counts as gone.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A request on its way.
+pub(crate) type Request = http::Request<Upload<Incoming>>;
 
 /// A gateway. With an agent it runs programs on demand on its own node, without one it passes them on to nodes.
 pub(crate) struct Gateway {
     catalog: Arc<Catalog>,
     routes: Arc<Routes>,
     agent: Option<AgentHandle>,
-    nodes: Client<HttpsConnector<HttpConnector>, Body>,
+    nodes: Nodes,
     hold: Duration,
+    client_idle: Duration,
     metrics: Arc<Metrics>,
 }
 
 impl Gateway {
-    /// `hold` is how long a request waits for a program that starts or moves.
+    /// `hold` is how long a request waits for a program that starts or moves, `client_idle` how long a client may send
+    /// nothing of a body.
     pub(crate) fn new(
         catalog: Arc<Catalog>,
         routes: Arc<Routes>,
         agent: Option<AgentHandle>,
-        hold: Duration,
+        (hold, client_idle): (Duration, Duration),
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let https =
-            HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(http);
-        let nodes = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_timer(TokioTimer::new())
-            .build(https);
-        Arc::new(Self { catalog, routes, agent, nodes, hold, metrics })
+        Arc::new(Self { catalog, routes, agent, nodes: Nodes::default(), hold, client_idle, metrics })
     }
 
     /// Answers a request for a program.
-    pub(crate) async fn answer(&self, target: Target, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn answer(&self, target: Target, request: Request) -> Reply {
         let began = Instant::now();
-        let result = match target {
-            Target::Program(program, path) => self.serve(program, path, request).await,
-            Target::NotAnId(text) => Err(Refusal::NotAnId(text)),
+        let (program, path) = match target {
+            Target::Program(program, path) => (program, path),
+            Target::NotAnId(text) => return self.refuse(&Refusal::NotAnId(text)),
             Target::Node => unreachable!("requests for the node do not come here"),
         };
-        match &result {
-            Ok(_) => self.metrics.answered(began.elapsed()),
-            Err(refusal) => self.metrics.refused(refusal.code()),
+        match self.serve(program, path, request).await {
+            Ok((reply, served)) => {
+                self.metrics.answered(program, reply.status().as_u16(), served, began.elapsed());
+                reply
+            }
+            Err(refusal) => {
+                let reply = self.refuse(&refusal);
+                if refusal.is_about_a_program_in_force() {
+                    self.metrics.not_answered(program, reply.status().as_u16(), began.elapsed());
+                }
+                reply
+            }
         }
-        result.unwrap_or_else(|refusal| refusal.respond())
     }
 
-    async fn serve(
-        &self,
-        id: ProgramId,
-        path: PathAndQuery,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Refusal> {
+    /// Says no.
+    pub(crate) fn refuse(&self, refusal: &Refusal) -> Reply {
+        self.metrics.refused(refusal.code());
+        refusal.respond()
+    }
+
+    async fn serve(&self, id: ProgramId, path: PathAndQuery, request: Request) -> Result<(Reply, Served), Refusal> {
         // The quick way: it answers on this node. Its message was checked when it started.
         if let Some(visit) = self.enter(id).await {
-            return pass_on(visit, path, request).await;
+            let served = if visit.was_frozen() { Served::Frozen } else { Served::Warm };
+            return Ok((self.pass_on(visit, path, request).await?, served));
         }
         let forwarded = request.headers().contains_key(FORWARDED);
         let program = self.program(id).await?;
@@ -123,9 +125,9 @@ impl Gateway {
         match &self.agent {
             Some(agent) => {
                 let visit = agent.enter_on_demand(id).await.map_err(Refusal::Failed)?;
-                pass_on(visit, path, request).await
+                Ok((self.pass_on(visit, path, request).await?, self.metrics.last_start(id)))
             }
-            None => self.pass_to_some_node(&program, path, request).await,
+            None => Ok((self.pass_to_some_node(&program, path, request).await?, Served::Elsewhere)),
         }
     }
 
@@ -142,9 +144,9 @@ impl Gateway {
         &self,
         program: &Program,
         path: PathAndQuery,
-        request: Request<Body>,
+        request: Request,
         forwarded: bool,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<(Reply, Served), Refusal> {
         if forwarded {
             return Err(Refusal::NotHere);
         }
@@ -153,12 +155,13 @@ impl Gateway {
         loop {
             if let Some(visit) = self.enter(program.id).await {
                 let moved = || Refusal::NotRunning("it moved while the request was sent".to_owned());
-                return pass_on(visit, path, request.next().ok_or_else(moved)?).await;
+                let reply = self.pass_on(visit, path, request.next().ok_or_else(moved)?).await?;
+                return Ok((reply, self.metrics.last_start(program.id)));
             }
             let route = self.routes.find(program.id).await;
             let why = match route {
                 Ok(Some(route)) => match self.try_route(program, &path, &mut request, &route).await {
-                    Tried::Answered(response) => return response,
+                    Tried::Answered(response) => return Ok((response?, Served::Elsewhere)),
                     Tried::NotNow(why) => why,
                     Tried::NotSoon(why) => return Err(Refusal::NotRunning(why)),
                 },
@@ -183,23 +186,33 @@ impl Gateway {
         }
     }
 
-    async fn try_route(&self, program: &Program, path: &PathAndQuery, request: &mut Attempts, route: &Route) -> Tried {
+    async fn try_route(
+        &self,
+        program: &Program,
+        path: &PathAndQuery,
+        request: &mut Attempts<Incoming>,
+        route: &Route,
+    ) -> Tried {
         let reason = || route.reason.clone().unwrap_or_else(|| format!("it is {}", route.state.as_str()));
         match (route.state, &route.node_url) {
             (ProgramState::Ready, Some(url)) => {
                 let Some(attempt) = request.next() else {
                     return Tried::NotSoon("it moved while the request was sent".to_owned());
                 };
-                let limits = limits(launch::request_limit(&program.content), Some(route.epoch));
-                match self.send_to_node(url, program.id, path, attempt, Some(route.epoch), limits).await {
-                    Ok(response) if !is_not_here(&response) => Tried::Answered(Ok(response)),
-                    Err(refusal @ Refusal::TooSlow(_)) => Tried::Answered(Err(refusal)),
+                let limits = self.limits(launch::request_limit(&program.content), Some(route.epoch));
+                let result = self.send_to_node(url, program.id, path, attempt, Some(route.epoch), limits).await;
+                match &result {
                     // The route is old, or the node just died: somebody knows better soon.
-                    _ => {
-                        self.routes.doubt(program.id, route);
-                        Tried::NotNow("its node does not answer".to_owned())
-                    }
+                    Ok(response) if is_answered_with(response, NOT_HERE) => {}
+                    Ok(response) if is_answered_with(response, UNREACHABLE) => {}
+                    Err(Refusal::Unreachable(_)) => {}
+                    // It just died, but what the request asks for may have been done.
+                    Ok(response) if is_answered_with(response, BROKEN) && request.may_repeat() => {}
+                    Err(Refusal::Broken(_)) if request.may_repeat() => {}
+                    _ => return Tried::Answered(result),
                 }
+                self.routes.doubt(program.id, route);
+                Tried::NotNow("its node does not answer".to_owned())
             }
             (ProgramState::Failing, _) if !route.is_fault_of_node => Tried::NotSoon(reason()),
             (ProgramState::Unplaced, _) if route.reason.as_deref().is_some_and(will_not_fit_soon) => {
@@ -214,21 +227,23 @@ impl Gateway {
         &self,
         program: &Program,
         path: PathAndQuery,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Refusal> {
+        request: Request,
+    ) -> Result<Reply, Refusal> {
         let mut nodes = self.routes.healthy_nodes().await.map_err(|e| Refusal::NobodyToAsk(e.to_string()))?;
         nodes.sort_by_cached_key(|(node, _)| rendezvous(node, &program.id));
         let mut request = Attempts::new(request);
         // A start may come before the answer.
         let limit = launch::request_limit(&program.content);
-        let limits = Limits { head: limit + self.hold, whole: Some(limit + self.hold) };
+        let limit = limit + self.hold;
+        let limits = Limits { head: limit, whole: Some(limit), client: self.client_idle };
         let mut last = Err(Refusal::NobodyToAsk("no compute node is connected".to_owned()));
         for (_, url) in nodes {
             let Some(attempt) = request.next() else { break };
             match self.send_to_node(&url, program.id, &path, attempt, None, limits).await {
-                Err(refusal @ Refusal::Broken(_)) => last = Err(refusal),
+                Err(refusal @ Refusal::Unreachable(_)) => last = Err(refusal),
+                Err(refusal @ Refusal::Broken(_)) if request.may_repeat() => last = Err(refusal),
                 // It is full, or its disk is, or it is ending: another node may do better.
-                Ok(response) if is_fault_of_node(&response) => last = Ok(response),
+                Ok(response) if is_answered_with(&response, NODE_FAULT) => last = Ok(response),
                 result => return result,
             }
         }
@@ -236,7 +251,7 @@ impl Gateway {
     }
 
     /// Passes an owner's request about a program (`/control/machine/…`) to the node that has it.
-    pub(crate) async fn pass_to_its_node(&self, id: ProgramId, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn pass_to_its_node(&self, id: ProgramId, request: Request) -> Reply {
         let result = async {
             let program = self.program(id).await?;
             let url = if program.content.is_persistent() {
@@ -251,8 +266,9 @@ impl Gateway {
             };
             let base = base_uri(&url)?;
             let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-            let limits = Limits { head: self.hold, whole: None };
-            Ok(forward::forward(&self.nodes, request, &base, path, limits, ()).await?)
+            let limits = Limits { head: self.hold, whole: None, client: self.client_idle };
+            let response = forward::forward(&self.nodes.pool(&base), request, path, limits, ()).await?;
+            Ok(response.map(ReplyBody::Node))
         };
         result.await.unwrap_or_else(|refusal: Refusal| refusal.respond())
     }
@@ -262,10 +278,10 @@ impl Gateway {
         url: &str,
         program: ProgramId,
         path: &PathAndQuery,
-        mut request: Request<Body>,
+        mut request: Request,
         epoch: Option<Epoch>,
         limits: Limits,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Reply, Refusal> {
         let base = base_uri(url)?;
         let prefix = base.path().trim_end_matches('/').to_owned();
         let path = format!("{prefix}/vm/{program}{path}").parse().expect("a path below a path is a path");
@@ -274,7 +290,29 @@ impl Gateway {
         if let Some(epoch) = epoch {
             headers.insert(EPOCH, HeaderValue::from(epoch.get()));
         }
-        Ok(forward::forward(&self.nodes, request, &base, path, limits, ()).await?)
+        let response = forward::forward(&self.nodes.pool(&base), request, path, limits, ()).await?;
+        Ok(response.map(ReplyBody::Node))
+    }
+
+    /// Sends a request into a sandbox of this node.
+    async fn pass_on(&self, visit: Visit, path: PathAndQuery, mut request: Request) -> Result<Reply, Refusal> {
+        let endpoint = visit.endpoint().clone();
+        // Whoever believes in another epoch has an old or a newer map than this node.
+        let believed = request.headers_mut().remove(EPOCH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if believed.is_some_and(|believed: u64| endpoint.epoch != Some(Epoch::new(believed))) {
+            return Err(Refusal::NotHere);
+        }
+        request.headers_mut().remove(FORWARDED);
+        let limits = self.limits(endpoint.request_limit, endpoint.epoch);
+        let mut response = forward::forward(&endpoint.pool, request, path, limits, visit).await?;
+        response.headers_mut().insert(ITEM_HASH, endpoint.item_hash.clone());
+        Ok(response.map(ReplyBody::Program))
+    }
+
+    /// Answers of persistent programs may go on for ever once they began; those of copies on demand may not.
+    fn limits(&self, request_limit: Duration, epoch: Option<Epoch>) -> Limits {
+        let whole = epoch.is_none().then_some(request_limit);
+        Limits { head: request_limit, whole, client: self.client_idle }
     }
 }
 
@@ -304,43 +342,16 @@ fn will_not_fit_soon(reason: &str) -> bool {
 
 /// What became of a try.
 enum Tried {
-    Answered(Result<Response<Body>, Refusal>),
+    Answered(Result<Reply, Refusal>),
     /// It may work in a moment.
     NotNow(String),
     /// It will not work soon.
     NotSoon(String),
 }
 
-/// Whether a node says that it does not have the program after all.
-fn is_not_here(response: &Response<Body>) -> bool {
-    response.headers().get(GATEWAY_ANSWER).is_some_and(|code| code == "not_here" || code == "broken")
-}
-
-/// Whether a node says that it is the reason why the program does not run.
-fn is_fault_of_node(response: &Response<Body>) -> bool {
-    response.headers().get(GATEWAY_ANSWER).is_some_and(|code| code == NODE_FAULT)
-}
-
-/// Answers of persistent programs may go on for ever once they began; those of copies on demand may not.
-fn limits(request_limit: Duration, epoch: Option<Epoch>) -> Limits {
-    Limits { head: request_limit, whole: epoch.is_none().then_some(request_limit) }
-}
-
-/// Sends a request into a sandbox of this node.
-async fn pass_on(visit: Visit, path: PathAndQuery, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
-    let endpoint = visit.endpoint().clone();
-    // Whoever believes in another epoch has an old or a newer map than this node.
-    let believed = request.headers_mut().remove(EPOCH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if believed.is_some_and(|believed: u64| endpoint.epoch != Some(Epoch::new(believed))) {
-        return Err(Refusal::NotHere);
-    }
-    request.headers_mut().remove(FORWARDED);
-    let limits = limits(endpoint.request_limit, endpoint.epoch);
-    let mut response =
-        forward::forward(&endpoint.client, request, &Uri::from_static("http://sandbox"), path, limits, visit).await?;
-    let id = HeaderValue::from_str(&endpoint.program.to_string()).expect("hexadecimal digits are a header's value");
-    response.headers_mut().insert(ITEM_HASH, id);
-    Ok(response)
+/// Whether a gateway answered with this code itself.
+fn is_answered_with(response: &Reply, code: &str) -> bool {
+    response.headers().get(GATEWAY_ANSWER).is_some_and(|answered| answered == code)
 }
 
 /// Orders nodes for a program: the same for every gateway, different for every program.
@@ -348,54 +359,9 @@ fn rendezvous(node: &NodeId, program: &ProgramId) -> [u8; 32] {
     Sha256::new().chain_update(node.as_bytes()).chain_update(program.as_bytes()).finalize().into()
 }
 
-/// A request that can be sent more than once, if it has no body. One with a body is sent once: its bytes are gone then.
-struct Attempts {
-    request: Option<Request<Body>>,
-    repeatable: bool,
-}
-
-impl Attempts {
-    fn new(request: Request<Body>) -> Self {
-        use http_body::Body as _;
-        let upgrade = request.headers().contains_key(http::header::UPGRADE);
-        let repeatable = request.body().is_end_stream() && !upgrade;
-        Self { request: Some(request), repeatable }
-    }
-
-    fn next(&mut self) -> Option<Request<Body>> {
-        if !self.repeatable {
-            return self.request.take();
-        }
-        let request = self.request.as_ref()?;
-        let mut copy = Request::new(Body::empty());
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        Some(copy)
-    }
-}
-
-/// The host that a request names, by its header or its address.
-pub(crate) fn host_of<B>(request: &Request<B>) -> Option<&str> {
-    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    header.or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn requests_without_a_body_can_be_sent_again() {
-        let mut request = Attempts::new(Request::get("/x").header("a", "b").body(Body::empty()).unwrap());
-        for _ in 0..3 {
-            assert_eq!(request.next().unwrap().headers()["a"], "b");
-        }
-        let mut request = Attempts::new(Request::post("/x").body(Body::from("data")).unwrap());
-        assert!(request.next().is_some());
-        assert!(request.next().is_none());
-    }
 
     #[test]
     fn requests_wait_for_nodes_that_are_silent_and_not_for_bigger_ones() {

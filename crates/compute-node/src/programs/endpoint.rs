@@ -1,47 +1,37 @@
 //! Where programs of this node are reached: the sockets of their sandboxes, and how many requests are inside.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
-use http::Uri;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use forward::{Pool, UnixSocket};
+use http::HeaderValue;
+use hyper::body::Incoming;
 use lease::{BootTime, clock};
 use protocol::{Epoch, ProgramId};
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
-use tower::Service;
 use tracing::{info, warn};
 
 use super::sandboxes::Owner;
 use super::standstill::Standstill;
 use crate::core::on_demand::CopyId;
 
-/// How long an unused connection to a program is kept. Shorter than the 75 s after which the ASGI server closes it.
-const IDLE_CONNECTION: Duration = Duration::from_secs(30);
-
-/// How many unused connections to one program are kept.
-const MAX_IDLE_CONNECTIONS: usize = 64;
-
 /// A program that answers, on this node.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) program: ProgramId,
+    /// The program's id, as answers have it.
+    pub(crate) item_hash: HeaderValue,
     /// The epoch that it runs under; `None` for a copy on demand.
     pub(crate) epoch: Option<Epoch>,
     owner: Owner,
     /// How long one request may take.
     pub(crate) request_limit: Duration,
-    pub(crate) client: Client<SocketConnector, Body>,
+    /// The connections to its sandbox.
+    pub(crate) pool: Arc<Pool<UnixSocket, Incoming>>,
     in_flight: AtomicUsize,
     last_used: AtomicU64,
     closed: AtomicBool,
@@ -52,7 +42,10 @@ pub(crate) struct Endpoint {
 
 /// A request inside a program. It has left when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Visit(Arc<Endpoint>);
+pub(crate) struct Visit {
+    endpoint: Arc<Endpoint>,
+    was_frozen: bool,
+}
 
 impl Endpoint {
     pub(crate) fn new(
@@ -61,17 +54,15 @@ impl Endpoint {
         socket: PathBuf,
         standstill: Option<Arc<Standstill>>,
     ) -> Arc<Self> {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-            .build(SocketConnector(socket));
+        let program = owner.program();
+        let item_hash = program.to_string().try_into().expect("hexadecimal digits are a header's value");
         Arc::new(Self {
-            program: owner.program(),
+            program,
+            item_hash,
             epoch: owner.epoch(),
             owner,
             request_limit,
-            client,
+            pool: Pool::new(UnixSocket(socket)),
             in_flight: AtomicUsize::new(0),
             last_used: AtomicU64::new(clock::now().as_nanos()),
             closed: AtomicBool::new(false),
@@ -83,19 +74,20 @@ impl Endpoint {
     /// Goes in, and has the program go on if it stands still; `None` when it is closed.
     pub(crate) async fn enter(self: &Arc<Self>) -> Option<Visit> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
-        let visit = Visit(self.clone());
+        let mut visit = Visit { endpoint: self.clone(), was_frozen: false };
         // After counting: either this sees the door closed, or the program held, or who does that sees this visit.
         if self.closed.load(Ordering::SeqCst) {
             return None;
         }
-        self.wake().await;
+        visit.was_frozen = self.wake().await;
         Some(visit)
     }
 
-    /// Has the program go on, if it stands still.
-    pub(crate) async fn wake(&self) {
-        if let Some(standstill) = &self.standstill {
-            standstill.wake().await;
+    /// Has the program go on, if it stands still. Says whether it did.
+    pub(crate) async fn wake(&self) -> bool {
+        match &self.standstill {
+            Some(standstill) => standstill.wake().await,
+            None => false,
         }
     }
 
@@ -171,15 +163,20 @@ impl Endpoint {
 
 impl Visit {
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// Whether the program stood still until this request came.
+    pub(crate) fn was_frozen(&self) -> bool {
+        self.was_frozen
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.0.last_used.store(clock::now().as_nanos(), Ordering::SeqCst);
-        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.left.notify_waiters();
+        self.endpoint.last_used.store(clock::now().as_nanos(), Ordering::SeqCst);
+        if self.endpoint.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.endpoint.left.notify_waiters();
         }
     }
 }
@@ -255,70 +252,6 @@ impl Endpoints {
             (copies.len() > 1 || inside > self.requests_per_copy).then_some((*program, inside))
         });
         inside.flatten().collect()
-    }
-}
-
-/// Connects to a sandbox's socket, whatever the address says.
-#[derive(Debug, Clone)]
-pub(crate) struct SocketConnector(PathBuf);
-
-/// A connection to a sandbox.
-pub(crate) struct SocketConnection(TokioIo<UnixStream>);
-
-impl Service<Uri> for SocketConnector {
-    type Response = SocketConnection;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<SocketConnection>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let socket = self.0.clone();
-        Box::pin(async move { Ok(SocketConnection(TokioIo::new(UnixStream::connect(socket).await?))) })
-    }
-}
-
-impl Connection for SocketConnection {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl hyper::rt::Read for SocketConnection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
-    }
-}
-
-impl hyper::rt::Write for SocketConnection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
     }
 }
 

@@ -245,7 +245,7 @@ impl Sandboxes {
             Some(kind) => self.spares.take(kind, &fetched.image).await,
             None => None,
         };
-        self.metrics.claimed(spare.is_some());
+        self.metrics.claimed(owner.program(), spare.is_some());
         let made = match spare {
             Some(spare) => spare,
             None => self.maker.make(self.unique_name(owner), &fetched.image, false, deadline).await?,

@@ -125,25 +125,23 @@ impl Standstill {
         Ok(given)
     }
 
-    /// Lets it go on, if it does not.
-    pub(crate) async fn wake(self: &Arc<Self>) {
+    /// Lets it go on, if it does not. Says whether it stood still.
+    pub(crate) async fn wake(self: &Arc<Self>) -> bool {
         if !self.is_held.load(Ordering::SeqCst) {
-            return;
+            return false;
         }
         let began = Instant::now();
         // A quarter of a millisecond, usually: not worth another thread.
-        let is_done = self.phase.try_lock().is_ok_and(|mut phase| {
-            self.wake_locked(&mut phase, began);
-            true
-        });
-        if !is_done {
-            let standstill = self.clone();
-            let wake = move || standstill.wake_locked(&mut standstill.lock(), began);
-            tokio::task::spawn_blocking(wake).await.expect("it does not panic");
+        let done = self.phase.try_lock().ok().map(|mut phase| self.wake_locked(&mut phase, began));
+        if let Some(was_frozen) = done {
+            return was_frozen;
         }
+        let standstill = self.clone();
+        let wake = move || standstill.wake_locked(&mut standstill.lock(), began);
+        tokio::task::spawn_blocking(wake).await.expect("it does not panic")
     }
 
-    fn wake_locked(&self, phase: &mut Phase, began: Instant) {
+    fn wake_locked(&self, phase: &mut Phase, began: Instant) -> bool {
         let was_frozen = *phase == Phase::Frozen;
         match self.let_go(phase) {
             Ok(()) if was_frozen => self.metrics.thawed(began.elapsed()),
@@ -151,6 +149,7 @@ impl Standstill {
             // The next who goes in tries again.
             Err(error) => error!(group = ?self.group, %error, "cannot let a frozen program go on"),
         }
+        was_frozen
     }
 
     fn let_go(&self, phase: &mut Phase) -> io::Result<()> {

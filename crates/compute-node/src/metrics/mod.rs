@@ -2,6 +2,8 @@
 //!
 //! The counters belong to the node and not to the process, so that several nodes in one process do not add up.
 
+mod programs;
+
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use protocol::ProgramId;
 use sandbox::spec::End;
 use volumes::VolumeUsage;
 
+use self::programs::Programs;
+pub(crate) use self::programs::Served;
 use crate::programs::data::{ArchiveStatus, ReplicaStatus};
 
 /// Bounds of the histograms, in seconds: from an answer of a program that runs to a start that takes all its time.
@@ -29,6 +33,8 @@ pub(crate) struct Metrics {
     answer_seconds: Histogram,
     /// Bytes that were downloaded from the message node.
     pub(crate) downloaded_bytes: Counter,
+    /// Requests of each program.
+    programs: Programs,
 }
 
 impl Metrics {
@@ -44,13 +50,25 @@ impl Metrics {
                 .register_counter(&Key::from_static_name("aleph_downloaded_bytes_total"), &METADATA),
             handle: recorder.handle(),
             recorder,
+            programs: Programs::default(),
         })
     }
 
-    /// A program answered a request; `took` until the head of the answer.
-    pub(crate) fn answered(&self, took: Duration) {
+    /// A program answered a request with this status; `took` until the head of the answer.
+    pub(crate) fn answered(&self, program: ProgramId, status: u16, served: Served, took: Duration) {
         self.answered.increment(1);
         self.answer_seconds.record(took.as_secs_f64());
+        self.programs.answered(program, status, served, took);
+    }
+
+    /// A program that exists did not answer a request; `took` until that was certain.
+    pub(crate) fn not_answered(&self, program: ProgramId, status: u16, took: Duration) {
+        self.programs.answered(program, status, Served::Refused, took);
+    }
+
+    /// How a request was served that waited for a copy to be started.
+    pub(crate) fn last_start(&self, program: ProgramId) -> Served {
+        self.programs.last_start(program)
     }
 
     /// A request was not answered by a program.
@@ -64,8 +82,9 @@ impl Metrics {
         self.recorder.register_histogram(&key, &METADATA).record(took.as_secs_f64());
     }
 
-    /// A sandbox was claimed: one that waited, or one that was made for its program.
-    pub(crate) fn claimed(&self, waited: bool) {
+    /// A sandbox was claimed for a program: one that waited, or one that was made for it.
+    pub(crate) fn claimed(&self, program: ProgramId, waited: bool) {
+        self.programs.starts(program, waited);
         let start = if waited { "waited" } else { "made" };
         self.count("aleph_sandboxes_claimed_total", vec![Label::new("start", start)]);
     }
@@ -108,6 +127,7 @@ impl Metrics {
         for (kind, count) in sandboxes {
             let _ = writeln!(text, "aleph_sandboxes{{kind=\"{kind}\"}} {count}");
         }
+        self.programs.render(&mut text);
         text
     }
 }
@@ -188,13 +208,13 @@ mod tests {
     #[test]
     fn what_is_counted_is_rendered() {
         let metrics = Metrics::new();
-        metrics.answered(Duration::from_millis(3));
+        let program = ProgramId::from_bytes([7; 32]);
+        metrics.answered(program, 200, Served::Warm, Duration::from_millis(3));
         metrics.refused("not_running");
         metrics.refused("not_running");
         metrics.ready("on_demand", Duration::from_millis(300));
         metrics.ended("persistent", Some(&End::OutOfMemory));
         metrics.ended("persistent", None);
-        let program = ProgramId::from_bytes([7; 32]);
         let archive = ArchiveStatus { program, age: Some(Duration::from_millis(1500)), bytes: 42 };
         let mut text = metrics.render(&[("persistent", 2), ("on_demand", 0)]);
         render_data(&mut text, &[], &[archive], &[]);
@@ -209,6 +229,7 @@ mod tests {
             r#"aleph_sandboxes_ended_total{kind="persistent",outcome="out_of_memory"} 1"#,
             r#"aleph_sandboxes_ended_total{kind="persistent",outcome="unknown"} 1"#,
             r#"aleph_sandboxes{kind="persistent"} 2"#,
+            r#"aleph_program_requests_total{program="0707070707070707070707070707070707070707070707070707070707070707",status="2xx",served="warm"} 1"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
