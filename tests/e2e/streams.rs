@@ -21,7 +21,7 @@ async def app(scope, receive, send):
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
-    size, headers = int(scope["path"].removeprefix("/")), [(b"content-type", b"text/plain")]
+    size, headers = int(scope["path"].strip("/") or 0), [(b"content-type", b"text/plain")]
     if scope["method"] == "GET":
         headers.append((b"content-length", str(size).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
