@@ -27,7 +27,7 @@ const IDLE_AFTER: &str = "2s";
 
 /// The part of a compute node that copies on demand get, in its environment: all, so that eight programs fit at once on a
 /// machine with two processors.
-pub(crate) const ENVIRONMENT: (&str, &str) = ("ALEPH_NODE_ON_DEMAND_SHARE", "1");
+pub(crate) const ENVIRONMENT: [(&str, &str); 1] = [("ALEPH_NODE_ON_DEMAND_SHARE", "1")];
 
 /// MiB for sandboxes that wait: enough for the largest group.
 const SPARE_MIB: &str = "1024";

@@ -8,6 +8,8 @@ mod haproxy;
 mod http;
 mod lists;
 mod machine;
+mod many;
+mod memory;
 mod messages;
 mod moves;
 mod network;
@@ -27,7 +29,8 @@ use crate::machine::Machine;
 use crate::report::Measurement;
 
 /// What there is to measure, in this order.
-const NAMES: [&str; 7] = ["first_request", "warm", "streams", "failover", "messages", "lists", "moves"];
+const NAMES: [&str; 9] =
+    ["first_request", "many", "warm", "streams", "memory", "failover", "messages", "lists", "moves"];
 
 fn main() -> anyhow::Result<()> {
     let mut only: Vec<String> = std::env::args().skip(1).collect();
@@ -67,22 +70,32 @@ fn take_store(arguments: &mut Vec<String>) -> anyhow::Result<bool> {
 /// Measures on a runtime of its own, which has ended when this returns. With `postgres` the message node is also measured on
 /// PostgreSQL.
 fn measure(name: &str, postgres: bool) -> anyhow::Result<Measurement> {
-    let (key, value) = first_request::ENVIRONMENT;
-    if name == "first_request" {
+    let environment = match name {
+        "first_request" => &first_request::ENVIRONMENT[..],
+        "many" => &many::ENVIRONMENT,
+        "memory" => &memory::ENVIRONMENT,
+        _ => &[],
+    };
+    for (key, value) in environment {
         // SAFETY: this process has one thread between measurements.
         unsafe { std::env::set_var(key, value) };
-    } else {
-        // SAFETY: as above.
-        unsafe { std::env::remove_var(key) };
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match name {
+    let measurement = match name {
         "first_request" => runtime.block_on(first_request::run()),
+        "many" => runtime.block_on(many::run()),
         "warm" => runtime.block_on(warm::run()),
         "streams" => runtime.block_on(streams::run()),
+        "memory" => runtime.block_on(memory::run()),
         "failover" => runtime.block_on(failover::run()),
         "messages" => runtime.block_on(messages::run(postgres)),
         "lists" => runtime.block_on(lists::run(postgres)),
         _ => runtime.block_on(moves::run()),
+    };
+    drop(runtime);
+    for (key, _) in environment {
+        // SAFETY: as above.
+        unsafe { std::env::remove_var(key) };
     }
+    measurement
 }
