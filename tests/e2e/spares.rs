@@ -68,6 +68,7 @@ async fn the_next_agent_ends_what_waited_for_the_one_before() {
     let (programs, all) = (node.supervisors(), node.all_supervisors());
     assert!(all.len() > programs.len());
     node.signal(Signal::KILL);
+    eventually("the agent is dead", async || reqwest_client().get(&node.url).send().await.err()).await;
 
     let agent = Role::ready(&arguments, &network.root().join("logs/next.log")).await;
     assert_eq!(node.supervisors(), programs, "its programs go on");
