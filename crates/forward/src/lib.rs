@@ -9,6 +9,7 @@
 mod answer;
 mod headers;
 mod io;
+mod leader;
 mod pool;
 mod upload;
 
@@ -28,6 +29,7 @@ use tokio::time::{Instant, timeout_at};
 pub use self::answer::Answer;
 use self::headers::{pass_request, strip_hop_by_hop, upgrade_of};
 pub use self::io::{Connect, Origin, UnixSocket};
+pub use self::leader::Leader;
 pub use self::pool::Pool;
 use self::pool::{Failed, InUse};
 use self::upload::Progress;

@@ -1,6 +1,6 @@
 //! What a scheduler answers that does not lead: it passes requests on to the one that does.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -11,7 +11,7 @@ use axum::http::Uri;
 use axum::http::header::{HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use forward::{Limits, Origin, Pool, Upload};
+use forward::{Leader, Limits, Upload};
 use hyper_util::client::legacy::connect::HttpConnector;
 use protocol::Address;
 use protocol::api::scheduler::Health;
@@ -34,12 +34,8 @@ struct Follower {
     address: Address,
     database: watch::Receiver<Option<String>>,
     metrics: Arc<Metrics>,
-    connector: HttpConnector,
-    /// The connections to the leader of that URL.
-    connections: Mutex<Option<(Uri, ToLeader)>>,
+    connections: Leader<Body>,
 }
-
-type ToLeader = Arc<Pool<Origin<HttpConnector>, Body>>;
 
 /// All routes of a follower. `leader` is the leader's URL, as far as it is known.
 pub(crate) fn router(seat: &Seat, leader: watch::Receiver<Option<String>>) -> Router {
@@ -51,8 +47,7 @@ pub(crate) fn router(seat: &Seat, leader: watch::Receiver<Option<String>>) -> Ro
         address: seat.account.address().clone(),
         database: seat.database.subscribe(),
         metrics: seat.metrics.clone(),
-        connector,
-        connections: Mutex::default(),
+        connections: Leader::new(connector),
     };
     Router::new()
         .route("/health", get(health))
@@ -64,19 +59,6 @@ pub(crate) fn router(seat: &Seat, leader: watch::Receiver<Option<String>>) -> Ro
 }
 
 impl Follower {
-    /// The connections to this leader; those to the one before are closed.
-    fn connections_to(&self, leader: &Uri) -> ToLeader {
-        let mut connections = self.connections.lock().expect("no code panics while it holds this lock");
-        match &*connections {
-            Some((uri, pool)) if uri == leader => pool.clone(),
-            _ => {
-                let pool = Pool::new(Origin { connector: self.connector.clone(), uri: leader.clone() });
-                *connections = Some((leader.clone(), pool.clone()));
-                pool
-            }
-        }
-    }
-
     fn no_leader(&self) -> Response {
         let message = match &*self.leader.borrow() {
             Some(leader) => format!("this scheduler does not lead; ask the one at {leader}"),
@@ -112,7 +94,7 @@ async fn pass_on(State(follower): State<Arc<Follower>>, mut request: Request) ->
     let path = request.uri().path_and_query().cloned();
     let path = path.unwrap_or_else(|| axum::http::uri::PathAndQuery::from_static("/"));
     request.headers_mut().insert(PASSED_ON, HeaderValue::from_static("1"));
-    let connections = follower.connections_to(&leader);
+    let connections = follower.connections.at(&leader);
     match forward::forward(&connections, request.map(Upload::new), path, LIMITS, ()).await {
         Ok(response) => response.map(Body::new),
         Err(error) => {

@@ -1,5 +1,6 @@
 //! What a process answers that does not lead: reads itself, and what changes something by passing it on to the one that leads.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -8,10 +9,8 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use forward::Limits;
-use hyper_util::client::legacy::Client;
+use forward::{Leader, Limits, Upload};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 
 use super::MAX_JSON_BYTES;
 use super::error::ApiError;
@@ -26,7 +25,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(10);
 /// How much longer than the longest wait of a small request (`sync`) its answer may take.
 const MARGIN: Duration = Duration::from_secs(15);
-/// How long a large body may take. The process that leads has its own, shorter limits of a body's pace.
+/// How long a large body may take, and how long its sender may say nothing. The process that leads has its own, shorter limits of a body's pace.
 const LARGE: Duration = Duration::from_secs(6 * 3600);
 
 /// Marks what was passed on already: two processes that take each other for the leader do not play ball.
@@ -34,7 +33,7 @@ const PASSED_ON: &str = "aleph-message-node-passed-on";
 
 /// The way to the process that leads.
 #[derive(Clone)]
-pub(crate) struct Passage(Client<HttpConnector, Body>);
+pub(crate) struct Passage(Arc<Leader<Body>>);
 
 impl Passage {
     pub(crate) fn new() -> Self {
@@ -45,7 +44,7 @@ impl Passage {
         connector.set_keepalive(Some(SILENCE / 2));
         connector.set_keepalive_interval(Some(SILENCE / 4));
         connector.set_keepalive_retries(Some(2));
-        Self(Client::builder(TokioExecutor::new()).build(connector))
+        Self(Arc::new(Leader::new(connector)))
     }
 }
 
@@ -80,13 +79,13 @@ async fn pass_on(node: &Node, mut request: Request, url: &str) -> Result<Respons
     let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let is_small = HttpBody::size_hint(request.body()).upper().is_some_and(|bytes| bytes <= MAX_JSON_BYTES as u64);
     let head = if is_small { node.context.timing.sync_wait + MARGIN } else { LARGE };
-    let limits = Limits { head, whole: None };
-    let answer = forward::forward(&node.passage.0, request, &leader, path, limits, ()).await;
+    let limits = Limits { head, whole: None, client: LARGE };
+    let answer = forward::forward(&node.passage.0.at(&leader), request.map(Upload::new), path, limits, ()).await;
     let answer = answer.map_err(|error| {
         format!("the process that leads this message node, at {url}, cannot be reached ({error}), or ended just now")
     })?;
     node.context.metrics.passed_on.increment(1);
-    Ok(answer)
+    Ok(answer.map(Body::new))
 }
 
 #[cfg(test)]
