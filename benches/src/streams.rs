@@ -32,6 +32,9 @@ enum Direction {
     Upload,
 }
 
+/// A process that passes bodies on.
+type Process = (&'static str, Memory);
+
 /// What one body took.
 struct Taken {
     seconds: f64,
@@ -53,7 +56,7 @@ pub(crate) async fn run() -> anyhow::Result<Measurement> {
     let nginx = Nginx::start(&format!("unix:{}", sandbox.join("http.sock").display())).await?;
     let node = ("compute node", Memory::of(network.compute_nodes[0].pid));
     let gateway = ("gateway", Memory::of(network.gateway_pid));
-    let ways: [(&str, u16, &[(&'static str, Memory)]); 3] = [
+    let ways: [(&str, u16, &[Process]); 3] = [
         ("nginx → sandbox", nginx.port, &[]),
         ("our compute node → sandbox", node_port(&network), &[node]),
         ("our gateway → our compute node → sandbox", gateway_port(&network), &[gateway, node]),
@@ -102,7 +105,7 @@ async fn take(
     port: u16,
     program: &str,
     size: u64,
-    processes: &[(&'static str, Memory)],
+    processes: &[Process],
 ) -> anyhow::Result<Taken> {
     let before: Vec<_> = processes.iter().map(|(_, memory)| memory.now()).collect();
     processes.iter().for_each(|(_, memory)| memory.forget_peak());

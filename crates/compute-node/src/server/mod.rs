@@ -132,10 +132,10 @@ async fn serve_client(stream: TcpStream, peer: SocketAddr, services: Arc<Service
                 .max_buf_size(BUFFER.max(limits.header_bytes))
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades();
-            let leave = |connection: Pin<&mut http1::UpgradeableConnection<_, _>>, over| match over {
-                Over::Shutdown => Some(connection.graceful_shutdown()),
-                // A part of a head may be there, so there is nothing to finish.
-                Over::Idle => None,
+            let leave = |connection: Pin<&mut http1::UpgradeableConnection<_, _>>, over| {
+                connection.graceful_shutdown();
+                // A part of a head may be there that never becomes a whole one.
+                matches!(over, Over::Shutdown)
             };
             until_left(pin!(connection), leave, over).await
         }
@@ -150,7 +150,10 @@ async fn serve_client(stream: TcpStream, peer: SocketAddr, services: Arc<Service
                 .keep_alive_interval(PING_EVERY)
                 .keep_alive_timeout(PONG_WITHIN)
                 .serve_connection(TokioIo::new(io), service);
-            let leave = |connection: Pin<&mut http2::Connection<_, _, _>>, _| Some(connection.graceful_shutdown());
+            let leave = |connection: Pin<&mut http2::Connection<_, _, _>>, _| {
+                connection.graceful_shutdown();
+                true
+            };
             until_left(pin!(connection), leave, over).await
         }
     };
@@ -168,10 +171,10 @@ enum Over {
     Idle,
 }
 
-/// Serves a connection. Once it is `over`, it is asked to `leave`, and finishes what is under way, or is dropped.
+/// Serves a connection. Once it is `over`, it is asked to `leave`, and, if that says so, served until it has; dropped otherwise.
 async fn until_left<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<&mut C>,
-    leave: impl FnOnce(Pin<&mut C>, Over) -> Option<()>,
+    leave: impl FnOnce(Pin<&mut C>, Over) -> bool,
     over: impl Future<Output = Over>,
 ) -> hyper::Result<()> {
     // In there it is polled when it was woken, and not each time when something happens on the connection: to look whether the
@@ -182,10 +185,7 @@ async fn until_left<C: Future<Output = hyper::Result<()>>>(
         result = &mut connection => return result,
         Some(over) = over.next() => over,
     };
-    match leave(connection.as_mut(), over) {
-        Some(()) => connection.await,
-        None => Ok(()),
-    }
+    if leave(connection.as_mut(), over) { connection.await } else { Ok(()) }
 }
 
 impl Client {
