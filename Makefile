@@ -30,7 +30,7 @@ DEBIAN := /usr/bin/crun=crun /usr/sbin/runc=runc /usr/bin/mksquashfs=squashfs-to
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/bin/curl=curl /usr/bin/jq=jq /usr/bin/pgrep=procps \
 	/usr/lib/postgresql=postgresql /usr/bin/npm=npm /usr/lib/python3.11/ensurepip/__init__.py=python3-venv
 DEBIAN_FUZZ := /usr/bin/g++=g++
-DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light /usr/bin/rsync=rsync
+DEBIAN_BENCH := /usr/bin/wrk=wrk /usr/sbin/nginx=nginx-light /usr/sbin/haproxy=haproxy /usr/bin/rsync=rsync
 DEBIAN_SWARM := /lib/x86_64-linux-gnu/libdevmapper.so.1.02.1=libdevmapper1.02.1
 
 .PHONY: demo test simulate exhaustive coverage fuzz chaos chaos-swarm lint bench build packages packages-fuzz packages-bench packages-swarm runtimes guest examples clean
@@ -43,7 +43,7 @@ demo: build examples
 
 # Lint, unit tests and tests of each crate, then everything together on real processes.
 test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/schemathesis $(TOOLS)/anvil lint
-	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server
+	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server --exclude bench-program
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
 
@@ -180,7 +180,7 @@ $(TOOLS)/venv: | packages
 
 # Measurements beside what they should be compared with; all of them, or some: make bench ONLY="warm messages".
 ONLY ?=
-bench: build packages-bench examples $(TOOLS)/bench
+bench: build packages-bench examples target/bench-program/bench-program $(TOOLS)/bench
 	$(CARGO) build --release --locked -p aleph-bench
 	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-bench $(ONLY) $(if $(STORE),--store $(STORE))
 	$(if $(ONLY),,$(CARGO) bench --locked -p aleph-sandbox --features client --bench deadline)
@@ -200,6 +200,11 @@ examples: target/examples/static-server/static-server
 target/examples/static-server/static-server: examples/static-server/src/main.rs
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target $(HOST) -p static-server
 	install -D -m 755 target/$(HOST)/release/static-server $@
+
+# What is measured behind proxies: as static as the example.
+target/bench-program/bench-program: benches/program/src/main.rs
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target $(HOST) -p bench-program
+	install -D -m 755 target/$(HOST)/release/bench-program $@
 
 # Runtime images, built once.
 runtimes: target/runtimes/python3.squashfs target/runtimes/minimal.squashfs

@@ -28,6 +28,8 @@ pub(crate) enum App {
     Fastapi,
     /// `examples/static-server`.
     Static,
+    /// `benches/program`, which answers with as many bytes as it is asked for.
+    Bytes,
 }
 
 impl App {
@@ -35,6 +37,7 @@ impl App {
         match self {
             Self::Fastapi => "fastapi",
             Self::Static => "static binary",
+            Self::Bytes => "bytes",
         }
     }
 
@@ -43,13 +46,14 @@ impl App {
         match self {
             Self::Fastapi => (repository("examples/fastapi/src"), "main:app", &[]),
             Self::Static => (repository("target/examples/static-server"), "static-server", &["--interface", "binary"]),
+            Self::Bytes => (repository("target/bench-program"), "bench-program", &["--interface", "binary"]),
         }
     }
 
     const fn image(self) -> &'static str {
         match self {
             Self::Fastapi => "target/runtimes/python3.squashfs",
-            Self::Static => "target/runtimes/minimal.squashfs",
+            Self::Static | Self::Bytes => "target/runtimes/minimal.squashfs",
         }
     }
 
@@ -83,6 +87,7 @@ impl App {
                 command
             }
             Self::Static => Command::new(folder.join("static-server")),
+            Self::Bytes => Command::new(folder.join("bench-program")),
         };
         command.current_dir(&folder).env("PORT", port.to_string());
         spawn(&mut command).with_context(|| format!("cannot start {} on the host", self.name()))

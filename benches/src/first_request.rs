@@ -99,7 +99,7 @@ impl<'a> Race<'a> {
     async fn prepare([waiting, making]: &'a [Network; 2], app: App) -> anyhow::Result<Self> {
         let kind = match app {
             App::Fastapi => "waiting_with_interpreter",
-            App::Static => "waiting",
+            App::Static | App::Bytes => "waiting",
         };
         let ours = [Ours::prepare(waiting, app, Some(kind)).await, Ours::prepare(making, app, None).await];
         let race = Self { app, ours, bundles: Bundles::new(app).await? };

@@ -4,6 +4,7 @@
 mod contestants;
 mod failover;
 mod first_request;
+mod haproxy;
 mod http;
 mod lists;
 mod machine;
@@ -14,6 +15,7 @@ mod nginx;
 mod report;
 mod stats;
 mod store;
+mod streams;
 mod warm;
 mod wrk;
 
@@ -25,7 +27,7 @@ use crate::machine::Machine;
 use crate::report::Measurement;
 
 /// What there is to measure, in this order.
-const NAMES: [&str; 6] = ["first_request", "warm", "failover", "messages", "lists", "moves"];
+const NAMES: [&str; 7] = ["first_request", "warm", "streams", "failover", "messages", "lists", "moves"];
 
 fn main() -> anyhow::Result<()> {
     let mut only: Vec<String> = std::env::args().skip(1).collect();
@@ -77,6 +79,7 @@ fn measure(name: &str, postgres: bool) -> anyhow::Result<Measurement> {
     match name {
         "first_request" => runtime.block_on(first_request::run()),
         "warm" => runtime.block_on(warm::run()),
+        "streams" => runtime.block_on(streams::run()),
         "failover" => runtime.block_on(failover::run()),
         "messages" => runtime.block_on(messages::run(postgres)),
         "lists" => runtime.block_on(lists::run(postgres)),

@@ -13,7 +13,7 @@ use crate::contestants::end;
 use crate::network::free_ports;
 
 /// Connections to whoever answers that are kept while nobody uses them.
-const KEPT: u32 = 64;
+const KEPT: u32 = 256;
 
 /// A running nginx that passes everything on.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ user root;
 worker_processes auto;
 pid {folder}/pid;
 error_log stderr crit;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
     access_log off;
     client_body_temp_path {folder}/body;
@@ -74,6 +74,9 @@ http {{
     scgi_temp_path {folder}/scgi;
     keepalive_requests 1000000000;
     tcp_nodelay on;
+    client_max_body_size 0;
+    proxy_request_buffering off;
+    proxy_max_temp_file_size 0;
     upstream program {{
         server {upstream};
         keepalive {KEPT};

@@ -1,4 +1,4 @@
-//! Requests to a program that runs: through our gateways, and through nginx in front of the very same sandbox.
+//! Requests to a program that runs: through our gateways, and through nginx and HAProxy in front of the very same sandbox.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,15 +12,26 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::contestants::{App, end};
+use crate::haproxy::Haproxy;
 use crate::http::first_200;
 use crate::network::{free_ports, gateway_port, node_port, up};
 use crate::nginx::Nginx;
 use crate::report::{Measurement, Table};
 use crate::stats::{Samples, ratio, seconds};
-use crate::wrk::{Load, wrk};
+use crate::wrk::{Load as Measured, wrk};
 
-/// Connections, and for how many seconds each is measured in each round.
-const LOADS: [(u32, u64); 2] = [(32, 10), (1, 5)];
+/// What is asked for, and over how many connections at once.
+const LOADS: [Load; 6] = [
+    Load { what: "short answers", path: "", connections: 32 },
+    Load { what: "short answers", path: "", connections: 1 },
+    Load { what: "short answers", path: "", connections: 256 },
+    Load { what: "answers of 1 MiB", path: "bytes/1048576", connections: 32 },
+    Load { what: "answers of 1 MiB", path: "bytes/1048576", connections: 1 },
+    Load { what: "answers of 1 MiB", path: "bytes/1048576", connections: 256 },
+];
+
+/// For how many seconds each is measured in each round.
+const SECONDS: u64 = 5;
 
 /// How often everything is measured, one after the other.
 const ROUNDS: u32 = 3;
@@ -28,10 +39,17 @@ const ROUNDS: u32 = 3;
 /// How often a measurement is tried that something spoilt.
 const TRIES: u32 = 3;
 
+struct Load {
+    what: &'static str,
+    /// Below the program's.
+    path: &'static str,
+    connections: u32,
+}
+
 /// One way to the program.
 struct Row {
     name: &'static str,
-    url: String,
+    port: u16,
     /// The row that does the same with nginx.
     compare: Option<usize>,
     times: Vec<Times>,
@@ -58,7 +76,7 @@ struct Sandbox<'a> {
 pub(crate) async fn run() -> anyhow::Result<Measurement> {
     let network = up(1, &[]).await;
     eprintln!("bench: warm: upload");
-    let (folder, entrypoint, options) = App::Static.upload();
+    let (folder, entrypoint, options) = App::Bytes.upload();
     let options = [options, &["--persistent"]].concat();
     let program = Aleph::of(&network).upload(&folder, entrypoint, &options).await;
     first_200(Instant::now(), gateway_port(&network), &format!("/vm/{program}/")).await?;
@@ -67,23 +85,25 @@ pub(crate) async fn run() -> anyhow::Result<Measurement> {
     sandbox.link().await?;
     let near = Nginx::start(&format!("unix:{}", sandbox.name().display())).await?;
     let far = Nginx::start(&format!("127.0.0.1:{}", near.port)).await?;
+    let haproxy = Haproxy::start(&sandbox.name().display().to_string()).await?;
     let host_port = free_ports(1);
-    let on_host = App::Static.start_on_host(host_port)?;
+    let on_host = App::Bytes.start_on_host(host_port)?;
 
-    let url = |port: u16| format!("http://127.0.0.1:{port}/vm/{program}/");
-    let row = |name, url, compare| Row { name, url, compare, times: vec![Times::default(); LOADS.len()] };
+    let row = |name, port, compare| Row { name, port, compare, times: vec![Times::default(); LOADS.len()] };
     let mut rows = [
-        row("same binary on the host, TCP, no proxy", url(host_port), None),
-        row("nginx → sandbox", url(near.port), None),
-        row("our compute node → sandbox", url(node_port(&network)), Some(1)),
-        row("nginx → nginx → sandbox", url(far.port), None),
-        row("our gateway → our compute node → sandbox", url(gateway_port(&network)), Some(3)),
+        row("same binary on the host, TCP, no proxy", host_port, None),
+        row("nginx → sandbox", near.port, None),
+        row("HAProxy → sandbox", haproxy.port, Some(1)),
+        row("our compute node → sandbox", node_port(&network), Some(1)),
+        row("nginx → nginx → sandbox", far.port, None),
+        row("our gateway → our compute node → sandbox", gateway_port(&network), Some(4)),
     ];
-    for port in [host_port, near.port, far.port] {
+    for port in [host_port, near.port, far.port, haproxy.port] {
         first_200(Instant::now(), port, &format!("/vm/{program}/")).await?;
     }
     measure(&mut rows, &sandbox).await?;
     end(on_host).await?;
+    haproxy.stop().await?;
     far.stop().await?;
     near.stop().await?;
     Ok(report(&rows))
@@ -114,19 +134,21 @@ impl Sandbox<'_> {
 async fn measure(rows: &mut [Row], sandbox: &Sandbox<'_>) -> anyhow::Result<()> {
     let count = rows.len();
     for round in 0..ROUNDS {
-        for (load, (connections, duration)) in LOADS.into_iter().enumerate() {
+        for (number, Load { what, path, connections }) in LOADS.iter().enumerate() {
             for turn in 0..count {
                 // Everybody has another one before it in each round.
                 let row = &mut rows[(turn + round as usize * 2) % count];
-                eprintln!("bench: warm: round {} of {ROUNDS}: {connections} connections: {}", round + 1, row.name);
+                let which = format!("{what}, {connections} connections: {}", row.name);
+                eprintln!("bench: warm: round {} of {ROUNDS}: {which}", round + 1);
+                let url = format!("http://127.0.0.1:{}/vm/{}/{path}", row.port, sandbox.program);
                 for _ in 0..TRIES {
                     let socket = sandbox.link().await?;
-                    let measured = wrk(&row.url, connections, Duration::from_secs(duration)).await;
+                    let measured = wrk(&url, *connections, Duration::from_secs(SECONDS)).await;
                     let measured = measured.with_context(|| format!("cannot measure '{}'", row.name))?;
-                    if row.times[load].count(measured, &socket) {
+                    if row.times[number].count(measured, &socket) {
                         break;
                     }
-                    eprintln!("bench: warm: {}", row.times[load].spoilt.last().map_or("", String::as_str));
+                    eprintln!("bench: warm: {}", row.times[number].spoilt.last().map_or("", String::as_str));
                 }
             }
         }
@@ -136,7 +158,7 @@ async fn measure(rows: &mut [Row], sandbox: &Sandbox<'_>) -> anyhow::Result<()> 
 
 impl Times {
     /// Counts a measurement, unless it is not one of this program: errors are quick to answer.
-    fn count(&mut self, measured: Load, socket: &Path) -> bool {
+    fn count(&mut self, measured: Measured, socket: &Path) -> bool {
         let why = match measured.errors {
             _ if !socket.exists() => Some("the sandbox was replaced meanwhile".to_owned()),
             0 => None,
@@ -155,24 +177,27 @@ impl Times {
 
 fn report(rows: &[Row]) -> Measurement {
     let mut measurement = Measurement {
-        settings: json!({ "loads": LOADS, "rounds": ROUNDS, "wrk_threads": "one for one connection, otherwise two" }),
+        settings: json!({
+            "loads": LOADS.iter().map(|load| (load.what, load.connections)).collect::<Vec<_>>(),
+            "seconds": SECONDS, "rounds": ROUNDS, "wrk_threads": "one for one connection, otherwise two",
+        }),
         results: Vec::new(),
         tables: Vec::new(),
         notes: vec![
-            "Medians of rounds. ÷ nginx: against the row above, which has as many hops. Spoilt: not counted, because answers \
+            "Medians of rounds. ÷ nginx: against the nginx of as many hops. Spoilt: not counted, because answers \
              were errors or the sandbox was replaced meanwhile; tried again."
                 .to_owned(),
         ],
     };
-    for (load, (connections, duration)) in LOADS.into_iter().enumerate() {
+    for (number, Load { what, connections, .. }) in LOADS.iter().enumerate() {
         let columns = ["way", "requests/s", "÷ nginx", "p50", "÷ nginx", "p99", "÷ nginx", "n", "spoilt"];
-        let title = format!("Warm requests: {connections} kept connections, {ROUNDS} × {duration} s");
+        let title = format!("Warm requests: {what}, {connections} kept connections, {ROUNDS} × {SECONDS} s");
         let mut table = Table::new(title, &columns);
         for row in rows {
-            let times = &row.times[load];
+            let times = &row.times[number];
             let (rate, p50, p99) = (times.per_second.median(), times.p50.median(), times.p99.median());
             let against = |this: f64, of: fn(&Times) -> f64| {
-                row.compare.map_or_else(|| "-".to_owned(), |other| ratio(this, of(&rows[other].times[load])))
+                row.compare.map_or_else(|| "-".to_owned(), |other| ratio(this, of(&rows[other].times[number])))
             };
             table.row(vec![
                 row.name.to_owned(),
@@ -186,7 +211,7 @@ fn report(rows: &[Row]) -> Measurement {
                 times.spoilt.len().to_string(),
             ]);
             measurement.results.push(json!({
-                "way": row.name, "connections": connections, "spoilt": times.spoilt,
+                "way": row.name, "what": what, "connections": connections, "spoilt": times.spoilt,
                 "requests_per_second": times.per_second.to_json(),
                 "p50_seconds": times.p50.to_json(), "p99_seconds": times.p99.to_json(),
             }));

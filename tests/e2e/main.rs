@@ -20,6 +20,7 @@ mod programs;
 mod python_client;
 mod shared;
 mod spares;
+mod streams;
 mod tutorial;
 mod up;
 mod volumes;

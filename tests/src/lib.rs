@@ -5,6 +5,7 @@
 
 mod anvil;
 mod client;
+mod memory;
 mod namespace;
 mod network;
 mod postgres;
@@ -16,6 +17,7 @@ mod wait;
 
 pub use anvil::Anvil;
 pub use client::{Aleph, Finished};
+pub use memory::Memory;
 pub use namespace::Namespace;
 pub use network::{ComputeNode, Network, UpOptions, claim_of, free_ports, is_running, reqwest_client, signal};
 pub use postgres::Postgres;

@@ -65,6 +65,8 @@ pub struct Network {
     pub scheduler_pid: i32,
     /// Base URL of the gateway.
     pub gateway_url: String,
+    /// The gateway's process.
+    pub gateway_pid: i32,
     /// The compute nodes.
     pub compute_nodes: Vec<ComputeNode>,
     /// The key file of the first account.
@@ -121,6 +123,7 @@ impl Network {
             scheduler_url: text(&said["scheduler"]["url"]),
             scheduler_pid: pid(&said["scheduler"]),
             gateway_url: text(&said["gateway"]),
+            gateway_pid: i32::try_from(said["gateway_pid"].as_i64().expect("a process id")).expect("a process id"),
             compute_nodes: nodes
                 .iter()
                 .map(|node| ComputeNode {

@@ -5,11 +5,13 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 use tower::{Service, ServiceExt};
 
 /// How an origin is connected to.
@@ -21,6 +23,9 @@ pub trait Connect: Send + Sync + 'static {
     fn connect(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 
+/// How soon a socket is tried again at which too many wait.
+const TRY_AGAIN: Duration = Duration::from_millis(5);
+
 /// A Unix socket.
 #[derive(Debug, Clone)]
 pub struct UnixSocket(pub PathBuf);
@@ -29,7 +34,13 @@ impl Connect for UnixSocket {
     type Io = TokioIo<UnixStream>;
 
     async fn connect(&self) -> io::Result<Self::Io> {
-        Ok(TokioIo::new(UnixStream::connect(&self.0).await?))
+        loop {
+            match UnixStream::connect(&self.0).await {
+                // So many wait to be accepted already. Nothing tells when there is room again, and who asked has a deadline.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(TRY_AGAIN).await,
+                connected => return Ok(TokioIo::new(connected?)),
+            }
+        }
     }
 }
 

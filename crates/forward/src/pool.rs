@@ -34,6 +34,9 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 /// How many unused connections to one origin are kept.
 const MAX_KEPT: usize = 256;
 
+/// Bytes of a connection that are read before they are passed on, at most; so long may the head of an answer be, too.
+const BUFFER: usize = 128 << 10;
+
 /// Boxed once, as it is handed on with each request.
 type Connection<C, B> = Box<http1::Connection<Forgiving<<C as Connect>::Io>, Upload<B>>>;
 
@@ -98,7 +101,8 @@ impl<C: Connect, B: Source> Pool<C, B> {
     /// A new connection.
     pub(crate) async fn connect(&self) -> io::Result<Line<C, B>> {
         let io = Forgiving(self.connect.connect().await?);
-        let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(BUFFER).handshake(io).await.map_err(io::Error::other)?;
         Ok(Line { sender, connection: Some(Box::new(connection)), was_used: false })
     }
 
@@ -205,7 +209,7 @@ impl<C: Connect, B: Source> InUse<C, B> {
                     drop::<SendRequest<Upload<B>>>(sender);
                     let _ = connection.await;
                 }
-                else => {}
+                // Given up, it is closed by hyper: nobody waits for what comes on it.
             }
         });
         Self::InTask { sender, over, was_used }

@@ -199,10 +199,10 @@ impl Gateway {
                 match &result {
                     // The route is old, or the node just died: somebody knows better soon.
                     Ok(response) if is_answered_with(response, NOT_HERE) => {}
+                    Ok(response) if is_answered_with(response, UNREACHABLE) => {}
                     Err(Refusal::Unreachable(_)) => {}
                     // It just died, but what the request asks for may have been done.
                     Ok(response) if is_answered_with(response, BROKEN) && request.may_repeat() => {}
-                    Ok(response) if is_answered_with(response, UNREACHABLE) && request.may_repeat() => {}
                     Err(Refusal::Broken(_)) if request.may_repeat() => {}
                     _ => return Tried::Answered(result),
                 }

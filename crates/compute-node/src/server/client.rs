@@ -19,6 +19,9 @@ const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
 
+/// How long a client's machine may leave unacknowledged what was sent.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
 /// How long a client may go on sending after its connection was closed from here. Without that, the operating system would
 /// answer with a reset, at which clients drop what they have not read yet of their answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -109,6 +112,7 @@ fn probe(stream: &TcpStream) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
     sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
     sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX))?;
     sockopt::set_socket_keepalive(stream, true)
 }
 

@@ -15,6 +15,8 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use forward::{BoxError, Upload};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, StatusCode};
 use http_body::{Frame, SizeHint};
@@ -72,7 +74,8 @@ struct Client {
     address: HeaderValue,
     /// Whether it may speak for others.
     is_trusted: bool,
-    /// How many of its requests are under way, on a connection of HTTP/2.
+    /// How many of its requests were begun, and how many are under way: until the last of the answer was passed on.
+    begun: AtomicUsize,
     under_way: AtomicUsize,
 }
 
@@ -107,30 +110,36 @@ async fn serve_client(stream: TcpStream, peer: SocketAddr, services: Arc<Service
     let Some(Some((io, speaks))) = opened else { return };
     let client = Arc::new(Client::new(services, peer));
     let answering = client.clone();
+    let service = service_fn(move |request| {
+        let under_way = UnderWay::new(answering.clone());
+        async move {
+            let response = under_way.0.answer(request).await;
+            Ok::<_, Infallible>(response.map(|body| With(body, under_way)))
+        }
+    });
+    let over = async {
+        tokio::select! {
+            () = shutdown.cancelled() => Over::Shutdown,
+            () = client.is_idle(limits.header_timeout) => Over::Idle,
+        }
+    };
     let result = match speaks {
         Speaks::Http1 => {
-            let service = service_fn(move |request| {
-                let client = answering.clone();
-                async move { Ok::<_, Infallible>(client.answer(request).await) }
-            });
             let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits.header_timeout)
+                // The time for a head is looked after by `is_idle`, which needs no timer for each request.
+                .header_read_timeout(None)
                 .max_header_size(limits.header_bytes)
                 .max_buf_size(BUFFER.max(limits.header_bytes))
                 .serve_connection(TokioIo::new(io), service)
                 .with_upgrades();
-            let leave = |connection: Pin<&mut http1::UpgradeableConnection<_, _>>| connection.graceful_shutdown();
-            until_left(pin!(connection), leave, shutdown.cancelled()).await
+            let leave = |connection: Pin<&mut http1::UpgradeableConnection<_, _>>, over| {
+                connection.graceful_shutdown();
+                // A part of a head may be there that never becomes a whole one.
+                matches!(over, Over::Shutdown)
+            };
+            until_left(pin!(connection), leave, over).await
         }
         Speaks::Http2 => {
-            let service = service_fn(move |request| {
-                let under_way = UnderWay::new(answering.clone());
-                async move {
-                    let response = under_way.0.answer(request).await;
-                    Ok::<_, Infallible>(response.map(|body| With(body, under_way)))
-                }
-            });
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
@@ -141,12 +150,9 @@ async fn serve_client(stream: TcpStream, peer: SocketAddr, services: Arc<Service
                 .keep_alive_interval(PING_EVERY)
                 .keep_alive_timeout(PONG_WITHIN)
                 .serve_connection(TokioIo::new(io), service);
-            let leave = |connection: Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-            let over = async {
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = client.is_idle(limits.header_timeout) => {}
-                }
+            let leave = |connection: Pin<&mut http2::Connection<_, _, _>>, _| {
+                connection.graceful_shutdown();
+                true
             };
             until_left(pin!(connection), leave, over).await
         }
@@ -156,24 +162,42 @@ async fn serve_client(stream: TcpStream, peer: SocketAddr, services: Arc<Service
     }
 }
 
-/// Serves a connection; once `over`, what is under way is finished and nothing else is begun.
+/// Why a connection is left.
+#[derive(Debug, Clone, Copy)]
+enum Over {
+    /// The node ends.
+    Shutdown,
+    /// Nothing was asked for long.
+    Idle,
+}
+
+/// Serves a connection. Once it is `over`, it is asked to `leave`, and, if that says so, served until it has; dropped otherwise.
 async fn until_left<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<&mut C>,
-    leave: impl FnOnce(Pin<&mut C>),
-    over: impl Future<Output = ()>,
+    leave: impl FnOnce(Pin<&mut C>, Over) -> bool,
+    over: impl Future<Output = Over>,
 ) -> hyper::Result<()> {
-    tokio::select! {
+    // In there it is polled when it was woken, and not each time when something happens on the connection: to look whether the
+    // node ends takes a lock that all connections share.
+    let mut over: FuturesUnordered<_> = std::iter::once(over).collect();
+    let over = tokio::select! {
+        biased;
         result = &mut connection => return result,
-        () = over => {}
-    }
-    leave(connection.as_mut());
-    connection.await
+        Some(over) = over.next() => over,
+    };
+    if leave(connection.as_mut(), over) { connection.await } else { Ok(()) }
 }
 
 impl Client {
     fn new(services: Arc<Services>, peer: SocketAddr) -> Self {
         let address = HeaderValue::from_str(&peer.ip().to_string()).expect("an address is a header's value");
-        Self { services, address, is_trusted: peer.ip().is_loopback(), under_way: AtomicUsize::new(0) }
+        Self {
+            services,
+            address,
+            is_trusted: peer.ip().is_loopback(),
+            under_way: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Reply {
@@ -188,16 +212,15 @@ impl Client {
         response
     }
 
-    /// Waits until there was no request for so long.
+    /// Waits until there was no request for so long, or half as long again.
     async fn is_idle(&self, time: Duration) {
-        let mut was_idle = false;
-        loop {
-            tokio::time::sleep(time).await;
-            let idle = self.under_way.load(Ordering::Relaxed) == 0;
-            if idle && was_idle {
-                return;
-            }
-            was_idle = idle;
+        const LOOKS: u32 = 2;
+        let (mut quiet, mut before) = (0, 0);
+        while quiet <= LOOKS {
+            tokio::time::sleep(time / LOOKS).await;
+            let (begun, under_way) = (self.begun.load(Ordering::Relaxed), self.under_way.load(Ordering::Relaxed));
+            quiet = if begun == before && under_way == 0 { quiet + 1 } else { 0 };
+            before = begun;
         }
     }
 
@@ -253,6 +276,7 @@ struct UnderWay(Arc<Client>);
 
 impl UnderWay {
     fn new(client: Arc<Client>) -> Self {
+        client.begun.fetch_add(1, Ordering::Relaxed);
         client.under_way.fetch_add(1, Ordering::Relaxed);
         Self(client)
     }

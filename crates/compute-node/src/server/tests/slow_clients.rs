@@ -148,6 +148,16 @@ async fn who_vanishes_leaves_nothing_behind() {
     program.closed().await;
     world.is_empty().await;
 
+    // While it may become a WebSocket.
+    let mut client = world.client().await;
+    let handshake = "Connection: upgrade\r\nUpgrade: websocket";
+    client.send(world.fill(&format!("GET {{P}}/ HTTP/1.1\r\nHost: x\r\n{handshake}\r\n\r\n"))).await;
+    let mut program = world.program().await;
+    program.head().await;
+    drop(client);
+    program.closed().await;
+    world.is_empty().await;
+
     // While the body comes: the program must not take a part of it for the whole.
     for length in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
         let mut client = world.client().await;
