@@ -92,7 +92,7 @@ async fn frozen(app: App) -> anyhow::Result<u64> {
     ours.start(MEASURED.into()).await?;
     eventually("all are frozen", async || {
         let frozen = network.compute_nodes[0].counted("aleph_sandboxes{kind=\"frozen\"}").await;
-        (frozen == MEASURED.into()).then_some(())
+        (frozen == u64::from(MEASURED)).then_some(())
     })
     .await;
     let Parts { supervisor, init, program } = ours.parts()?;
