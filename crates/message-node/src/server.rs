@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
 use hyper::server::conn::http1;
@@ -42,6 +42,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const STALLED_MS: u32 = 60_000;
 /// How long to wait when the operating system gives no connections (no free file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long another process may have the data directory before it counts as somebody else's, and how often it is looked.
+const LOCKED_FOR: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Runs a message node until `shutdown`, then lets requests under way end and closes the database.
 ///
@@ -54,7 +57,7 @@ pub async fn run(
     ready: impl FnOnce(SocketAddr) + Send,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let _lock = lock(&config.data_dir)?;
+    let _lock = lock(&config.data_dir).await?;
     let place = config.files.clone().unwrap_or_else(|| StoragePlace::Folder(config.data_dir.join("files")));
     let unusable = |source: io::Error| RunError::Files { place: place.to_string(), source };
     let writers = Writers::of(&config, config.files.as_ref());
@@ -161,15 +164,20 @@ fn own_url(config: &Config, listens_on: SocketAddr) -> Option<String> {
     given.or_else(|| (!listens_on.ip().is_unspecified()).then(|| format!("http://{listens_on}")))
 }
 
-/// Makes the data directory and makes sure that nobody else uses it.
-pub(crate) fn lock(data_dir: &Path) -> Result<File, RunError> {
+/// Makes the data directory and makes sure that nobody else uses it. One that ends just now is waited for: a process that it
+/// starts has its lock, too, for a moment.
+pub(crate) async fn lock(data_dir: &Path) -> Result<File, RunError> {
     let failed = |source: io::Error| RunError::DataDir { path: data_dir.into(), source };
     fs::create_dir_all(data_dir).map_err(failed)?;
     let file = File::create(data_dir.join("lock")).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Locked(data_dir.into())),
-        Err(error) => Err(failed(error.into())),
+    let give_up = Instant::now() + LOCKED_FOR;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < give_up => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(RunError::Locked(data_dir.into())),
+            Err(error) => return Err(failed(error.into())),
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub async fn copy(data_dir: &Path, to: &Url, mut progress: impl FnMut(Copied)) -
     if !path.is_file() {
         return Err(CopyError::NoDatabase(path));
     }
-    let _lock = lock(data_dir)?;
+    let _lock = lock(data_dir).await?;
     let (from, to) = (Database::Sqlite(path), Database::Postgres(to.clone()));
     let (source, target) = (Store::open(&from).await?, Store::open(&to).await?);
     if let Lock::Theirs(leader) = target.lock().await.map_err(|error| to.failed(error))? {
