@@ -173,8 +173,6 @@ impl Agent {
             }
             match owner {
                 Owner::Persistent(assignment) => self.tell(persistent::Event::Adopted { assignment, needs, ready }),
-                // One that was just starting has nobody waiting for it any more.
-                Owner::OnDemand(_) if !ready => self.parts.sandboxes.stop(owner, Duration::ZERO),
                 Owner::OnDemand(copy) => {
                     let terms = self.terms(needs, idle, copies);
                     self.tell_on_demand(on_demand::Event::Adopted { copy, terms, frozen });
@@ -424,14 +422,14 @@ impl Agent {
     /// Closes a copy on demand and ends it when the requests inside have left, or have had their time.
     fn retire(&self, copy: CopyId) {
         let owner = Owner::OnDemand(copy);
-        let (endpoint, sandboxes) = (self.parts.handle.endpoints.remove(owner), self.parts.sandboxes.clone());
+        let (endpoint, stop) = (self.parts.handle.endpoints.remove(owner), self.parts.sandboxes.stopper(owner));
         tokio::spawn(async move {
             if let Some(endpoint) = endpoint {
                 let _ = tokio::time::timeout(endpoint.request_limit, endpoint.empty()).await;
                 // To end by itself. Its door is closed, so nobody freezes it again.
                 endpoint.wake().await;
             }
-            sandboxes.stop(owner, STOP_GRACE);
+            stop(STOP_GRACE);
         });
     }
 

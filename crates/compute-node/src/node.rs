@@ -146,7 +146,7 @@ pub async fn run(
     let limits = config.clients;
     let waits = (config.hold_requests, limits.idle_timeout);
     let gateway = Gateway::new(catalog.clone(), routes.clone(), Some(handle.clone()), waits, metrics);
-    let services = Arc::new(Services { gateway, api, passes_control_on: false, limits });
+    let services = Arc::new(Services { gateway, api, is_gateway_only: false, limits });
 
     // What serves requests ends before what runs programs.
     let (edge, core) = (shutdown.child_token(), CancellationToken::new());
@@ -221,7 +221,7 @@ pub async fn run_gateway(
     // Nothing runs here that would have to follow.
     tasks.spawn(async move { while ignored.recv().await.is_some() {} });
     ready(address);
-    server::serve(listener, Arc::new(Services { gateway, api, passes_control_on: true, limits }), shutdown).await;
+    server::serve(listener, Arc::new(Services { gateway, api, is_gateway_only: true, limits }), shutdown).await;
     while tasks.join_next().await.is_some() {}
     Ok(())
 }

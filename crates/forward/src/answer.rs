@@ -13,6 +13,9 @@ use crate::io::Connect;
 use crate::pool::InUse;
 use crate::upload::{BoxError, Source};
 
+/// Why an answer breaks off that is not over in time.
+const TOO_LONG: &str = "the answer took longer than it may";
+
 /// The body of an answer, with the connection that it comes on and what must be kept until it is over.
 pub struct Answer<C: Connect, B: Source, V>(State<C, B, V>);
 
@@ -68,6 +71,10 @@ impl<C: Connect, B: Source, V> Coming<C, B, V> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(first.map_err(Into::into)));
         }
+        // Looked at in any case: what always has something more never waits.
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Poll::Ready(Some(Err(TOO_LONG.into())));
+        }
         let body = &mut self.body;
         let polled = self.connection.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx));
         if polled.is_pending()
@@ -75,7 +82,7 @@ impl<C: Connect, B: Source, V> Coming<C, B, V> {
         {
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
             if alarm.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Some(Err("the answer took longer than it may".into())));
+                return Poll::Ready(Some(Err(TOO_LONG.into())));
             }
         }
         polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))

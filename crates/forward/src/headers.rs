@@ -45,7 +45,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
         let named = named.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
-        // Neither says anything about one connection, whatever a client writes: without them the message would be another.
+        // They say nothing about one connection, whatever a client writes: without them the message would be another, or nobody
+        // would know who sent it.
         let named: Vec<HeaderName> = named.filter(|name| !is_of_the_message(name)).collect();
         for name in named {
             headers.remove(name);
@@ -57,7 +58,9 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 fn is_of_the_message(name: &HeaderName) -> bool {
-    name == http::header::HOST || name == http::header::CONTENT_LENGTH
+    // Gateways have written the latter two before this, for the program and for each other.
+    let written_by_gateways = ["x-forwarded-", "aleph-"].iter().any(|prefix| name.as_str().starts_with(prefix));
+    name == http::header::HOST || name == http::header::CONTENT_LENGTH || written_by_gateways
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -122,6 +125,13 @@ mod tests {
     fn nobody_strips_what_the_message_is() {
         let lines = [("connection", "host, content-length"), ("host", "a"), ("content-length", "3")];
         assert_eq!(passed(Version::HTTP_11, &lines), pairs(&[("host", "a"), ("content-length", "3")]));
+        let lines = [
+            ("connection", "X-Forwarded-For, aleph-program-epoch, aleph-gateway-forwarded"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("aleph-program-epoch", "3"),
+            ("aleph-gateway-forwarded", "1"),
+        ];
+        assert_eq!(passed(Version::HTTP_11, &lines), pairs(&lines[1..]));
     }
 
     #[test]

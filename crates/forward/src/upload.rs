@@ -62,11 +62,12 @@ impl<B: Source> Upload<B> {
     pub(crate) fn take_what_is_there(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
         let Some(rest) = &mut self.rest else { return Ok(()) };
         // What has no known length may have trailers.
-        if rest.size_hint().exact().is_none() {
-            return Ok(());
-        }
+        let Some(announced) = rest.size_hint().exact() else { return Ok(()) };
         if let Poll::Ready(frame) = Pin::new(&mut *rest).poll_frame(cx) {
             let frame = frame.transpose().map_err(Into::into)?;
+            if frame.is_none() && announced > 0 {
+                return Err("it ended before it was as long as its headers say".into());
+            }
             self.first = frame.and_then(|frame| frame.into_data().ok());
             if rest.is_end_stream() || self.first.is_none() {
                 self.rest = None;

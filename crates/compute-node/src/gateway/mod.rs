@@ -305,6 +305,8 @@ impl Gateway {
         request.headers_mut().remove(FORWARDED);
         let limits = self.limits(endpoint.request_limit, endpoint.epoch);
         let mut response = forward::forward(&endpoint.pool, request, path, limits, visit).await?;
+        // Gateways act upon it, and it is not the program's to say.
+        response.headers_mut().remove(GATEWAY_ANSWER);
         response.headers_mut().insert(ITEM_HASH, endpoint.item_hash.clone());
         Ok(response.map(ReplyBody::Program))
     }

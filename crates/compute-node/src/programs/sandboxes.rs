@@ -170,7 +170,17 @@ impl Sandboxes {
 
     /// Ends a sandbox.
     pub(crate) fn stop(&self, owner: Owner, grace: Duration) {
-        self.send(owner, Request::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
+        self.stopper(owner)(grace);
+    }
+
+    /// What ends the sandbox that is its owner's now, and no later one.
+    pub(crate) fn stopper(&self, owner: Owner) -> impl FnOnce(Duration) + Send + use<> {
+        let sandbox = self.running.lock().expect("no code panics while it holds this lock").get(&owner).cloned();
+        move |grace| {
+            let stop = Request::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+            // It may be ending just now.
+            let _ = sandbox.map(|sandbox| sandbox.send(stop));
+        }
     }
 
     /// Whose sandboxes are there.

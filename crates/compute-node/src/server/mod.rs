@@ -61,8 +61,8 @@ pub(crate) struct Services {
     pub(crate) gateway: Arc<Gateway>,
     /// The node's own API; a gateway without a node has none.
     pub(crate) api: Router,
-    /// Whether owners' requests about programs are for other nodes.
-    pub(crate) passes_control_on: bool,
+    /// Whether it runs nothing itself: owners' requests about programs are for other nodes, and nobody passes requests on to it.
+    pub(crate) is_gateway_only: bool,
     /// What clients may do.
     pub(crate) limits: ClientLimits,
 }
@@ -246,6 +246,10 @@ impl Services {
         if let Err(refusal) = admit(&mut request) {
             return self.gateway.refuse(&refusal);
         }
+        if self.is_gateway_only {
+            // Gateways pass requests on to nodes, so here it can only be a client's own idea.
+            request.headers_mut().remove(FORWARDED);
+        }
         let forwarded = request.headers().contains_key(FORWARDED);
         match target(host_of(&request), request.uri(), forwarded) {
             Target::Node => match self.program_of_control(&request) {
@@ -267,7 +271,7 @@ impl Services {
     /// The program that an owner's request is about, if this gateway only passes such requests on.
     fn program_of_control<B>(&self, request: &Request<B>) -> Option<ProgramId> {
         let rest = request.uri().path().strip_prefix("/control/machine/")?;
-        self.passes_control_on.then(|| rest.split('/').next()?.parse().ok()).flatten()
+        self.is_gateway_only.then(|| rest.split('/').next()?.parse().ok()).flatten()
     }
 }
 

@@ -146,6 +146,12 @@ impl Term {
         self.set_trouble(None);
     }
 
+    /// The last connection that wrote is gone, and another process has the right: what PostgreSQL called it may be somebody
+    /// else's name by now.
+    fn is_over(&self) {
+        self.backend.store(0, Ordering::Release);
+    }
+
     fn set_trouble(&self, trouble: Option<String>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
@@ -256,6 +262,7 @@ async fn become_writer(connection: &mut AnyConnection, term: &Term) -> Result<()
         term.has_begun(backend);
         return Ok(());
     }
+    term.is_over();
     let who = writer(connection).await?.map_or_else(|| "it ends just now".to_owned(), |(_, who)| who);
     Err(sqlx::Error::Configuration(format!("another process of this message node leads ({who})").into()))
 }

@@ -22,7 +22,7 @@ use crate::described::check_refusal;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Whether nodes keep their messages on PostgreSQL. These tests are built twice, see `tests/on_postgres`.
-const ON_POSTGRES: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"on_postgres");
+pub(crate) const ON_POSTGRES: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"on_postgres");
 
 /// A new database for a node; `None` when it is to have a file.
 async fn new_database() -> Option<url::Url> {

@@ -77,7 +77,8 @@ impl Sandboxes {
         let report = supervisor.next_report().await.ok()??;
         let ready = match report.state {
             SandboxState::Ready => true,
-            SandboxState::Starting => false,
+            // A copy on demand that was just starting has nobody waiting for it any more.
+            SandboxState::Starting if claim.epoch.is_some() => false,
             _ => return None,
         };
         let owner = match claim.epoch {

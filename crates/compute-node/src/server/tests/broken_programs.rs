@@ -44,6 +44,31 @@ async fn a_program_that_cannot_be_connected_to_is_a_bad_gateway() {
     assert!(status == 502 && body.contains("\"unreachable\""), "{status} {body}");
 }
 
+/// Other gateways would send the request again, or start the program elsewhere.
+#[tokio::test]
+async fn a_program_does_not_speak_for_its_gateway() {
+    let world = World::new().await;
+    let (mut client, mut program) = world.ask("GET {P}/").await;
+    program.send("HTTP/1.1 200 OK\r\nAleph-Gateway-Error: node_fault\r\nContent-Length: 0\r\n\r\n").await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 200") && !head.to_lowercase().contains("gateway-error"), "{head}");
+}
+
+/// What always has something more to say does not go on for ever.
+#[tokio::test]
+async fn an_answer_on_demand_that_never_pauses_is_cut_off() {
+    let world = World::with(Settings { epoch: None, request_limit: SHORT, ..Settings::default() }).await;
+    let (mut client, mut program) = world.ask("GET {P}/").await;
+    let answer = tokio::spawn(async move {
+        program.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        while program.try_send("5\r\nhello\r\n").await.is_ok() {}
+    });
+    let text = soon("the client's connection ends", client.rest()).await;
+    assert!(text.starts_with("HTTP/1.1 200") && !text.ends_with("\r\n0\r\n\r\n"), "it looks whole");
+    soon("the program's connection ends", answer).await.unwrap();
+    world.is_empty().await;
+}
+
 #[tokio::test]
 async fn a_program_that_never_answers_is_too_slow() {
     for epoch in [None, Some(Epoch::FIRST)] {

@@ -35,13 +35,14 @@ const LONG: Duration = Duration::from_secs(30);
 struct Settings {
     epoch: Option<Epoch>,
     request_limit: Duration,
+    is_gateway_only: bool,
     limits: ClientLimits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let limits = ClientLimits { header_bytes: 16 << 10, header_timeout: LONG, idle_timeout: LONG };
-        Self { epoch: Some(Epoch::FIRST), request_limit: LONG, limits }
+        Self { epoch: Some(Epoch::FIRST), request_limit: LONG, is_gateway_only: false, limits }
     }
 }
 
@@ -81,7 +82,8 @@ impl World {
         let waits = (SHORT, settings.limits.idle_timeout);
         let gateway = Gateway::new(catalog, Routes::new(&[]), Some(agent), waits, metrics.clone());
         let api = Router::new().route("/health", axum::routing::get(async || "healthy"));
-        let services = Arc::new(Services { gateway, api, passes_control_on: false, limits: settings.limits });
+        let Settings { is_gateway_only, limits, .. } = settings;
+        let services = Arc::new(Services { gateway, api, is_gateway_only, limits });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let server = tokio::spawn(serve(listener, services, shutdown.clone()));
@@ -188,7 +190,7 @@ async fn what_clients_say_about_others_is_believed_of_this_machine_only() {
                 world.metrics.clone(),
             ),
             api: Router::new(),
-            passes_control_on: false,
+            is_gateway_only: false,
             limits: Settings::default().limits,
         })
     };

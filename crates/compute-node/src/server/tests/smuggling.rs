@@ -228,6 +228,17 @@ async fn the_address_names_the_host() {
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
 }
 
+/// A client of a gateway is none itself, whatever it says; otherwise the path would name the program instead of the host.
+#[tokio::test]
+async fn nobody_is_a_gateway_to_a_gateway() {
+    let world = World::with(Settings { is_gateway_only: true, ..Settings::default() }).await;
+    let mut client = world.client().await;
+    client.send(world.fill("GET /x HTTP/1.1\r\nHost: {L}.example\r\nAleph-Gateway-Forwarded: 1\r\n\r\n")).await;
+    let seen = read_request(&mut world.program().await).await.unwrap();
+    assert_eq!((seen.line.as_str(), seen.header("aleph-gateway-forwarded")), ("GET /x HTTP/1.1", None));
+    assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
+}
+
 #[tokio::test]
 async fn an_upgrade_to_http2_is_none() {
     let world = World::new().await;

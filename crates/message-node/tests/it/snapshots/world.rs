@@ -272,12 +272,14 @@ impl World {
         self.mn.config().data_dir.join("snapshots")
     }
 
-    /// All stored files: the path below the folder, and the content.
+    /// All stored files but the name of the place itself: the path below the folder, and the content.
     pub(crate) fn objects(&self) -> Vec<(String, Vec<u8>)> {
         let mut found = Vec::new();
         walk(&self.snapshots(), &mut |path| {
             let name = path.strip_prefix(self.snapshots()).unwrap().to_string_lossy().into_owned();
-            found.push((name, std::fs::read(path).unwrap()));
+            if name != "place" {
+                found.push((name, std::fs::read(path).unwrap()));
+            }
         });
         found.sort();
         found
