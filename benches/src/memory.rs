@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use aleph_tests::{Network, Publisher, eventually, repository};
+use aleph_tests::{Memory, Network, Publisher, eventually, repository};
 use anyhow::{Context, bail};
 use futures_util::future::try_join_all;
 use serde_json::json;
@@ -115,7 +115,7 @@ async fn waiting(results: &mut Vec<serde_json::Value>) -> anyhow::Result<Table> 
         let children = children()?;
         let mut kib = Vec::new();
         for supervisor in supervisors.into_iter().filter(|pid| !claimed.contains(pid)) {
-            kib.push(below(supervisor, &children).into_iter().map(pss_kib).sum::<anyhow::Result<u64>>()?);
+            kib.push(below(supervisor, &children).into_iter().map(share_kib).sum::<u64>());
         }
         let mean = kib.iter().sum::<u64>() / kib.len().max(1) as u64;
         table.row(vec![what.to_owned(), mib(mean)]);
@@ -132,7 +132,7 @@ async fn by_hand(app: App) -> anyhow::Result<u64> {
     let processes = ports.clone().map(|port| app.start_on_host(port)).collect::<Result<Vec<_>, _>>()?;
     try_join_all(ports.map(async |port| first_200(began, port, "/").await)).await?;
     let pids = processes.iter().map(|child| child.id().context("it ended"));
-    let kib = pids.map(|pid| pss_kib(pid?.cast_signed())).sum::<anyhow::Result<u64>>()?;
+    let kib = pids.map(|pid| Ok(share_kib(pid?.cast_signed()))).sum::<anyhow::Result<u64>>()?;
     try_join_all(processes.into_iter().map(end)).await?;
     Ok(kib / u64::from(MEASURED))
 }
@@ -178,10 +178,10 @@ impl<'a> Ours<'a> {
             let [init] = children.get(&supervisor).map_or(&[][..], Vec::as_slice) else {
                 bail!("a supervisor has another number of children than one");
             };
-            parts.supervisor += pss_kib(supervisor)?;
-            parts.init += pss_kib(*init)?;
+            parts.supervisor += share_kib(supervisor);
+            parts.init += share_kib(*init);
             let all = below(*init, &children).into_iter().filter(|pid| pid != init);
-            parts.program += all.map(pss_kib).sum::<anyhow::Result<u64>>()?;
+            parts.program += all.map(share_kib).sum::<u64>();
             count += 1;
         }
         let mean = |sum: u64| sum / count;
@@ -207,9 +207,8 @@ impl<'a> Ours<'a> {
 }
 
 /// A process's share of memory, KiB.
-fn pss_kib(pid: i32) -> anyhow::Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("a process ended")?;
-    kib_of(&rollup, "Pss:")
+fn share_kib(pid: i32) -> u64 {
+    Memory::of(pid).share() >> 10
 }
 
 fn available_kib() -> anyhow::Result<u64> {
@@ -259,7 +258,7 @@ mod tests {
     fn numbers_are_found_by_their_names() {
         assert_eq!(kib_of("Rss:  3 kB\nPss:                  17 kB\n", "Pss:").unwrap(), 17);
         assert!(kib_of("Rss:  3 kB\n", "Pss:").is_err());
-        assert!(pss_kib(std::process::id().cast_signed()).unwrap() > 100);
+        assert!(share_kib(std::process::id().cast_signed()) > 100);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// The resident memory of a process, in bytes.
+/// The memory of a process, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory(i32);
 
@@ -12,20 +12,28 @@ impl Memory {
         Self(pid)
     }
 
-    /// What it takes now.
+    /// What of it is resident now.
     ///
     /// # Panics
     /// When the process is gone.
     pub fn now(self) -> u64 {
-        self.field("VmRSS:")
+        self.field("status", "VmRSS:")
     }
 
-    /// The most that it took since [`Memory::forget_peak`].
+    /// Its share of what is resident: what several processes have is divided among them (`Pss`).
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn share(self) -> u64 {
+        self.field("smaps_rollup", "Pss:")
+    }
+
+    /// The most that was resident since [`Memory::forget_peak`].
     ///
     /// # Panics
     /// When the process is gone.
     pub fn peak(self) -> u64 {
-        self.field("VmHWM:")
+        self.field("status", "VmHWM:")
     }
 
     /// Has the kernel begin anew to look for the most.
@@ -36,9 +44,9 @@ impl Memory {
         fs::write(format!("/proc/{}/clear_refs", self.0), "5").expect("it runs");
     }
 
-    fn field(self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel says it");
+    fn field(self, file: &str, name: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.0)).expect("it runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel says it");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
         kib << 10
     }
