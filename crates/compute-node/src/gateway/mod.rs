@@ -124,7 +124,7 @@ impl Gateway {
         }
         match &self.agent {
             Some(agent) => {
-                let visit = agent.enter_on_demand(id).await.map_err(Refusal::Failed)?;
+                let visit = agent.enter_on_demand(&program, true).await.map_err(Refusal::Failed)?;
                 Ok((self.pass_on(visit, path, request).await?, self.metrics.last_start(id)))
             }
             None => Ok((self.pass_to_some_node(&program, path, request).await?, Served::Elsewhere)),

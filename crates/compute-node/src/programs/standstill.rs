@@ -6,7 +6,8 @@
 //!    ▲                         │ not in time        │
 //!    └─────────────────────────┴────────────────────┘ somebody goes in, or it is to end
 //! ```
-//! The agent has it frozen, requests let it go on: without asking anybody, as the one who waits is a user. Persistent
+//! The agent has it frozen, requests let it go on: without asking anybody, as the one who waits is a user. One that cannot go
+//! on has to end: it would keep its place and answer nobody. Persistent
 //! programs have none of this. They are held still by [`super::freezer`] alone, for snapshots, and copies on demand have
 //! no snapshots: whoever lets a program go on was also who froze it.
 
@@ -126,9 +127,12 @@ impl Standstill {
     }
 
     /// Lets it go on, if it does not. Says whether it stood still.
-    pub(crate) async fn wake(self: &Arc<Self>) -> bool {
+    ///
+    /// # Errors
+    /// When it cannot go on.
+    pub(crate) async fn wake(self: &Arc<Self>) -> io::Result<bool> {
         if !self.is_held.load(Ordering::SeqCst) {
-            return false;
+            return Ok(false);
         }
         let began = Instant::now();
         // A quarter of a millisecond, usually: not worth another thread.
@@ -141,15 +145,14 @@ impl Standstill {
         tokio::task::spawn_blocking(wake).await.expect("it does not panic")
     }
 
-    fn wake_locked(&self, phase: &mut Phase, began: Instant) -> bool {
+    fn wake_locked(&self, phase: &mut Phase, began: Instant) -> io::Result<bool> {
         let was_frozen = *phase == Phase::Frozen;
-        match self.let_go(phase) {
-            Ok(()) if was_frozen => self.metrics.thawed(began.elapsed()),
-            Ok(()) => {}
-            // The next who goes in tries again.
-            Err(error) => error!(group = ?self.group, %error, "cannot let a frozen program go on"),
+        let went_on = self.let_go(phase);
+        went_on.inspect_err(|error| error!(group = ?self.group, %error, "cannot let a frozen program go on"))?;
+        if was_frozen {
+            self.metrics.thawed(began.elapsed());
         }
-        was_frozen
+        Ok(was_frozen)
     }
 
     fn let_go(&self, phase: &mut Phase) -> io::Result<()> {
@@ -203,7 +206,7 @@ mod tests {
         for _ in 0..2 {
             assert!(standstill.freeze(|| true).unwrap() && standstill.freeze(|| true).unwrap());
             assert!(standstill.is_frozen() && is_told_to_freeze(root.path()));
-            standstill.wake().await;
+            standstill.wake().await.unwrap();
             assert!(!standstill.is_frozen() && !is_told_to_freeze(root.path()));
         }
         standstill.freeze(|| true).unwrap();
@@ -230,7 +233,7 @@ mod tests {
         while !is_told_to_freeze(root.path()) {
             std::thread::yield_now();
         }
-        standstill.wake().await;
+        standstill.wake().await.unwrap();
         assert!(!freezing.join().unwrap().unwrap());
         assert!(!is_told_to_freeze(root.path()));
     }
@@ -263,7 +266,7 @@ mod tests {
         fs::write(root.path().join("a/cgroup.freeze"), "1").unwrap();
         let found = Standstill::new(group, true, Metrics::new());
         assert!(found.is_frozen());
-        found.wake().await;
+        found.wake().await.unwrap();
         assert!(!is_told_to_freeze(root.path()));
     }
 }
