@@ -1,10 +1,10 @@
 //! How everybody else talks to the agent.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lease::{BootTime, LeaseTimes};
 use protocol::control::{Failure, FailureKind, Grant, ProgramReport, SetVersion};
-use protocol::{Address, ProgramId};
+use protocol::{Address, NodeId, ProgramId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::QUEUE;
@@ -43,13 +43,25 @@ pub(crate) struct AgentHandle {
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) heartbeat_due: Arc<Notify>,
     pub(super) endpoints: Arc<Endpoints>,
+    node: Arc<OnceLock<NodeId>>,
 }
 
 impl AgentHandle {
     /// A handle, and what its agent receives.
     pub(crate) fn new(endpoints: Arc<Endpoints>) -> (Self, mpsc::Receiver<Message>) {
         let (messages, receiver) = mpsc::channel(QUEUE);
-        (Self { messages, heartbeat_due: Arc::default(), endpoints }, receiver)
+        (Self { messages, heartbeat_due: Arc::default(), endpoints, node: Arc::default() }, receiver)
+    }
+
+    /// Says which node this is. It is once registered.
+    pub(crate) fn introduce(&self, node: NodeId) {
+        // It never gets another id.
+        let _ = self.node.set(node);
+    }
+
+    /// Which node this is, if it is known yet.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.node.get().copied()
     }
 
     /// Passes on a grant.

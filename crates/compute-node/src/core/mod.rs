@@ -9,3 +9,4 @@ pub mod persistent;
 pub mod routes;
 pub mod spares;
 pub mod turns;
+pub mod whereabouts;
