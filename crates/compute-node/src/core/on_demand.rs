@@ -229,14 +229,7 @@ impl OnDemand {
         commands
     }
 
-    fn wanted(
-        &mut self,
-        now: BootTime,
-        program: ProgramId,
-        owner: Address,
-        waits: bool,
-        commands: &mut Vec<Command>,
-    ) {
+    fn wanted(&mut self, now: BootTime, program: ProgramId, owner: Address, waits: bool, commands: &mut Vec<Command>) {
         if self.of(program).any(|(_, phase)| phase.is_up()) {
             return self.serve(program, commands);
         }

@@ -185,6 +185,8 @@ impl Gateway {
             }
         }
         let Some(mut request) = passed.request.next() else { return Tried::Answered(Err(sent_already())) };
+        // One that is gone when it is sent had better wait.
+        let waits = waits || !passed.repeatable;
         request.headers_mut().insert(FORWARDED, if waits { WAITS } else { AT_ONCE });
         let result = self.send_to_node(url, program.id, &passed.path, request, None, limits).await;
         let again = passed.request.may_repeat();
@@ -233,3 +235,7 @@ pub(crate) fn readiness(refusal: Option<&Refusal>) -> Reply {
         Refusal::respond,
     )
 }
+
+#[cfg(test)]
+#[path = "on_demand_tests.rs"]
+mod tests;

@@ -115,7 +115,6 @@ pub(crate) struct Sandboxes {
     running: Running,
 }
 
-
 impl Sandboxes {
     /// None yet. What happens is told to `events`.
     ///

@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::core::on_demand::CopyId;
-    use crate::programs::endpoint::Endpoint;
+    use crate::programs::endpoint::{Endpoint, Endpoints, Stuck};
     use crate::programs::sandboxes::Owner;
 
     /// A control group of version 2 made of plain files, which stands still at once, or never.
@@ -257,6 +257,33 @@ mod tests {
         drop(visit);
         endpoint.close();
         assert!(!endpoint.freeze().await && !endpoint.is_frozen());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_go_on_lets_nobody_in_and_is_told_of_once() {
+        let root = tempfile::tempdir().unwrap();
+        let program = ProgramId::from_bytes([1; 32]);
+        let copies = [0, 1].map(|number| CopyId { program, number });
+        let endpoints = Endpoints::new(1);
+        let frozen = Endpoint::new(
+            Owner::OnDemand(copies[0]),
+            Duration::ZERO,
+            "/nowhere".into(),
+            Some(group(root.path(), true)),
+        );
+        endpoints.insert(frozen.clone());
+        assert!(frozen.freeze().await);
+        // The kernel does not let it go on.
+        let control = root.path().join("a/cgroup.freeze");
+        fs::remove_file(&control).unwrap();
+        fs::create_dir(&control).unwrap();
+        assert_eq!(endpoints.enter(program).await.err(), Some(Stuck(copies[0])));
+        assert!(endpoints.enter(program).await.unwrap().is_none(), "it is gone");
+        assert!(frozen.enter().await.is_none(), "its door is closed");
+        assert!(frozen.idle_since().is_some(), "who could not go in is not inside");
+        // Another copy serves, whatever becomes of the first.
+        endpoints.insert(Endpoint::new(Owner::OnDemand(copies[1]), Duration::ZERO, "/nowhere".into(), None));
+        assert!(endpoints.enter(program).await.unwrap().is_some());
     }
 
     #[tokio::test]

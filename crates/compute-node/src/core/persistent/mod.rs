@@ -71,7 +71,15 @@ struct Entry {
 
 impl Entry {
     fn new(now: BootTime, phase: Phase) -> Self {
-        Self { phase, since: now, directive: None, lease: None, backoff: Backoff::default(), restarts: 0, outdated: false }
+        Self {
+            phase,
+            since: now,
+            directive: None,
+            lease: None,
+            backoff: Backoff::default(),
+            restarts: 0,
+            outdated: false,
+        }
     }
 
     fn enter(&mut self, now: BootTime, phase: Phase) {
