@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use aleph_tests::{
-    Network, Publisher, Role, SlowFiles, UpOptions, arguments_of, eventually, is_running, reqwest_client, signal,
+    Network, Publisher, Role, SlowFiles, UpOptions, User, arguments_of, eventually, is_running, reqwest_client, signal,
 };
 use futures_util::future::join_all;
 use protocol::FileHash;
@@ -21,9 +21,16 @@ fn code(number: usize, import_s: f64) -> String {
     )
 }
 
+/// A network of one node, where nothing but that node could be in the way.
+async fn network() -> Network {
+    Network::up(UpOptions::new(1, &["--balance", "1000000"])).await
+}
+
 /// Another account, at the same message node.
-fn somebody_else(network: &Network) -> Publisher {
-    Publisher::new(protocol::Account::generate(), &network.message_node_url)
+async fn somebody_else(network: &Network) -> (Publisher, User) {
+    let user = User::with(network, 1_000_000).await;
+    let key = protocol::Account::from_file(&user.aleph.home().join("private-keys/ethereum.key")).unwrap();
+    (Publisher::new(key, &network.message_node_url), user)
 }
 
 async fn publish(publisher: &Publisher, runtime: &str, text: &str) -> String {
@@ -41,8 +48,9 @@ const SLOW: usize = 10;
 
 #[tokio::test]
 async fn files_that_do_not_come_delay_nobody_else() {
-    let network = Network::up(UpOptions::new(1, &[])).await;
-    let (owner, other, runtime) = (Publisher::of(&network), somebody_else(&network), network.runtime("python3").await);
+    let network = network().await;
+    let (owner, (other, _user)) = (Publisher::of(&network), somebody_else(&network).await);
+    let runtime = network.runtime("python3").await;
     let node = &network.compute_nodes[0];
     let texts: Vec<_> = (0..SLOW).map(|number| code(number, 0.0)).collect();
     let names = texts.iter().map(|text| FileHash::of(text.as_bytes()).to_string()).collect();
@@ -79,8 +87,9 @@ async fn files_that_do_not_come_delay_nobody_else() {
 
 #[tokio::test]
 async fn imports_that_never_end_delay_nobody_else() {
-    let network = Network::up(UpOptions::new(1, &[])).await;
-    let (owner, other, runtime) = (Publisher::of(&network), somebody_else(&network), network.runtime("python3").await);
+    let network = network().await;
+    let (owner, (other, _user)) = (Publisher::of(&network), somebody_else(&network).await);
+    let runtime = network.runtime("python3").await;
     // More than there is room for.
     let mut hanging = Vec::new();
     for number in 0..12 {
@@ -108,8 +117,9 @@ async fn imports_that_never_end_delay_nobody_else() {
 #[tokio::test]
 async fn an_owner_who_asks_for_much_waits_for_himself() {
     const MANY: usize = 12;
-    let network = Network::up(UpOptions::new(1, &[])).await;
-    let (owner, other, runtime) = (Publisher::of(&network), somebody_else(&network), network.runtime("python3").await);
+    let network = network().await;
+    let (owner, (other, _user)) = (Publisher::of(&network), somebody_else(&network).await);
+    let runtime = network.runtime("python3").await;
     let mut many = Vec::new();
     for number in 0..MANY {
         many.push(publish(&owner, &runtime, &code(number, 0.5)).await);
