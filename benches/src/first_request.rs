@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use aleph_tests::{Aleph, Network, eventually};
+use aleph_tests::{Aleph, ComputeNode, Network, eventually};
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use serde_json::json;
@@ -98,8 +98,8 @@ struct Race<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
     Nothing,
-    /// Sandboxes that wait, and what the node counts of those that programs of this kind can use.
-    Waiting(&'static str),
+    /// Sandboxes that wait, of the kind that the programs can use.
+    Waiting,
     /// Copies of all programs, frozen.
     Frozen,
 }
@@ -107,6 +107,7 @@ enum Before {
 /// A network of ours and its programs.
 struct Ours<'a> {
     network: &'a Network,
+    app: App,
     programs: Vec<String>,
     before: Before,
 }
@@ -114,12 +115,8 @@ struct Ours<'a> {
 impl<'a> Race<'a> {
     /// Uploads the programs, different by a variable only, and has each answer once, so that the node has all files.
     async fn prepare([waiting, making, frozen]: &'a [Network; 3], app: App) -> anyhow::Result<Self> {
-        let kind = match app {
-            App::Fastapi => "waiting_with_interpreter",
-            App::Static | App::Bytes => "waiting",
-        };
         let ours = [
-            Ours::prepare(waiting, app, Before::Waiting(kind)).await,
+            Ours::prepare(waiting, app, Before::Waiting).await,
             Ours::prepare(making, app, Before::Nothing).await,
             Ours::prepare(frozen, app, Before::Frozen).await,
         ];
@@ -194,7 +191,7 @@ impl<'a> Ours<'a> {
             let options = [options, &["--env", &variable]].concat();
             programs.push(aleph.upload(&folder, entrypoint, &options).await);
         }
-        Self { network, programs, before }
+        Self { network, app, programs, before }
     }
 
     /// Waits until everything is as it shall be before this many programs are asked.
@@ -202,10 +199,7 @@ impl<'a> Ours<'a> {
         let node = &self.network.compute_nodes[0];
         match self.before {
             Before::Nothing => {}
-            Before::Waiting(kind) => {
-                let name = format!("aleph_sandboxes{{kind=\"{kind}\"}}");
-                eventually("sandboxes wait", async || (node.counted(&name).await >= count.into()).then_some(())).await;
-            }
+            Before::Waiting => until_waiting(node, self.app, count.into()).await,
             // All, as one that still runs would be in the way.
             Before::Frozen => {
                 let are_frozen = || self.programs.iter().all(|program| node.is_frozen(program) == Some(true));
@@ -224,6 +218,16 @@ impl<'a> Ours<'a> {
         }
         Ok(answers)
     }
+}
+
+/// Waits until so many sandboxes wait on a node that programs of this kind can use.
+pub(crate) async fn until_waiting(node: &ComputeNode, app: App, count: u64) {
+    let kind = match app {
+        App::Fastapi => "waiting_with_interpreter",
+        App::Static | App::Bytes => "waiting",
+    };
+    let name = format!("aleph_sandboxes{{kind=\"{kind}\"}}");
+    eventually("sandboxes wait", async || (node.counted(&name).await >= count).then_some(())).await;
 }
 
 async fn answers(began: Instant, ports: impl Iterator<Item = u16>) -> anyhow::Result<Vec<First>> {
