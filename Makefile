@@ -129,6 +129,19 @@ $(TOOLS)/docker: | packages-swarm
 	for package in $@.new/*.deb; do dpkg-deb --extract $$package $@.new; rm $$package; done
 	mv $@.new $@
 
+# gVisor, unpacked as well. The release's own package is too old, so it comes from the backports of wherever this machine's packages
+# come from; nothing of the machine's own lists is changed.
+RUNSC := $(TOOLS)/runsc
+$(RUNSC): | packages
+	rm -rf $@ $@.new
+	mkdir -p $@.new/sources $@.new/lists/partial $@.new/cache/archives/partial
+	scripts/backports.sh > $@.new/sources/backports.sources
+	cd $@.new && apt="-qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$$PWD/sources -o Dir::State::lists=$$PWD/lists \
+		-o Dir::Cache=$$PWD/cache -o APT::Sandbox::User=root" && apt-get $$apt update && apt-get $$apt download runsc
+	dpkg-deb --extract $@.new/runsc_*.deb $@.new
+	rm -r $@.new/runsc_*.deb $@.new/sources $@.new/lists $@.new/cache
+	mv $@.new $@
+
 $(TOOLS)/swarm-probe: tests/chaos/swarm/probe.rs
 	mkdir -p $(@D)
 	rustc -O --edition 2024 --target $(HOST) -C target-feature=+crt-static -o $@ $<

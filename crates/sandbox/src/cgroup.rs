@@ -1,10 +1,10 @@
 //! Control groups, version 1 (also beside an empty version 2, the "hybrid" layout) and version 2.
 //!
-//! The OCI runtime makes a sandbox's group; limits, counters, killing and removal are ours, so that they do not depend on
+//! The OCI runtime makes a sandbox's group, or the supervisor where the runtime would remove it too early; limits, counters, killing and removal are ours, so that they do not depend on
 //! the runtime being there.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,20 @@ pub struct Cgroup {
 pub(crate) const USUAL_SHARES: u64 = 1024;
 const USUAL_WEIGHT: u64 = 100;
 
+/// The controllers that a sandbox needs.
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "freezer"];
+
+/// What a sandbox may use before a claim sets its program's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaitingLimits {
+    /// Bytes.
+    pub(crate) memory: u64,
+    /// Processes and threads.
+    pub(crate) pids: u64,
+    /// Its share of the processor, as of version 1.
+    pub(crate) shares: u64,
+}
+
 /// The period over which processor time is counted, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 
@@ -109,6 +123,52 @@ impl Cgroup {
         }
     }
 
+    /// Makes the group, and says what a process has to write to to become one of it ([`join`]).
+    ///
+    /// # Errors
+    /// When a controller is missing or refuses.
+    pub(crate) fn make(&self) -> io::Result<Vec<File>> {
+        if let Hierarchy::V2 { root } = &self.hierarchy {
+            // Each group hands its controllers down.
+            let mut above = root.clone();
+            for name in Path::new(&self.path) {
+                fs::create_dir_all(&above)?;
+                write(&above.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
+                above.push(name);
+            }
+        }
+        let mut directories = CONTROLLERS.map(|controller| self.directory(controller)).into_iter().collect::<io::Result<Vec<_>>>()?;
+        directories.sort();
+        directories.dedup();
+        let open = |directory: PathBuf| {
+            fs::create_dir_all(&directory)?;
+            File::options().write(true).open(directory.join("cgroup.procs"))
+        };
+        directories.into_iter().map(open).collect()
+    }
+
+    /// Sets the limits of a group that nobody has claimed yet.
+    ///
+    /// # Errors
+    /// When a controller is missing or refuses.
+    pub(crate) fn set_waiting_limits(&self, limits: &WaitingLimits) -> io::Result<()> {
+        let WaitingLimits { memory, pids, shares } = limits;
+        let settings = match self.hierarchy {
+            Hierarchy::V2 { .. } => vec![
+                ("memory", "memory.max", memory.to_string()),
+                // As the OCI runtimes convert it.
+                ("cpu", "cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string()),
+                ("pids", "pids.max", pids.to_string()),
+            ],
+            Hierarchy::V1 { .. } => vec![
+                ("memory", "memory.limit_in_bytes", memory.to_string()),
+                ("cpu", "cpu.shares", shares.to_string()),
+                ("pids", "pids.max", pids.to_string()),
+            ],
+        };
+        self.set(settings)
+    }
+
     /// Sets the limits of a group that exists.
     ///
     /// # Errors
@@ -131,14 +191,16 @@ impl Cgroup {
                 ("pids", "pids.max", limits.pids.to_string()),
             ],
         };
-        for (controller, file, value) in settings {
-            write(&self.directory(controller)?.join(file), &value)?;
-        }
+        self.set(settings)?;
         // Swap would let a program use more than its memory; kernels without swap accounting have no such file.
         if let Hierarchy::V2 { .. } = self.hierarchy {
             ignore_missing(write(&self.directory("memory")?.join("memory.swap.max"), "0"))?;
         }
         Ok(())
+    }
+
+    fn set(&self, settings: Vec<(&str, &str, String)>) -> io::Result<()> {
+        settings.into_iter().try_for_each(|(controller, file, value)| write(&self.directory(controller)?.join(file), &value))
     }
 
     /// How often the kernel killed a process of the group for want of memory; 0 when the group is gone.
@@ -224,6 +286,14 @@ impl Cgroup {
     pub fn remove(&self) -> io::Result<()> {
         self.directories().iter().try_for_each(|directory| ignore_missing(fs::remove_dir(directory)))
     }
+}
+
+/// Makes this process one of the group that was made.
+///
+/// # Errors
+/// When a hierarchy refuses.
+pub(crate) fn join(group: &[File]) -> io::Result<()> {
+    group.iter().try_for_each(|mut procs| procs.write_all(b"0"))
 }
 
 fn write(path: &Path, value: &str) -> io::Result<()> {

@@ -19,6 +19,18 @@ mod warm {
     include!("container/every_start.rs");
 }
 
+/// As `cold`, with a kernel of its own.
+mod gvisor_cold {
+    const START: Start = Start::GvisorCold;
+    include!("container/every_start.rs");
+}
+
+/// As `warm`, with a kernel of its own.
+mod gvisor_warm {
+    const START: Start = Start::GvisorWarm;
+    include!("container/every_start.rs");
+}
+
 /// A program that answers with the value of a Python expression.
 const TELL: &str = r#"
 import json, os, sys

@@ -16,7 +16,7 @@ use aleph_sandbox::spec::{
 };
 use guest::{Configure, Interface};
 use lease::{LeaseConfig, LeaseTimes, clock};
-use protocol::{Epoch, ProgramId};
+use protocol::{Epoch, Isolation, ProgramId};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -33,7 +33,7 @@ pub(crate) fn times() -> LeaseTimes {
 /// Something that `make` builds.
 fn built(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(name);
-    path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: run `make guest runtimes`", path.display()))
+    path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: run `make guest runtimes target/tools/runsc`", path.display()))
 }
 
 /// The Python image, mounted once for all tests of this process.
@@ -76,6 +76,31 @@ pub(crate) enum Start {
     Cold,
     /// An interpreter waits, too.
     Warm,
+    /// As [`Start::Cold`], under gVisor.
+    GvisorCold,
+    /// As [`Start::Warm`], under gVisor.
+    GvisorWarm,
+}
+
+impl Start {
+    pub(crate) const fn isolation(self) -> Isolation {
+        match self {
+            Self::Cold | Self::Warm => Isolation::Container,
+            Self::GvisorCold | Self::GvisorWarm => Isolation::Gvisor,
+        }
+    }
+
+    const fn is_warm(self) -> bool {
+        matches!(self, Self::Warm | Self::GvisorWarm)
+    }
+
+    /// The OCI runtime.
+    fn runtime(self) -> PathBuf {
+        match self.isolation() {
+            Isolation::Container => std::env::var_os("OCI_RUNTIME").unwrap_or_else(|| "crun".into()).into(),
+            Isolation::Gvisor => built("tools/runsc/usr/bin/runsc"),
+        }
+    }
 }
 
 impl Sandbox {
@@ -94,13 +119,14 @@ impl Sandbox {
         let spec = PrepareSpec {
             name: name.clone(),
             driver: DriverSpec::Container(ContainerSpec {
-                oci_runtime: std::env::var_os("OCI_RUNTIME").unwrap_or_else(|| "crun".into()).into(),
+                isolation: start.isolation(),
+                oci_runtime: start.runtime(),
                 image: image(),
                 guest: built("guest"),
                 first_uid: 1_000_000 + number * 65_536,
                 cgroup: format!("aleph-sandbox-tests/{name}"),
             }),
-            warm: start == Start::Warm,
+            warm: start.is_warm(),
             deadline: long().holder(clock::now()),
         };
         let binary = Path::new(env!("CARGO_BIN_EXE_aleph-supervisor"));
