@@ -22,8 +22,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use guest::{CONTROL_FD, LISTEN, Placed};
+use guest::{API_DIRECTORY, API_LINK, API_SOCKET, CONTROL_FD, LISTEN, Placed};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, symlinkat};
 use rustix::net::{RecvFlags, recv};
 use rustix::process::Pid;
 use serde_json::{Value, json};
@@ -33,8 +34,9 @@ use crate::cgroup::{WaitingLimits, join};
 use crate::layout::SandboxDirectory;
 use crate::spec::ContainerSpec;
 
-/// What runsc, the gofer and the kernel need for themselves.
-pub(super) const OVERHEAD: Overhead = Overhead { memory_mib: 64, pids: 256 };
+/// What runsc, the gofer and the kernel need for themselves: measured with FastAPI, 35 MiB and 37 threads. A process of the program
+/// is two of the machine.
+pub(super) const OVERHEAD: Overhead = Overhead { memory_mib: 48, tasks: 64, tasks_per_process: 2 };
 
 /// Where the init makes the socket that requests enter by.
 const LISTEN_DIRECTORY: &str = "/opt/aleph-listen";
@@ -82,6 +84,18 @@ pub(super) fn config(name: &str, spec: &ContainerSpec, directory: &SandboxDirect
     config
 }
 
+/// Has something in `/tmp`, as runsc puts a file system without a limit over one that is empty: the link that programs expect there,
+/// which the claim would make otherwise. An image that has no such directory goes without.
+fn fill_tmp(root: &Path) -> io::Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    // A link in the image leads nowhere else.
+    let tmp = openat2(&root, "tmp", flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    let target = Path::new(API_DIRECTORY).join(API_SOCKET);
+    symlinkat(target, &tmp, Path::new(API_LINK).file_name().expect("it is a file"))?;
+    Ok(())
+}
+
 /// Starts runsc, and waits until the init waits. Says which process runsc is.
 pub(super) fn start(
     container: &Container,
@@ -94,6 +108,9 @@ pub(super) fn start(
     let members = cgroup.make().preparing("cannot make the control group")?;
     cgroup.set_waiting_limits(limits).preparing("cannot limit the container")?;
     make_directories(directory, container.spec.first_uid).preparing("cannot make the container's directories")?;
+    if let Err(e) = fill_tmp(&container.mount_points()[2]) {
+        eprintln!("the image's /tmp cannot be used: {e}");
+    }
 
     let runtime = &container.spec.oci_runtime;
     let mut command = Command::new(runtime);

@@ -41,13 +41,13 @@ pub use mounts::{enter_own_namespace, id_mapped_mounts_work};
 pub const IDS_PER_CONTAINER: u32 = 65_536;
 
 /// Processes before a claim sets the program's own limit: the init alone.
-const UNCLAIMED_PIDS: u64 = 16;
+const UNCLAIMED_PIDS: u32 = 16;
 
-/// Memory before a claim sets the program's own limit, in bytes.
-const UNCLAIMED_MEMORY: u64 = 64 << 20;
+/// MiB of memory before a claim sets the program's own limit.
+const UNCLAIMED_MIB: u64 = 64;
 
 /// The same with an interpreter that waits: 45 MiB with FastAPI, and the image's pages, which the first to read them pays for.
-const WARM_MEMORY: u64 = 256 << 20;
+const WARM_MIB: u64 = 256;
 
 /// Processor shares of what warms up: next to nothing when others want it. The claim gives it the usual share.
 const WARM_SHARES: u64 = 8;
@@ -126,10 +126,19 @@ struct Ends {
 }
 
 /// What a way of isolation needs of memory and processes for itself.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Overhead {
     memory_mib: u64,
-    pids: u32,
+    tasks: u32,
+    tasks_per_process: u32,
+}
+
+impl Overhead {
+    /// The limits of the control group in which something with these limits runs.
+    fn on(self, limits: &Limits) -> Limits {
+        let pids = limits.pids.saturating_mul(self.tasks_per_process).saturating_add(self.tasks);
+        Limits { memory_mib: limits.memory_mib + self.memory_mib, pids, ..*limits }
+    }
 }
 
 /// One container.
@@ -174,15 +183,16 @@ impl Container {
 
     /// What it may use before it is claimed.
     fn waiting_limits(&self) -> WaitingLimits {
-        let extra = self.overhead();
-        let (memory, shares) = if self.warm { (WARM_MEMORY, WARM_SHARES) } else { (UNCLAIMED_MEMORY, USUAL_SHARES) };
-        WaitingLimits { memory: memory + (extra.memory_mib << 20), pids: UNCLAIMED_PIDS + u64::from(extra.pids), shares }
+        let (memory_mib, shares) = if self.warm { (WARM_MIB, WARM_SHARES) } else { (UNCLAIMED_MIB, USUAL_SHARES) };
+        let limits = Limits { memory_mib, vcpus: 1, pids: UNCLAIMED_PIDS, scratch_mib: UNCLAIMED_SCRATCH_MIB };
+        let Limits { memory_mib, pids, .. } = self.overhead().on(&limits);
+        WaitingLimits { memory: memory_mib << 20, pids: pids.into(), shares }
     }
 
     /// What is in its control group beside the program and its init.
     fn overhead(&self) -> Overhead {
         match self.spec.isolation {
-            Isolation::Container => Overhead::default(),
+            Isolation::Container => Overhead { memory_mib: 0, tasks: 0, tasks_per_process: 1 },
             Isolation::Gvisor => gvisor::OVERHEAD,
         }
     }
@@ -247,9 +257,7 @@ impl Container {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "the init has not started");
         let init = self.init.ok_or_else(missing).claiming("cannot enter the container")?;
         let cgroup = self.cgroup.as_ref().ok_or_else(missing).claiming("cannot limit the container")?;
-        let (extra, limits) = (self.overhead(), &claim.limits);
-        let (memory_mib, pids) = (limits.memory_mib + extra.memory_mib, limits.pids + extra.pids);
-        cgroup.set_limits(&Limits { memory_mib, pids, ..*limits }).claiming("cannot limit the container")?;
+        cgroup.set_limits(&self.overhead().on(&claim.limits)).claiming("cannot limit the container")?;
         let [_, scratch, ..] = self.mount_points();
         mounts::resize_tmpfs(&scratch, claim.limits.scratch_mib).claiming("cannot limit what the container writes")?;
         if let Some(network) = &claim.network {

@@ -148,6 +148,20 @@ impl Sandbox {
         Hierarchy::detect().unwrap().group(&self.cgroup)
     }
 
+    /// The machine's processes that it consists of: name and user id.
+    pub(crate) fn processes(&self) -> Vec<(String, u32)> {
+        let pids = self.group_file("cgroup.procs").unwrap();
+        let about = |pid: &str| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let field = |name: &str| {
+                let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+                line.split_whitespace().nth(1).unwrap().to_owned()
+            };
+            (field("Name:"), field("Uid:").parse().unwrap())
+        };
+        pids.lines().map(about).collect()
+    }
+
     /// What a file of its control group says, in whichever hierarchy it is.
     pub(crate) fn group_file(&self, file: &str) -> Option<String> {
         let roots = match Hierarchy::detect().unwrap() {
