@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::{self, Account, SignatureError};
 use crate::data::{DataEntry, DataReport};
 use crate::history::Statement;
-use crate::{Address, BootId, Epoch, NodeId, ProgramId};
+use crate::{Address, BootId, Epoch, Isolation, NodeId, ProgramId};
 
 /// The version of this protocol. Peers of another version are refused.
 pub const CONTROL_VERSION: u32 = 1;
@@ -226,6 +226,13 @@ pub struct Capacity {
     /// The processor's features that messages can ask for.
     #[serde(default)]
     pub cpu_features: Vec<String>,
+    /// What can stand between programs and the machine. Nodes that do not say it have containers.
+    #[serde(default = "containers_only")]
+    pub isolation: Vec<Isolation>,
+}
+
+fn containers_only() -> Vec<Isolation> {
+    vec![Isolation::Container]
 }
 
 /// The state of one program on a node.

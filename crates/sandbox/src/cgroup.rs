@@ -137,7 +137,8 @@ impl Cgroup {
                 above.push(name);
             }
         }
-        let mut directories = CONTROLLERS.map(|controller| self.directory(controller)).into_iter().collect::<io::Result<Vec<_>>>()?;
+        let mut directories =
+            CONTROLLERS.map(|controller| self.directory(controller)).into_iter().collect::<io::Result<Vec<_>>>()?;
         directories.sort();
         directories.dedup();
         let open = |directory: PathBuf| {
@@ -200,7 +201,9 @@ impl Cgroup {
     }
 
     fn set(&self, settings: Vec<(&str, &str, String)>) -> io::Result<()> {
-        settings.into_iter().try_for_each(|(controller, file, value)| write(&self.directory(controller)?.join(file), &value))
+        settings
+            .into_iter()
+            .try_for_each(|(controller, file, value)| write(&self.directory(controller)?.join(file), &value))
     }
 
     /// How often the kernel killed a process of the group for want of memory; 0 when the group is gone.
@@ -225,12 +228,14 @@ impl Cgroup {
 
     /// Bytes of memory that the group has of its own, without what it has read of files, when it exists.
     pub fn own_memory_bytes(&self) -> Option<u64> {
-        let field = match self.hierarchy {
+        let anonymous = match self.hierarchy {
             Hierarchy::V2 { .. } => "anon ",
             Hierarchy::V1 { .. } => "rss ",
         };
         let text = fs::read_to_string(self.directory("memory").ok()?.join("memory.stat")).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(field)?.parse().ok())
+        let bytes = |field: &str| text.lines().find_map(|line| line.strip_prefix(field)?.parse::<u64>().ok());
+        // What is in a tmpfs is as much its own; gVisor has all memory of programs in one.
+        Some(bytes(anonymous)? + bytes("shmem ").unwrap_or(0))
     }
 
     /// The processes of the group; none when it is gone.
@@ -350,8 +355,8 @@ mod tests {
         assert_eq!(group.oom_kills(), 2);
         fs::write(directory.join("memory.current"), "4096\n").unwrap();
         assert_eq!(group.memory_bytes(), Some(4096));
-        fs::write(directory.join("memory.stat"), "anon 1024\nfile 3072\n").unwrap();
-        assert_eq!(group.own_memory_bytes(), Some(1024));
+        fs::write(directory.join("memory.stat"), "anon 1024\nfile 3072\nshmem 2048\n").unwrap();
+        assert_eq!(group.own_memory_bytes(), Some(3072));
         assert!(group.is_empty());
     }
 

@@ -7,7 +7,7 @@ use protocol::control::{Failure, FailureKind};
 use protocol::message::{
     ItemType, MessageType, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content, place_volumes,
 };
-use protocol::{Address, Aliases, FileName, FileNameError, ProgramId};
+use protocol::{Address, Aliases, FileName, FileNameError, Isolation, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
 
 use super::catalog::{Catalog, Lookup, Program};
@@ -50,6 +50,7 @@ pub(crate) struct Fetcher {
     pub(crate) aliases: Aliases,
     pub(crate) sandboxes: Arc<Sandboxes>,
     pub(crate) has_pool: bool,
+    pub(crate) isolation: Vec<Isolation>,
 }
 
 fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
@@ -66,6 +67,7 @@ impl Fetcher {
         let program = self.program(id).await?;
         let content = &program.content;
         refuse_unsupported(&program, self.has_pool)?;
+        refuse_isolation(content, &self.isolation)?;
         let placed = place_volumes(&content.volumes).map_err(|e| failure(FailureKind::BadVolume, e.to_string()))?;
         let (code, runtime, volumes) = tokio::join!(
             self.file(&content.code.reference, content.code.use_latest, &content.address, "code"),
@@ -247,6 +249,19 @@ fn refuse_unsupported(program: &Program, has_pool: bool) -> Result<(), Failure> 
             Err(failure(FailureKind::Unsupported, message))
         }
         None => Ok(()),
+    }
+}
+
+/// What stands between a program and the machine is never less than it asks for.
+fn refuse_isolation(content: &ProgramContent, offered: &[Isolation]) -> Result<(), Failure> {
+    match content.isolation() {
+        Ok(Some(asked)) if !offered.contains(&asked) => {
+            let offered = offered.iter().map(|isolation| isolation.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!("the program asks for the isolation {asked}, and this node offers {offered} only");
+            Err(failure(FailureKind::Unsupported, message))
+        }
+        Ok(_) => Ok(()),
+        Err(why) => Err(failure(FailureKind::Unsupported, why)),
     }
 }
 

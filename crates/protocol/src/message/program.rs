@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::content::{ContentError, Payment, parse_content};
 use super::{MessageTime, Volume, VolumeKind};
 use crate::Address;
+use crate::isolation::{Isolation, UnknownIsolation};
 
 /// A program: what to run, in which image, with which resources, when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -275,6 +276,17 @@ impl ProgramContent {
         let content: Self = parse_content(item_content)?;
         content.validate()?;
         Ok(content)
+    }
+
+    /// What shall stand between it and the machine, if its message says so.
+    ///
+    /// # Errors
+    /// What is wrong with what it says. It must not run then: with less than was asked for it would be in danger.
+    pub fn isolation(&self) -> Result<Option<Isolation>, String> {
+        let key = Isolation::METADATA_KEY;
+        let Some(value) = self.metadata.as_ref().and_then(|metadata| metadata.get(key)) else { return Ok(None) };
+        let isolation = value.as_str().unwrap_or_default().parse();
+        isolation.map(Some).map_err(|e: UnknownIsolation| format!("metadata.{key} is {value}: {e}"))
     }
 
     /// Checks the ranges and lengths that types do not.

@@ -29,10 +29,39 @@ use rustix::net::{RecvFlags, recv};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
-use super::{Container, During, Ends, GuestChannels, Overhead, PrepareError, mounts, namespaces, network, oci, runtime_error};
+use super::{
+    Container, During, Ends, GuestChannels, Overhead, PrepareError, mounts, namespaces, network, oci, runtime_error,
+};
 use crate::cgroup::{WaitingLimits, join};
 use crate::layout::SandboxDirectory;
 use crate::spec::ContainerSpec;
+
+/// The oldest release that this was tried with; it has what sandboxes need: `--pass-fd`, `--host-uds`, systrap.
+const OLDEST: u32 = 2024_07_29;
+
+/// Whether this binary is a gVisor that sandboxes can be made with.
+///
+/// # Errors
+/// Why it is none, for operators.
+pub fn check(runsc: &Path) -> Result<(), String> {
+    let path = runsc.display();
+    let output = Command::new(runsc).arg("--version").stdin(Stdio::null()).output();
+    let output = output.map_err(|e| format!("cannot execute {path}: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let release = release(&said).ok_or_else(|| format!("{path} is not gVisor: it says no version of it"))?;
+    if release < OLDEST {
+        return Err(format!(
+            "{path} is gVisor of {release}, which is too old: {OLDEST} or newer is needed, as Debian has it in bookworm-backports"
+        ));
+    }
+    Ok(())
+}
+
+/// The date in what `runsc --version` says: `runsc version 0.0~20240729.0`, or `release-20240729.0`.
+fn release(said: &str) -> Option<u32> {
+    let version = said.lines().find_map(|line| line.strip_prefix("runsc version "))?;
+    version.split(|c: char| !c.is_ascii_digit()).find(|digits| digits.len() == 8)?.parse().ok()
+}
 
 /// What runsc, the gofer and the kernel need for themselves: measured with FastAPI, 35 MiB and 37 threads. A process of the program
 /// is two of the machine.
@@ -194,4 +223,33 @@ pub(super) fn pass_mounts(directory: &SandboxDirectory, mounts: Vec<(OwnedFd, Pa
         Ok(Placed { from: Path::new(ARRIVALS_DIRECTORY).join(name), to })
     };
     mounts.into_iter().enumerate().map(pass).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_debian_and_of_gvisor_itself_are_read() {
+        assert_eq!(release("runsc version 0.0~20240729.0\nspec: 1.0.2-dev\n"), Some(2024_07_29));
+        assert_eq!(release("runsc version release-20250113.0\nspec: 1.1.0-rc.1\n"), Some(2025_01_13));
+        assert_eq!(release("crun version 1.8.1\n"), None);
+    }
+
+    fn check_script(says: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let runsc = folder.path().join("runsc");
+        fs::write(&runsc, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        fs::set_permissions(&runsc, fs::Permissions::from_mode(0o755)).unwrap();
+        check(&runsc).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn what_is_too_old_or_no_gvisor_is_refused_with_what_is_needed() {
+        assert_eq!(check_script("runsc version 0.0~20240729.0"), "");
+        let old = check_script("runsc version 0.0~20221219.0");
+        assert!(old.contains("20221219, which is too old: 20240729 or newer"), "{old}");
+        assert!(check_script("crun version 1.8.1").contains("is not gVisor"));
+        assert!(check(Path::new("/nowhere/runsc")).unwrap_err().starts_with("cannot execute /nowhere/runsc: "));
+    }
 }

@@ -35,6 +35,7 @@ use crate::cgroup::{Cgroup, Hierarchy, USUAL_SHARES, WaitingLimits};
 use crate::layout::SandboxDirectory;
 use crate::spec::{ClaimSpec, CodeSource, ContainerSpec, Limits, VolumeSource};
 
+pub use gvisor::check as check_gvisor;
 pub use mounts::{enter_own_namespace, id_mapped_mounts_work};
 
 /// How many ids a container has.

@@ -54,7 +54,10 @@ pub(super) fn enter_new_processes() -> io::Result<()> {
 
 /// Makes a directory a mount from which later mounts below it reach the namespaces that are made of this one.
 pub(super) fn share(directory: &Path) -> io::Result<()> {
-    attach(open_tree(CWD, directory, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?.as_fd(), directory)?;
+    attach(
+        open_tree(CWD, directory, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?.as_fd(),
+        directory,
+    )?;
     Ok(rustix::mount::mount_change(directory, MountPropagationFlags::SHARED)?)
 }
 

@@ -33,9 +33,19 @@ pub(super) fn config(name: &str, spec: &ContainerSpec, directory: &SandboxDirect
     });
     config["linux"]["seccomp"] = serde_json::from_str(SECCOMP).expect("the file is part of this program");
     config["linux"]["maskedPaths"] = json!([
-        "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-        "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
-        "/sys/firmware", "/sys/fs/cgroup",
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/sys/devices/virtual/powercap",
+        "/sys/firmware",
+        "/sys/fs/cgroup",
     ]);
     config["linux"]["readonlyPaths"] =
         json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
@@ -99,7 +109,8 @@ mod tests {
             first_uid: 1_000_000,
             cgroup: "aleph/x".into(),
         };
-        let config = config("x", &spec, &SandboxDirectory::new("/run/x"), &WaitingLimits { memory: 1, pids: 2, shares: 3 });
+        let config =
+            config("x", &spec, &SandboxDirectory::new("/run/x"), &WaitingLimits { memory: 1, pids: 2, shares: 3 });
         for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
             assert_eq!(config["process"]["capabilities"][set], json!([]));
         }

@@ -33,7 +33,8 @@ pub(crate) fn times() -> LeaseTimes {
 /// Something that `make` builds.
 fn built(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(name);
-    path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: run `make guest runtimes target/tools/runsc`", path.display()))
+    path.canonicalize()
+        .unwrap_or_else(|_| panic!("{} is missing: run `make guest runtimes target/tools/runsc`", path.display()))
 }
 
 /// The Python image, mounted once for all tests of this process.
