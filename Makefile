@@ -22,6 +22,7 @@ MAKEFLAGS += --no-print-directory
 CARGO ?= cargo
 HOST := x86_64-unknown-linux-gnu
 TOOLS := target/tools
+RUNSC := $(TOOLS)/runsc
 PIP := $(TOOLS)/venv/bin/python -m pip --disable-pip-version-check
 
 # Debian packages by command or file that tells whether they are there: file=package.
@@ -42,7 +43,7 @@ demo: build examples
 	examples/demo.sh
 
 # Lint, unit tests and tests of each crate, then everything together on real processes.
-test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/aleph-sdk $(TOOLS)/schemathesis $(TOOLS)/anvil lint
+test: packages guest runtimes examples $(RUNSC) $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/aleph-sdk $(TOOLS)/schemathesis $(TOOLS)/anvil lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server --exclude bench-program
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
@@ -131,7 +132,6 @@ $(TOOLS)/docker: | packages-swarm
 
 # gVisor, unpacked as well. The release's own package is too old, so it comes from the backports of wherever this machine's packages
 # come from; nothing of the machine's own lists is changed.
-RUNSC := $(TOOLS)/runsc
 $(RUNSC): | packages
 	rm -rf $@ $@.new
 	mkdir -p $@.new/sources $@.new/lists/partial $@.new/cache/archives/partial
@@ -194,7 +194,7 @@ $(TOOLS)/venv: | packages
 
 # Measurements beside what they should be compared with; all of them, or some: make bench ONLY="warm messages".
 ONLY ?=
-bench: build packages-bench examples target/bench-program/bench-program $(TOOLS)/bench
+bench: build packages-bench examples target/bench-program/bench-program $(TOOLS)/bench $(RUNSC)
 	$(CARGO) build --release --locked -p aleph-bench
 	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-bench $(ONLY) $(if $(STORE),--store $(STORE))
 	$(if $(ONLY),,$(CARGO) bench --locked -p aleph-sandbox --features client --bench deadline)

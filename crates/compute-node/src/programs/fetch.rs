@@ -288,4 +288,24 @@ mod tests {
             assert!(failure.message.starts_with("the code cannot be fetched: "), "{}", failure.message);
         }
     }
+
+    #[test]
+    fn a_program_never_gets_less_isolation_than_it_asks_for() {
+        let asking = |metadata: serde_json::Value| {
+            let content = json!({
+                "address": "0x1", "time": 1, "allow_amend": true, "type": "vm-function", "environment": {}, "resources": {},
+                "metadata": metadata, "code": {"encoding": "zip", "entrypoint": "main:app", "ref": "a"},
+                "runtime": {"ref": "b", "comment": ""}, "on": {"http": true},
+            });
+            ProgramContent::parse(&content.to_string()).unwrap()
+        };
+        let refused = |metadata, offered: &[Isolation]| refuse_isolation(&asking(metadata), offered).unwrap_err();
+        assert_eq!(refuse_isolation(&asking(json!({})), &[Isolation::Gvisor]), Ok(()));
+        assert_eq!(refuse_isolation(&asking(json!({"isolation": "gvisor"})), &Isolation::ALL), Ok(()));
+        let failure = refused(json!({"isolation": "gvisor"}), &[Isolation::Container]);
+        assert_eq!(failure.kind, FailureKind::Unsupported);
+        assert!(failure.message.ends_with("asks for the isolation gvisor, and this node offers container only"));
+        let failure = refused(json!({"isolation": "vm"}), &Isolation::ALL);
+        assert!(failure.message.starts_with("metadata.isolation is \"vm\": write "), "{}", failure.message);
+    }
 }

@@ -425,6 +425,18 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_between_it_and_the_machine_is_read_or_refused() {
+        let asks = |value: Value| with(|c| c["metadata"]["isolation"] = value).unwrap().isolation();
+        assert_eq!(with(|_| {}).unwrap().isolation(), Ok(None));
+        assert_eq!(asks("gvisor".into()), Ok(Some(Isolation::Gvisor)));
+        assert_eq!(asks("container".into()), Ok(Some(Isolation::Container)));
+        for bad in [Value::from("vm"), Value::from(1), Value::Null] {
+            let why = asks(bad.clone()).unwrap_err();
+            assert_eq!(why, format!("metadata.isolation is {bad}: write \"container\" or \"gvisor\""));
+        }
+    }
+
+    #[test]
     fn unknown_fields_are_refused_by_name_where_the_schema_forbids_them() {
         let error = with(|c| c["colour"] = "red".into()).unwrap_err();
         assert!(error.message.contains("colour"), "{error}");

@@ -239,4 +239,12 @@ mod tests {
         assert!(impossible(json!({"node": {"address_regex": "(a{100}){100}{100}"}})).contains("pattern"));
         assert!(read(|c| c["requirements"] = json!({"gpu": []})).unwrap().impossible.is_none());
     }
+
+    #[test]
+    fn the_isolation_is_a_demand_and_what_nobody_knows_is_impossible() {
+        let asks = |value: Value| read(|c| c["metadata"] = json!({ "isolation": value })).unwrap();
+        assert_eq!(asks(json!("gvisor")).demands.isolation, Some(Isolation::Gvisor));
+        assert_eq!(read(|_| {}).unwrap().demands.isolation, None);
+        assert!(asks(json!("vm")).impossible.unwrap().starts_with("metadata.isolation is \"vm\": write"));
+    }
 }

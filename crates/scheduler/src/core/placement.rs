@@ -214,7 +214,7 @@ fn words(obstacle: Obstacle, needs: Needs, most: Needs) -> String {
         Obstacle::Unread => "with a program that the message node has to be asked about first".to_owned(),
         Obstacle::OtherNode => "not the node, owner or address that it asks for".to_owned(),
         Obstacle::OtherCpu => "without the processor that it asks for".to_owned(),
-        Obstacle::OtherIsolation => "that does not offer the isolation that it asks for".to_owned(),
+        Obstacle::OtherIsolation => "without the isolation that it asks for".to_owned(),
         Obstacle::Avoided => "that refused or failed it a short while ago".to_owned(),
         Obstacle::Memory => {
             format!("with too little memory (needs {} MiB, most free {} MiB)", needs.memory_mib, most.memory_mib)
