@@ -361,6 +361,26 @@ mod tests {
     }
 
     #[test]
+    fn version_2_groups_are_made_with_their_controllers_and_joined() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("a/b");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("cgroup.procs"), "").unwrap();
+        let group = Hierarchy::V2 { root: root.path().into() }.group("a/b");
+        let members = group.make().unwrap();
+        for above in ["", "a"] {
+            let file = root.path().join(above).join("cgroup.subtree_control");
+            assert_eq!(fs::read_to_string(file).unwrap(), "+cpu +memory +pids");
+        }
+        assert!(!directory.join("cgroup.subtree_control").exists(), "what has processes hands nothing down");
+        join(&members).unwrap();
+        assert_eq!(fs::read_to_string(directory.join("cgroup.procs")).unwrap(), "0");
+        group.set_waiting_limits(&WaitingLimits { memory: 4096, pids: 3, shares: 8 }).unwrap();
+        let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap();
+        assert_eq!((read("memory.max"), read("pids.max"), read("cpu.weight")), ("4096".into(), "3".into(), "1".into()));
+    }
+
+    #[test]
     fn missing_groups_are_empty_and_removed() {
         let group = Hierarchy::V2 { root: "/nowhere".into() }.group("x");
         assert!(group.is_empty());

@@ -1,4 +1,4 @@
-//! Real sandboxes: real supervisor, real OCI runtime, real image. Needs root, `crun` and `make guest runtimes`.
+//! Real sandboxes: real supervisor, real OCI runtimes, real image. Needs root, `crun` and `make guest runtimes target/tools/runsc`.
 
 #[path = "container/harness.rs"]
 mod harness;
@@ -79,13 +79,22 @@ const EVERYTHING: [&str; 14] = [
 
 #[tokio::test]
 async fn a_program_cannot_tell_whether_a_sandbox_waited_for_it() {
+    it_cannot_tell(Start::Cold, Start::Warm).await;
+}
+
+#[tokio::test]
+async fn under_gvisor_it_cannot_tell_either() {
+    it_cannot_tell(Start::GvisorCold, Start::GvisorWarm).await;
+}
+
+async fn it_cannot_tell(is_made: Start, waits: Start) {
     let claim = || {
         let mut claim = asgi(TELL, "main:app");
         claim.configure.environment.push(("GREETING".to_owned(), "hello".to_owned()));
         claim
     };
-    let mut cold = running("made", Start::Cold, claim()).await;
-    let mut warm = running("waited", Start::Warm, claim()).await;
+    let mut cold = running("made", is_made, claim()).await;
+    let mut warm = running("waited", waits, claim()).await;
     for what in EVERYTHING {
         assert_eq!(tell(&cold, what).await, tell(&warm, what).await, "{what}");
     }

@@ -134,11 +134,16 @@ struct Overhead {
     tasks_per_process: u32,
 }
 
-impl Overhead {
-    /// The limits of the control group in which something with these limits runs.
-    fn on(self, limits: &Limits) -> Limits {
-        let pids = limits.pids.saturating_mul(self.tasks_per_process).saturating_add(self.tasks);
-        Limits { memory_mib: limits.memory_mib + self.memory_mib, pids, ..*limits }
+impl ContainerSpec {
+    /// The limits of the control group in which a program with these limits runs.
+    #[must_use]
+    pub fn group_limits(&self, limits: &Limits) -> Limits {
+        let Overhead { memory_mib, tasks, tasks_per_process } = match self.isolation {
+            Isolation::Container => Overhead { memory_mib: 0, tasks: 0, tasks_per_process: 1 },
+            Isolation::Gvisor => gvisor::OVERHEAD,
+        };
+        let pids = limits.pids.saturating_mul(tasks_per_process).saturating_add(tasks);
+        Limits { memory_mib: limits.memory_mib + memory_mib, pids, ..*limits }
     }
 }
 
@@ -186,16 +191,8 @@ impl Container {
     fn waiting_limits(&self) -> WaitingLimits {
         let (memory_mib, shares) = if self.warm { (WARM_MIB, WARM_SHARES) } else { (UNCLAIMED_MIB, USUAL_SHARES) };
         let limits = Limits { memory_mib, vcpus: 1, pids: UNCLAIMED_PIDS, scratch_mib: UNCLAIMED_SCRATCH_MIB };
-        let Limits { memory_mib, pids, .. } = self.overhead().on(&limits);
+        let Limits { memory_mib, pids, .. } = self.spec.group_limits(&limits);
         WaitingLimits { memory: memory_mib << 20, pids: pids.into(), shares }
-    }
-
-    /// What is in its control group beside the program and its init.
-    fn overhead(&self) -> Overhead {
-        match self.spec.isolation {
-            Isolation::Container => Overhead { memory_mib: 0, tasks: 0, tasks_per_process: 1 },
-            Isolation::Gvisor => gvisor::OVERHEAD,
-        }
     }
 
     /// Mounts the root file system: the image below, a limited tmpfs above.
@@ -258,7 +255,7 @@ impl Container {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "the init has not started");
         let init = self.init.ok_or_else(missing).claiming("cannot enter the container")?;
         let cgroup = self.cgroup.as_ref().ok_or_else(missing).claiming("cannot limit the container")?;
-        cgroup.set_limits(&self.overhead().on(&claim.limits)).claiming("cannot limit the container")?;
+        cgroup.set_limits(&self.spec.group_limits(&claim.limits)).claiming("cannot limit the container")?;
         let [_, scratch, ..] = self.mount_points();
         mounts::resize_tmpfs(&scratch, claim.limits.scratch_mib).claiming("cannot limit what the container writes")?;
         if let Some(network) = &claim.network {
