@@ -37,7 +37,7 @@ use crate::layout::SandboxDirectory;
 use crate::spec::ContainerSpec;
 
 /// The oldest release that this was tried with; it has what sandboxes need: `--pass-fd`, `--host-uds`, systrap.
-const OLDEST: u32 = 2024_07_29;
+const OLDEST: u32 = 20_240_729;
 
 /// Whether this binary is a gVisor that sandboxes can be made with.
 ///
@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn versions_of_debian_and_of_gvisor_itself_are_read() {
-        assert_eq!(release("runsc version 0.0~20240729.0\nspec: 1.0.2-dev\n"), Some(2024_07_29));
-        assert_eq!(release("runsc version release-20250113.0\nspec: 1.1.0-rc.1\n"), Some(2025_01_13));
+        assert_eq!(release("runsc version 0.0~20240729.0\nspec: 1.0.2-dev\n"), Some(20_240_729));
+        assert_eq!(release("runsc version release-20250113.0\nspec: 1.1.0-rc.1\n"), Some(20_250_113));
         assert_eq!(release("crun version 1.8.1\n"), None);
     }
 
