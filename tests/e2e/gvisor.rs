@@ -78,8 +78,8 @@ async fn a_node_without_gvisor_runs_no_program_that_asks_for_it() {
     let answer = reqwest_client().get(network.program_url(&on_demand)).send().await.unwrap();
     let status = answer.status();
     let text = answer.text().await.unwrap();
-    assert!(status.is_server_error() && text.contains("asks for the isolation gvisor"), "{status}: {text}");
-    assert!(text.contains("this node offers container only"), "{text}");
+    assert_eq!(status, 503);
+    assert!(text.contains("the node does not offer the isolation that the program asks for"), "{text}");
 
     let persistent = upload(&["--persistent"]).await;
     let found = eventually("it is unplaced", async || {

@@ -304,6 +304,8 @@ pub enum FailureKind {
     OutOfMemory,
     /// It asks for something that nodes of this version do not offer.
     Unsupported,
+    /// It asks for an isolation that this node does not offer; another node may.
+    Isolation,
     /// The node failed, not the program; another node may do better.
     NodeFault,
 }
@@ -322,13 +324,14 @@ impl FailureKind {
             Self::Exited => "the program exited",
             Self::OutOfMemory => "the program ran out of memory",
             Self::Unsupported => "the program asks for something that is not offered",
+            Self::Isolation => "the node does not offer the isolation that the program asks for",
             Self::NodeFault => "the compute node failed",
         }
     }
 
     /// Whether another node may do better.
     pub const fn is_fault_of_node(self) -> bool {
-        matches!(self, Self::NodeFault)
+        matches!(self, Self::Isolation | Self::NodeFault)
     }
 }
 

@@ -19,15 +19,10 @@ mod warm {
     include!("container/every_start.rs");
 }
 
-/// As `cold`, with a kernel of its own.
-mod gvisor_cold {
+/// As `cold`, with a kernel of its own. One in which an interpreter waited is not tried with everything again, as each takes
+/// seconds to be made, but must be the same to its program, as with containers.
+mod gvisor {
     const START: Start = Start::GvisorCold;
-    include!("container/every_start.rs");
-}
-
-/// As `warm`, with a kernel of its own.
-mod gvisor_warm {
-    const START: Start = Start::GvisorWarm;
     include!("container/every_start.rs");
 }
 
@@ -114,8 +109,17 @@ async fn it_cannot_tell(is_made: Start, waits: Start) {
 
 #[tokio::test]
 async fn programs_of_sandboxes_that_waited_share_nothing_that_is_random() {
-    let mut one = running("one", Start::Warm, asgi(TELL, "main:app")).await;
-    let mut other = running("other", Start::Warm, asgi(TELL, "main:app")).await;
+    they_share_nothing_that_is_random(Start::Warm).await;
+}
+
+#[tokio::test]
+async fn under_gvisor_they_share_nothing_that_is_random() {
+    they_share_nothing_that_is_random(Start::GvisorWarm).await;
+}
+
+async fn they_share_nothing_that_is_random(start: Start) {
+    let mut one = running("one", start, asgi(TELL, "main:app")).await;
+    let mut other = running("other", start, asgi(TELL, "main:app")).await;
     for chance in [
         "__import__('random').random()",
         "__import__('secrets').token_hex()",
@@ -133,11 +137,20 @@ async fn programs_of_sandboxes_that_waited_share_nothing_that_is_random() {
 
 #[tokio::test]
 async fn what_a_program_brings_is_what_it_gets_though_another_was_imported_in_advance() {
+    what_it_brings_is_what_it_gets(Start::Warm).await;
+}
+
+#[tokio::test]
+async fn under_gvisor_what_a_program_brings_is_what_it_gets() {
+    what_it_brings_is_what_it_gets(Start::GvisorWarm).await;
+}
+
+async fn what_it_brings_is_what_it_gets(start: Start) {
     let claim = asgi(&format!("import pydantic\n{TELL}"), "main:app");
     let CodeSource::Directory(code) = &claim.code else { panic!("it is a directory") };
     std::fs::create_dir(code.join("pydantic")).unwrap();
     std::fs::write(code.join("pydantic/__init__.py"), "VERSION = 'its own'").unwrap();
-    let mut sandbox = running("brings", Start::Warm, claim).await;
+    let mut sandbox = running("brings", start, claim).await;
     assert_eq!(tell(&sandbox, "pydantic.VERSION").await, "its own");
     assert_eq!(tell(&sandbox, "'fastapi' in sys.modules").await, false, "it began anew");
     sandbox.stop_and_clear().await;

@@ -258,7 +258,7 @@ fn refuse_isolation(content: &ProgramContent, offered: &[Isolation]) -> Result<(
         Ok(Some(asked)) if !offered.contains(&asked) => {
             let offered = offered.iter().map(|isolation| isolation.as_str()).collect::<Vec<_>>().join(", ");
             let message = format!("the program asks for the isolation {asked}, and this node offers {offered} only");
-            Err(failure(FailureKind::Unsupported, message))
+            Err(failure(FailureKind::Isolation, message))
         }
         Ok(_) => Ok(()),
         Err(why) => Err(failure(FailureKind::Unsupported, why)),
@@ -303,9 +303,10 @@ mod tests {
         assert_eq!(refuse_isolation(&asking(json!({})), &[Isolation::Gvisor]), Ok(()));
         assert_eq!(refuse_isolation(&asking(json!({"isolation": "gvisor"})), &Isolation::ALL), Ok(()));
         let failure = refused(json!({"isolation": "gvisor"}), &[Isolation::Container]);
-        assert_eq!(failure.kind, FailureKind::Unsupported);
+        assert_eq!(failure.kind, FailureKind::Isolation);
         assert!(failure.message.ends_with("asks for the isolation gvisor, and this node offers container only"));
         let failure = refused(json!({"isolation": "vm"}), &Isolation::ALL);
+        assert_eq!(failure.kind, FailureKind::Unsupported);
         assert!(failure.message.starts_with("metadata.isolation is \"vm\": write "), "{}", failure.message);
     }
 }
