@@ -3,7 +3,7 @@
 #[path = "container/harness.rs"]
 mod harness;
 
-use aleph_sandbox::spec::{ClaimSpec, CodeSource, SandboxState};
+use aleph_sandbox::spec::{ClaimSpec, CodeSource, End, SandboxState};
 
 use harness::{Sandbox, Start, asgi, binary};
 
@@ -175,4 +175,21 @@ async fn a_binary_gets_a_sandbox_in_which_an_interpreter_waited_to_itself() {
     let processes = sandbox.group_file("cgroup.procs").unwrap();
     assert_eq!(processes.lines().count(), 2, "its init and itself: {processes}");
     sandbox.stop_and_clear().await;
+}
+
+#[tokio::test]
+async fn an_oci_runtime_that_fails_is_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = folder.path().join("runtime");
+    std::fs::write(&fails, "#!/bin/sh\necho no luck >&2; exit 1\n").unwrap();
+    std::fs::set_permissions(&fails, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for start in [Start::Cold, Start::GvisorCold] {
+        for (runtime, says) in [(fails.clone(), "no luck"), ("/nowhere/runtime".into(), "No such file or directory")] {
+            let sandbox = Sandbox::prepare("fails", start, runtime).await;
+            // It may have ended before it could be asked: what counts is what it left.
+            let end = sandbox.left().await;
+            assert!(matches!(&end, End::SandboxError { message } if message.contains(says)), "{start:?}: {end:?}");
+            sandbox.is_gone().await;
+        }
+    }
 }

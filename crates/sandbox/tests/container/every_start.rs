@@ -130,6 +130,19 @@ async fn volumes_are_where_the_program_expects_them() {
 }
 
 #[tokio::test]
+async fn a_volume_that_has_no_place_is_said() {
+    let mut sandbox = Sandbox::start("no-place", START).await;
+    let data = sandbox.folder().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let mut claim = asgi(HELLO, "main:app");
+    claim.volumes = vec![VolumeSpec { mount: "/etc/passwd/data".into(), source: VolumeSource::Directory(data) }];
+    sandbox.claim(claim).await;
+    let end = sandbox.ended().await;
+    assert!(matches!(&end, End::SandboxError { message } if message.contains("Not a directory")), "{end:?}");
+    sandbox.is_gone().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_is_the_programs_own() {
     let mut sandbox = Sandbox::start("disk", START).await;
     sandbox.claim(asgi(HELLO, "main:app")).await;

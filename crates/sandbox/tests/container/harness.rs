@@ -107,6 +107,13 @@ impl Start {
 impl Sandbox {
     /// Prepares one and waits until it waits.
     pub(crate) async fn start(name: &str, start: Start) -> Self {
+        let mut sandbox = Self::prepare(name, start, start.runtime()).await;
+        sandbox.wait_for(|state| *state == SandboxState::Prepared).await;
+        sandbox
+    }
+
+    /// Prepares one with this OCI runtime.
+    pub(crate) async fn prepare(name: &str, start: Start, oci_runtime: PathBuf) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{name}-{number}", std::process::id());
@@ -121,7 +128,7 @@ impl Sandbox {
             name: name.clone(),
             driver: DriverSpec::Container(ContainerSpec {
                 isolation: start.isolation(),
-                oci_runtime: start.runtime(),
+                oci_runtime,
                 image: image(),
                 guest: built("guest"),
                 first_uid: 1_000_000 + number * 65_536,
@@ -132,9 +139,7 @@ impl Sandbox {
         };
         let binary = Path::new(env!("CARGO_BIN_EXE_aleph-supervisor"));
         let supervisor = Supervisor::start(binary, &directory, &spec).await.unwrap();
-        let mut sandbox = Self { folder, directory, supervisor, cgroup: format!("aleph-sandbox-tests/{name}") };
-        sandbox.wait_for(|state| *state == SandboxState::Prepared).await;
-        sandbox
+        Self { folder, directory, supervisor, cgroup: format!("aleph-sandbox-tests/{name}") }
     }
 
     pub(crate) fn directory(&self) -> &SandboxDirectory {
@@ -216,6 +221,18 @@ impl Sandbox {
         match self.wait_for(|state| matches!(state, SandboxState::Ended(_))).await {
             SandboxState::Ended(end) => end,
             _ => unreachable!("only ends were waited for"),
+        }
+    }
+
+    /// How it ended, as its supervisor wrote it down.
+    pub(crate) async fn left(&self) -> End {
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(end) = fs::read(self.directory.end()).ok().and_then(|end| serde_json::from_slice(&end).ok()) {
+                return end;
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "it did not end: {}", self.complaints());
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
