@@ -10,6 +10,7 @@ mod failover;
 mod frozen;
 mod full_disk;
 mod guest_api;
+mod gvisor;
 mod ipfs;
 mod isolation;
 mod message_nodes;
