@@ -7,6 +7,7 @@ mod bad_programs;
 mod chain;
 mod ephemeral;
 mod failover;
+mod fair;
 mod frozen;
 mod full_disk;
 mod guest_api;

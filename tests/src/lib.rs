@@ -14,6 +14,7 @@ mod publisher;
 mod python_client;
 mod role;
 mod s3;
+mod slow_files;
 mod user;
 mod wait;
 
@@ -28,6 +29,7 @@ pub use publisher::Publisher;
 pub use python_client::{PythonClient, Sdk};
 pub use role::{Role, arguments_of};
 pub use s3::S3;
+pub use slow_files::SlowFiles;
 pub use user::User;
 pub use wait::{eventually, within};
 

@@ -1,19 +1,22 @@
 //! The agent: one task that owns the cores of this node, gives them events in order, and has their commands carried out. It
 //! decides nothing itself.
 
+mod handle;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lease::{BootTime, LeaseConfig, LeaseTimes, clock};
+use lease::{LeaseConfig, LeaseTimes, clock};
 use protocol::ProgramId;
-use protocol::control::{Failure, FailureKind, Grant, ProgramReport, SetVersion};
+use protocol::control::Failure;
 use sandbox::spec::IdleSpec;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+pub(crate) use self::handle::{AgentHandle, Message};
 use crate::core::data::NoPlan;
 use crate::core::on_demand::{self, CopyId, OnDemand, Patience, Terms};
 use crate::core::persistent::{self, Assignment, Needs, Persistent};
@@ -21,13 +24,15 @@ use crate::epochs::EpochStore;
 use crate::machine;
 use crate::programs::catalog::Change;
 use crate::programs::data::{DataError, ProgramData};
-use crate::programs::endpoint::{Endpoint, Endpoints, Visit};
 use crate::programs::fetch::{Fetched, Fetcher};
 use crate::programs::launch;
 use crate::programs::sandboxes::{Adopted, Happened, Owner, Sandboxes};
 
 /// How often idle copies are looked for and leases of copies on demand are renewed.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How often idle copies are looked for while programs wait for their room.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How long a program has to end by itself when it is stopped for idleness or with the node.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -39,88 +44,6 @@ const QUEUE: usize = 1024;
 fn on_demand_lease() -> LeaseTimes {
     let config = LeaseConfig { lease: Duration::from_secs(30), heartbeat: HOUSEKEEPING, ..LeaseConfig::default() };
     LeaseTimes::new(config).expect("these constants fit together")
-}
-
-/// What the agent is asked or told.
-pub(crate) enum Message {
-    /// The scheduler answered a heartbeat.
-    Granted { sent: BootTime, times: LeaseTimes, grant: Grant },
-    /// What the next heartbeat says.
-    Reports(oneshot::Sender<(Option<SetVersion>, Vec<ProgramReport>)>),
-    /// A request needs a copy on demand.
-    Want(ProgramId, oneshot::Sender<Result<(), Failure>>),
-    /// A program ended or has new code.
-    Changed(Change),
-    /// What a program wrote was brought to its standby, as far as that was possible.
-    Settled(Assignment),
-    /// A copy on demand was to be frozen, and is or is not.
-    Froze(CopyId, bool),
-}
-
-/// How everybody else talks to the agent.
-#[derive(Clone)]
-pub(crate) struct AgentHandle {
-    messages: mpsc::Sender<Message>,
-    heartbeat_due: Arc<Notify>,
-    endpoints: Arc<Endpoints>,
-}
-
-impl AgentHandle {
-    /// A handle, and what its agent receives.
-    pub(crate) fn new(endpoints: Arc<Endpoints>) -> (Self, mpsc::Receiver<Message>) {
-        let (messages, receiver) = mpsc::channel(QUEUE);
-        (Self { messages, heartbeat_due: Arc::default(), endpoints }, receiver)
-    }
-
-    /// Passes on a grant.
-    pub(crate) async fn granted(&self, sent: BootTime, times: LeaseTimes, grant: Grant) {
-        let _ = self.messages.send(Message::Granted { sent, times, grant }).await;
-    }
-
-    /// What the next heartbeat says; `None` when the agent has ended.
-    pub(crate) async fn reports(&self) -> Option<(Option<SetVersion>, Vec<ProgramReport>)> {
-        let (reply, answer) = oneshot::channel();
-        self.messages.send(Message::Reports(reply)).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Waits until the agent has something new to say to the scheduler.
-    pub(crate) async fn heartbeat_due(&self) {
-        self.heartbeat_due.notified().await;
-    }
-
-    /// Goes into a program that answers on this node.
-    pub(crate) async fn enter(&self, program: ProgramId) -> Option<Visit> {
-        self.endpoints.enter(program).await
-    }
-
-    /// Where the copies of a program answer on this node.
-    pub(crate) fn endpoints(&self, program: ProgramId) -> Vec<Arc<Endpoint>> {
-        self.endpoints.of(program)
-    }
-
-    /// How many copies on demand are frozen.
-    pub(crate) fn frozen(&self) -> usize {
-        self.endpoints.on_demand().iter().filter(|(_, endpoint)| endpoint.is_frozen()).count()
-    }
-
-    /// Goes into a copy on demand, starting it if need be.
-    pub(crate) async fn enter_on_demand(&self, program: ProgramId) -> Result<Visit, Failure> {
-        let ended = || Failure { kind: FailureKind::NodeFault, message: "the node is shutting down".to_owned() };
-        loop {
-            if let Some(visit) = self.endpoints.enter(program).await {
-                return Ok(visit);
-            }
-            let (reply, answer) = oneshot::channel();
-            self.messages.send(Message::Want(program, reply)).await.map_err(|_| ended())?;
-            answer.await.map_err(|_| ended())??;
-        }
-    }
-
-    /// Where changes of programs are told.
-    pub(crate) fn changes(&self) -> mpsc::Sender<Message> {
-        self.messages.clone()
-    }
 }
 
 /// What the agent works with.
@@ -145,9 +68,16 @@ pub(crate) struct Agent {
     /// What is fetched and not started yet.
     fetched: HashMap<Owner, Fetched>,
     /// Requests that wait for a copy on demand.
-    waiting: HashMap<ProgramId, Vec<oneshot::Sender<Result<(), Failure>>>>,
+    waiting: HashMap<ProgramId, Vec<Waiting>>,
     fetches: mpsc::Sender<(Owner, Result<Fetched, NotFetched>)>,
     fetch_results: mpsc::Receiver<(Owner, Result<Fetched, NotFetched>)>,
+}
+
+/// A request that waits for a copy on demand.
+struct Waiting {
+    reply: oneshot::Sender<Result<(), Failure>>,
+    /// Whether it does so for room where all of it is in use.
+    for_room: bool,
 }
 
 /// Why a program cannot be started.
@@ -200,6 +130,8 @@ impl Agent {
     ) {
         let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let wakeup = self.parts.persistent.next_wakeup().map_or(HOUSEKEEPING, |at| clock::now().until(at));
             tokio::select! {
@@ -208,6 +140,7 @@ impl Agent {
                 Some((owner, happened)) = events.recv() => self.happened(owner, happened),
                 Some((owner, result)) = self.fetch_results.recv() => self.was_fetched(owner, result),
                 _ = housekeeping.tick() => self.keep_house(),
+                _ = look.tick(), if self.parts.on_demand.waiting() > 0 => self.look(),
                 () = tokio::time::sleep(wakeup) => self.tell(persistent::Event::Tick),
             }
         }
@@ -231,10 +164,11 @@ impl Agent {
                 // Who asked may have gone.
                 let _ = reply.send((persistent.applied().cloned(), persistent.reports(clock::now())));
             }
-            Message::Want(program, reply) => {
-                self.waiting.entry(program).or_default().push(reply);
-                self.tell_on_demand(on_demand::Event::Wanted(program));
+            Message::Want { program, owner, waits, reply } => {
+                self.waiting.entry(program).or_default().push(Waiting { reply, for_room: waits });
+                self.tell_on_demand(on_demand::Event::Wanted { program, owner, waits });
             }
+            Message::Stuck(copy) => self.tell_on_demand(on_demand::Event::Stuck(copy)),
             Message::Settled(assignment) => self.tell(persistent::Event::Settled(assignment)),
             Message::Froze(copy, true) => self.tell_on_demand(on_demand::Event::Frozen(copy)),
             Message::Froze(copy, false) => self.tell_on_demand(on_demand::Event::NotFrozen(copy)),
@@ -304,7 +238,7 @@ impl Agent {
         }
     }
 
-    /// Tells the core which copies on demand are idle, and renews their leases.
+    /// Tells the core how copies on demand are used, and renews their leases.
     fn keep_house(&mut self) {
         let deadline = on_demand_lease().holder(clock::now());
         for owner in self.parts.sandboxes.owners() {
@@ -315,6 +249,11 @@ impl Agent {
         for (program, inside) in self.parts.handle.endpoints.crowds() {
             self.tell_on_demand(on_demand::Event::Inside(program, inside));
         }
+        self.look();
+    }
+
+    /// Tells the core which copies on demand are idle.
+    fn look(&mut self) {
         for (copy, endpoint) in self.parts.handle.endpoints.on_demand() {
             self.tell_on_demand(match endpoint.idle_since() {
                 Some(since) => on_demand::Event::Idle(copy, since),
@@ -393,6 +332,7 @@ impl Agent {
             }
             Command::Serve(program) => self.answer(program, &Ok(())),
             Command::Fail(program, failure) => self.answer(program, &Err(failure)),
+            Command::Refuse(program, failure) => self.refuse(program, &failure),
             Command::Drop(copy) => drop(self.fetched.remove(&Owner::OnDemand(copy))),
             Command::Freeze(copy) => self.freeze(copy),
             Command::Retire(copy) => self.retire(copy),
@@ -400,9 +340,19 @@ impl Agent {
     }
 
     fn answer(&mut self, program: ProgramId, result: &Result<(), Failure>) {
-        for reply in self.waiting.remove(&program).unwrap_or_default() {
+        for waiting in self.waiting.remove(&program).unwrap_or_default() {
             // The request may have been given up.
-            let _ = reply.send(result.clone());
+            let _ = waiting.reply.send(result.clone());
+        }
+    }
+
+    /// Answers those who do not wait for room.
+    fn refuse(&mut self, program: ProgramId, failure: &Failure) {
+        let Some(waiting) = self.waiting.get_mut(&program) else { return };
+        let (stay, go) = std::mem::take(waiting).into_iter().partition(|waiting| waiting.for_room);
+        *waiting = stay;
+        for Waiting { reply, .. } in go {
+            let _ = reply.send(Err(failure.clone()));
         }
     }
 
@@ -426,8 +376,8 @@ impl Agent {
         tokio::spawn(async move {
             if let Some(endpoint) = endpoint {
                 let _ = tokio::time::timeout(endpoint.request_limit, endpoint.empty()).await;
-                // To end by itself. Its door is closed, so nobody freezes it again.
-                endpoint.wake().await;
+                // To end by itself. Its door is closed, so nobody freezes it again. If it cannot go on, it is killed.
+                let _ = endpoint.wake().await;
             }
             stop(STOP_GRACE);
         });
@@ -454,7 +404,7 @@ impl Agent {
         info!(sandboxes = owners.len(), "stopping all programs of this node");
         for owner in owners {
             if let Some(endpoint) = self.parts.handle.endpoints.remove(owner) {
-                endpoint.wake().await;
+                let _ = endpoint.wake().await;
             }
             sandboxes.stop(owner, STOP_GRACE);
         }

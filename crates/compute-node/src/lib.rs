@@ -32,6 +32,8 @@ mod registration;
 mod server;
 mod single_flight;
 mod statements;
+#[cfg(test)]
+mod warnings;
 
 pub use config::Config;
 pub use node::{GatewayConfig, RunError, run, run_gateway};

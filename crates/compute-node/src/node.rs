@@ -382,6 +382,7 @@ async fn connect(
     };
     let (Some(id), Ok(boot)) = (id, machine::boot_id()) else { return };
     let _ = node.set(id);
+    handle.introduce(id);
     if let Some(data) = &data {
         match Archive::new(&config.message_node, account.clone()) {
             Ok(archive) => data.introduce(account.clone(), id, archive, catalog),

@@ -22,6 +22,12 @@ impl<K, V> Default for SingleFlight<K, V> {
 }
 
 impl<K: Eq + Hash + Clone + Send + 'static, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
+    /// The result of the work for this key that is under way; `None` if there is none.
+    pub(crate) async fn join(&self, key: &K) -> Option<V> {
+        let work = self.under_way.lock().expect("no code panics while it holds this lock").get(key).cloned();
+        Some(work?.await)
+    }
+
     /// The result of the work for this key: of the one under way, or of `start`, which then goes on even if nobody waits.
     pub(crate) async fn run<F>(&self, key: K, start: impl FnOnce() -> F) -> V
     where
@@ -65,8 +71,9 @@ mod tests {
                 }
             })
         };
-        let (a, b, c, ()) = tokio::join!(ask(), ask(), ask(), async { all_asked.add_permits(1) });
-        assert_eq!((a, b, c), (1, 1, 1));
+        assert_eq!(flight.join(&1).await, None);
+        let (a, b, c, ()) = tokio::join!(ask(), ask(), flight.join(&1), async { all_asked.add_permits(1) });
+        assert_eq!((a, b, c), (1, 1, Some(1)));
         assert_eq!(ask().await, 2, "afterwards it is done anew");
     }
 }

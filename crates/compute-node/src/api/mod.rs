@@ -2,6 +2,7 @@
 
 mod about;
 mod logs;
+mod on_demand;
 mod replication;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use protocol::client::MessageNode;
 use protocol::control::Capacity;
 use protocol::data::REPLICATION_PATH;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::agent::AgentHandle;
+use crate::gateway::READY_PATH;
 use crate::metrics::{self, Metrics};
 use crate::programs::catalog::Catalog;
 use crate::programs::data::ProgramData;
@@ -62,6 +64,7 @@ pub(crate) fn router(state: Arc<ApiState>) -> Router {
         .route("/control/machine/{program}/logs", get(logs::read))
         .route("/control/machine/{program}/stream_logs", get(logs::stream))
         .route(REPLICATION_PATH, get(replication::accept))
+        .route(&format!("{READY_PATH}{{program}}"), post(on_demand::have_ready))
         .fallback(unknown)
         .with_state(state)
 }

@@ -3,14 +3,14 @@
 //!
 //! Each copy:
 //! ```text
-//!            a request,          fetched, and room        ready             unused      stands still
+//!            a request,          fetched, its turn, room  ready             unused      stands still
 //!            too many inside
 //!  (none) ─────────────▶ Fetching ───────────────▶ Starting ─────▶ Ready ─────────▶ Freezing ──────▶ Frozen
-//!     ▲                     │  fetched, no room       │ failed     │ ▲                 │ a request      │ a request
-//!     │                     ▼                         │            │ └─────────────────┴────────────────┘
-//!     │                 WaitingForRoom                ▼            ▼ unused for long, room is needed, memory is
-//!     └───────────────────────────────────────── (Failed) ◀──── Stopping     short, code changed, program forgotten
-//!                 back-off over, or gone
+//!     ▲                   │ ▲ new code          ▲     │ failed     │ ▲                 │ a request      │ a request
+//!     │           fetched ▼ │             room, │     │            │ └─────────────────┴────────────────┘
+//!     │                 WaitingForRoom ─────────┘     ▼            ▼ unused for long, room is needed, memory is
+//!     └───────────────────────────────────────── (Failed) ◀──── Stopping     short, code changed, program forgotten,
+//!                 back-off over, or gone                                      cannot be let go on
 //! ```
 //! The gateway moves it by requests, the sandbox by its reports, the clock by idleness and back-off. Freezing and Frozen are
 //! left for Stopping as Ready is. A request lets a frozen copy go on without asking here, and is heard of here afterwards:
@@ -21,131 +21,61 @@
 //! inside want: a crowd that stays in the first copy keeps the second, which gets those that come.
 //!
 //! When room is needed or memory is short, frozen and spare copies leave first, then idle ones, the longest unused before the
-//! others.
+//! others. Where all room is in use, programs wait for it, and their owners take turns; see `room.rs`.
+//!
+//! New code may come while a copy is being fetched or waits: what was fetched may be the old one, so it is fetched again.
 
+mod event;
 mod room;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lease::BootTime;
-use protocol::ProgramId;
 use protocol::control::Failure;
+use protocol::{Address, ProgramId};
 
+pub use self::event::{Command, CopyId, Event, Patience, Terms};
 use super::backoff::Backoff;
 use super::persistent::Needs;
-
-/// One of the copies of a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CopyId {
-    /// Whose.
-    pub program: ProgramId,
-    /// Which: from 0 on. Requests go to the one with the lowest number that has room for them.
-    pub number: u16,
-}
-
-impl CopyId {
-    /// The first copy of a program.
-    pub const fn first(program: ProgramId) -> Self {
-        Self { program, number: 0 }
-    }
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A request waits for the program.
-    Wanted(ProgramId),
-    /// So many requests are inside the program, in all of its copies.
-    Inside(ProgramId, usize),
-    /// Everything that the copy needs is there.
-    Fetched(CopyId, Terms),
-    /// Something that it needs cannot be had.
-    FetchFailed(CopyId, Failure),
-    /// Its sandbox answers.
-    Ready(CopyId),
-    /// Nothing of its sandbox runs any more; a failure, unless it was told to end.
-    Gone(CopyId, Option<Failure>),
-    /// No request has used it since then.
-    Idle(CopyId, BootTime),
-    /// Requests use it.
-    Busy(CopyId),
-    /// It stands still.
-    Frozen(CopyId),
-    /// It does not stand still: it was used just then, or cannot.
-    NotFrozen(CopyId),
-    /// A copy of an agent before this one was found alive and ready.
-    Adopted {
-        /// Which.
-        copy: CopyId,
-        /// How it runs.
-        terms: Terms,
-        /// Since when it counts as unused, if it was found frozen.
-        frozen: Option<BootTime>,
-    },
-    /// No copy of it must go on as it is: new code, or forgotten.
-    Outdated(ProgramId),
-    /// Time passed.
-    Tick {
-        /// Whether the machine has little memory left.
-        memory_is_short: bool,
-    },
-}
-
-/// What to do, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Fetch what the copy needs.
-    Fetch(CopyId),
-    /// Start its sandbox.
-    Start(CopyId),
-    /// Let the program's waiting requests through.
-    Serve(ProgramId),
-    /// Tell the program's waiting requests that it failed.
-    Fail(ProgramId, Failure),
-    /// Forget what was fetched for the copy: it is not started.
-    Drop(CopyId),
-    /// Have it stand still, unless a request uses it just now.
-    Freeze(CopyId),
-    /// Let no new request in, wait for those inside, and end it.
-    Retire(CopyId),
-}
-
-/// How long a copy stays when nobody uses it, counted from the last request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// Until it is frozen; never, if it is stopped by then.
-    pub freeze_after: Duration,
-    /// Until it is stopped.
-    pub stop_after: Duration,
-}
-
-/// How a copy runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    /// What it takes of the node, also while it is frozen.
-    pub needs: Needs,
-    /// How long it stays.
-    pub patience: Patience,
-    /// How many copies its program has at most.
-    pub copies: u16,
-}
+use super::turns::Turns;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
-    Fetching,
-    WaitingForRoom(Terms),
-    Starting(Terms),
+    Fetching {
+        /// Whether there is newer code by now than what is being fetched.
+        outdated: bool,
+    },
+    WaitingForRoom {
+        terms: Terms,
+        since: BootTime,
+        /// Whether somebody leaves for it.
+        coming: bool,
+    },
+    Starting {
+        terms: Terms,
+        since: BootTime,
+    },
     /// Ready, Freezing or Frozen.
     Up(Terms, Use),
     Stopping {
         needs: Needs,
-        wanted_again: bool,
+        then: Then,
     },
     Failed {
         until: BootTime,
         failure: Failure,
     },
+}
+
+/// What follows when a copy has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    /// It is started again.
+    WantedAgain,
+    /// Nothing, and nobody waits for that, as it may never end.
+    Stuck,
 }
 
 /// How a copy that is ready is used.
@@ -170,7 +100,11 @@ impl Phase {
 
     /// Whether requests are or will be served by it.
     const fn is_alive(&self) -> bool {
-        matches!(self, Self::Fetching | Self::WaitingForRoom(_) | Self::Starting(_) | Self::Up(..))
+        matches!(self, Self::Fetching { .. } | Self::WaitingForRoom { .. } | Self::Starting { .. } | Self::Up(..))
+    }
+
+    const fn is_stuck(&self) -> bool {
+        matches!(self, Self::Stopping { then: Then::Stuck, .. })
     }
 }
 
@@ -181,12 +115,25 @@ struct Copy {
     ready_since: Option<BootTime>,
 }
 
+/// Who wants a program.
+#[derive(Debug)]
+struct Demand {
+    owner: Address,
+    /// Whether a request waits that does so for room, and one that does not.
+    patient: bool,
+    impatient: bool,
+}
+
 /// The copies on demand of one node.
 #[derive(Debug)]
 pub struct OnDemand {
     copies: BTreeMap<CopyId, Copy>,
     /// How many copies the requests inside a program want, where that is more than one.
     crowds: BTreeMap<ProgramId, usize>,
+    /// Who wanted each program that has copies.
+    demand: BTreeMap<ProgramId, Demand>,
+    /// The copies that wait for room.
+    waiting: Turns<Address, CopyId>,
     capacity: Needs,
     requests_per_copy: usize,
 }
@@ -195,8 +142,9 @@ impl OnDemand {
     /// None yet. `capacity` is what all together may take. More requests than `requests_per_copy` inside a program are a
     /// reason for another copy.
     pub fn new(capacity: Needs, requests_per_copy: usize) -> Self {
-        let (copies, crowds) = (BTreeMap::new(), BTreeMap::new());
-        Self { copies, crowds, capacity, requests_per_copy: requests_per_copy.max(1) }
+        let (copies, crowds, demand) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let waiting = Turns::new(room::MAX_WAITING);
+        Self { copies, crowds, demand, waiting, capacity, requests_per_copy: requests_per_copy.max(1) }
     }
 
     /// How many copies are there, in any state.
@@ -209,30 +157,35 @@ impl OnDemand {
         self.len() == 0
     }
 
+    /// How many programs wait for room. While there are some it matters soon who does not use theirs any more.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Takes an event and says what to do, in this order.
     pub fn handle(&mut self, now: BootTime, event: Event) -> Vec<Command> {
         let mut commands = Vec::new();
         match event {
-            Event::Wanted(program) => self.wanted(now, program, &mut commands),
+            Event::Wanted { program, owner, waits } => self.wanted(now, program, owner, waits, &mut commands),
             Event::Inside(program, requests) => self.inside(now, program, requests, &mut commands),
-            Event::Fetched(copy, terms) => {
-                if self.phase(copy) == Some(&Phase::Fetching) {
-                    self.set(copy, Phase::WaitingForRoom(terms));
-                    self.make_room(copy, terms, &mut commands);
-                }
-            }
-            Event::FetchFailed(copy, failure) => {
-                if self.phase(copy) == Some(&Phase::Fetching) {
-                    self.failed(now, copy, failure, &mut commands);
-                }
-            }
+            Event::Fetched(copy, terms) => match self.phase(copy) {
+                Some(Phase::Fetching { outdated: true }) => self.fetch_again(copy, &mut commands),
+                Some(Phase::Fetching { .. }) => self.fetched(now, copy, terms, &mut commands),
+                _ => {}
+            },
+            Event::FetchFailed(copy, failure) => match self.phase(copy) {
+                Some(Phase::Fetching { outdated: true }) => self.fetch_again(copy, &mut commands),
+                Some(Phase::Fetching { .. }) => self.failed(now, copy, failure, &mut commands),
+                _ => {}
+            },
             Event::Ready(copy) => {
                 if let Some(Copy { phase, ready_since, .. }) = self.copies.get_mut(&copy)
-                    && let Phase::Starting(terms) = *phase
+                    && let Phase::Starting { terms, .. } = *phase
                 {
-                    *phase = Phase::Up(terms, Use::idle(now));
+                    // By those who waited for it and go in now.
+                    *phase = Phase::Up(terms, Use::Busy);
                     *ready_since = Some(now);
-                    commands.push(Command::Serve(copy.program));
+                    self.serve(copy.program, &mut commands);
                 }
             }
             Event::Gone(copy, failure) => self.gone(now, copy, failure, &mut commands),
@@ -246,6 +199,12 @@ impl OnDemand {
                 Use::Freezing { since } => Use::Idle { since, freeze_not_before: now + FREEZE_AGAIN },
                 other => other,
             }),
+            Event::Stuck(copy) => {
+                if let Some(Phase::Up(terms, _)) = self.phase(copy) {
+                    self.set(copy, Phase::Stopping { needs: terms.needs, then: Then::Stuck });
+                    commands.push(Command::Retire(copy));
+                }
+            }
             Event::Adopted { copy, terms, frozen } => {
                 let usage = frozen.map_or(Use::idle(now), |since| Use::Frozen { since });
                 let (phase, backoff) = (Phase::Up(terms, usage), Backoff::default());
@@ -259,31 +218,74 @@ impl OnDemand {
                 );
                 let copies = &self.copies;
                 self.crowds.retain(|program, _| copies.range(all_of(*program)).any(|(_, copy)| copy.phase.is_up()));
+                self.demand.retain(|program, _| copies.range(all_of(*program)).next().is_some());
+                self.end_waiting(now, &mut commands);
+                self.give_room(now, &mut commands);
                 if memory_is_short {
-                    self.give_memory_back(&mut commands);
+                    self.give_memory_back(now, &mut commands);
                 }
             }
         }
         commands
     }
 
-    fn wanted(&mut self, now: BootTime, program: ProgramId, commands: &mut Vec<Command>) {
+    fn wanted(&mut self, now: BootTime, program: ProgramId, owner: Address, waits: bool, commands: &mut Vec<Command>) {
         if self.of(program).any(|(_, phase)| phase.is_up()) {
-            return commands.push(Command::Serve(program));
+            return self.serve(program, commands);
         }
+        let demand = self.demand.entry(program).or_insert(Demand { owner, patient: false, impatient: false });
+        demand.patient |= waits;
+        demand.impatient |= !waits;
         if self.is_alive(program) {
-            return;
+            let waiting = self.of(program).find_map(|(_, phase)| match phase {
+                Phase::WaitingForRoom { terms, coming: false, .. } => Some(terms.needs),
+                _ => None,
+            });
+            return waiting.into_iter().for_each(|needs| self.refuse(program, needs, commands));
         }
         for (_, copy) in self.copies.range_mut(all_of(program)) {
             match &mut copy.phase {
                 Phase::Failed { until, failure } if now < *until => {
-                    return commands.push(Command::Fail(program, failure.clone()));
+                    let failure = failure.clone();
+                    return self.fail(program, failure, commands);
                 }
-                Phase::Stopping { wanted_again, .. } => return *wanted_again = true,
+                Phase::Stopping { then: then @ (Then::Nothing | Then::WantedAgain), .. } => {
+                    return *then = Then::WantedAgain;
+                }
                 _ => {}
             }
         }
         self.begin(program, commands);
+    }
+
+    /// Everything that the copy needs is there. The only copy of a program waits for its turn and for room, another one does
+    /// not.
+    fn fetched(&mut self, now: BootTime, copy: CopyId, terms: Terms, commands: &mut Vec<Command>) {
+        if !room::fits(terms.needs, self.capacity) {
+            return self.turn_away(copy, "this node is too small for it", commands);
+        }
+        let is_only = !self.of(copy.program).any(|(_, phase)| phase.is_up());
+        let owner = self.demand.get(&copy.program).map(|demand| demand.owner.clone());
+        match owner.filter(|_| is_only) {
+            Some(owner) => {
+                self.set(copy, Phase::WaitingForRoom { terms, since: now, coming: false });
+                if let Some(last) = self.waiting.push(owner, copy) {
+                    self.turn_away(last, "too many programs wait for room on this node", commands);
+                }
+                self.give_room(now, commands);
+            }
+            None if self.waiting.is_empty() && room::fits(terms.needs, self.free()) => {
+                self.set(copy, Phase::Starting { terms, since: now });
+                commands.push(Command::Start(copy));
+            }
+            None => self.turn_away(copy, "this node has no room for another copy of it now", commands),
+        }
+    }
+
+    /// What was fetched is not the newest any more.
+    fn fetch_again(&mut self, copy: CopyId, commands: &mut Vec<Command>) {
+        self.set(copy, Phase::Fetching { outdated: false });
+        commands.extend([Command::Drop(copy), Command::Fetch(copy)]);
     }
 
     /// Starts as many copies as the requests inside want, unless one has just failed. What was started for those that are
@@ -305,7 +307,8 @@ impl OnDemand {
             return;
         }
         // Also those that end: what they take is not free yet, and new code may be why they do.
-        let there = self.of(program).filter(|(_, phase)| !matches!(phase, Phase::Failed { .. })).count();
+        let is_there = |phase: &Phase| !matches!(phase, Phase::Failed { .. }) && !phase.is_stuck();
+        let there = self.of(program).filter(|(_, phase)| is_there(phase)).count();
         for _ in there..wanted {
             self.begin(program, commands);
         }
@@ -316,8 +319,9 @@ impl OnDemand {
         let failed = self.of(program).find(|(_, phase)| matches!(phase, Phase::Failed { .. })).map(|(copy, _)| copy);
         let free = || (0..).map(|number| CopyId { program, number }).find(|copy| !self.copies.contains_key(copy));
         let Some(copy) = failed.or_else(free) else { return };
-        let fresh = Copy { phase: Phase::Fetching, backoff: Backoff::default(), ready_since: None };
-        self.copies.entry(copy).or_insert(fresh).phase = Phase::Fetching;
+        let phase = Phase::Fetching { outdated: false };
+        let fresh = Copy { phase: phase.clone(), backoff: Backoff::default(), ready_since: None };
+        self.copies.entry(copy).or_insert(fresh).phase = phase;
         commands.push(Command::Fetch(copy));
     }
 
@@ -346,19 +350,19 @@ impl OnDemand {
 
     fn gone(&mut self, now: BootTime, copy: CopyId, failure: Option<Failure>, commands: &mut Vec<Command>) {
         match (self.phase(copy).cloned(), failure) {
-            (Some(Phase::Starting(_) | Phase::Up(..)), Some(failure)) => self.failed(now, copy, failure, commands),
-            (Some(Phase::Stopping { wanted_again: true, .. }), _) | (Some(Phase::Starting(_)), None) => {
+            (Some(Phase::Starting { .. } | Phase::Up(..)), Some(failure)) => self.failed(now, copy, failure, commands),
+            (Some(Phase::Stopping { then: Then::WantedAgain, .. }), _) | (Some(Phase::Starting { .. }), None) => {
                 if self.of(copy.program).any(|(other, phase)| other != copy && phase.is_alive()) {
                     self.copies.remove(&copy);
                 } else {
-                    self.set(copy, Phase::Fetching);
+                    self.set(copy, Phase::Fetching { outdated: false });
                     commands.push(Command::Fetch(copy));
                 }
             }
             (Some(Phase::Stopping { .. } | Phase::Up(..)), _) => drop(self.copies.remove(&copy)),
             _ => {}
         }
-        self.room_is_free(commands);
+        self.give_room(now, commands);
     }
 
     fn failed(&mut self, now: BootTime, id: CopyId, failure: Failure, commands: &mut Vec<Command>) {
@@ -369,33 +373,57 @@ impl OnDemand {
     }
 
     /// It will not be there: what was fetched for it is of no use, and who waits hears of it, unless another copy is there.
-    fn not_started(&self, copy: CopyId, failure: Failure, commands: &mut Vec<Command>) {
+    fn not_started(&mut self, copy: CopyId, failure: Failure, commands: &mut Vec<Command>) {
         commands.push(Command::Drop(copy));
         if !self.is_alive(copy.program) {
-            commands.push(Command::Fail(copy.program, failure));
+            self.fail(copy.program, failure, commands);
+        }
+    }
+
+    /// Whoever waits for the program goes in.
+    fn serve(&mut self, program: ProgramId, commands: &mut Vec<Command>) {
+        self.nobody_waits(program);
+        commands.push(Command::Serve(program));
+    }
+
+    /// Whoever waits for the program hears that it failed.
+    fn fail(&mut self, program: ProgramId, failure: Failure, commands: &mut Vec<Command>) {
+        self.nobody_waits(program);
+        commands.push(Command::Fail(program, failure));
+    }
+
+    fn nobody_waits(&mut self, program: ProgramId) {
+        if let Some(demand) = self.demand.get_mut(&program) {
+            (demand.patient, demand.impatient) = (false, false);
         }
     }
 
     fn outdated(&mut self, program: ProgramId, commands: &mut Vec<Command>) {
         let copies: Vec<_> = self.of(program).map(|(copy, phase)| (copy, phase.clone())).collect();
         // Requests wait for one that starts, unless another is up.
-        let wanted_again = !copies.iter().any(|(_, phase)| phase.is_up());
+        let is_up = copies.iter().any(|(_, phase)| phase.is_up());
+        let then = if is_up { Then::Nothing } else { Then::WantedAgain };
         for (copy, phase) in copies {
             match phase {
+                Phase::Fetching { .. } => self.set(copy, Phase::Fetching { outdated: true }),
+                Phase::WaitingForRoom { .. } => {
+                    self.waiting.remove(copy);
+                    self.fetch_again(copy, commands);
+                }
                 Phase::Up(..) => self.retire(copy, commands),
-                Phase::Starting(terms) => {
-                    self.set(copy, Phase::Stopping { needs: terms.needs, wanted_again });
+                Phase::Starting { terms, .. } => {
+                    self.set(copy, Phase::Stopping { needs: terms.needs, then });
                     commands.push(Command::Retire(copy));
                 }
                 Phase::Failed { .. } => drop(self.copies.remove(&copy)),
-                _ => {}
+                Phase::Stopping { .. } => {}
             }
         }
     }
 
     fn retire(&mut self, copy: CopyId, commands: &mut Vec<Command>) {
         if let Some(Phase::Up(terms, _)) = self.phase(copy) {
-            self.set(copy, Phase::Stopping { needs: terms.needs, wanted_again: false });
+            self.set(copy, Phase::Stopping { needs: terms.needs, then: Then::Nothing });
             commands.push(Command::Retire(copy));
         }
     }

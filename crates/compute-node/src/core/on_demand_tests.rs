@@ -3,9 +3,9 @@ use protocol::control::FailureKind;
 
 use super::*;
 
-const NEEDS: Needs = Needs { vcpus: 1, memory_mib: 128 };
+pub(super) const NEEDS: Needs = Needs { vcpus: 1, memory_mib: 128 };
 
-fn at(seconds: u64) -> BootTime {
+pub(super) fn at(seconds: u64) -> BootTime {
     BootTime::BOOT + Duration::from_secs(1000 + seconds)
 }
 
@@ -18,14 +18,14 @@ fn copy(program: u8, number: u16) -> CopyId {
     CopyId { program: ProgramId::from_bytes([program; 32]), number }
 }
 
-const TERMS: Terms = Terms {
+pub(super) const TERMS: Terms = Terms {
     needs: NEEDS,
     patience: Patience { freeze_after: Duration::from_secs(10), stop_after: Duration::from_secs(60) },
     copies: 3,
 };
 
 /// Requests that one copy is enough for.
-const ENOUGH: usize = 10;
+pub(super) const ENOUGH: usize = 10;
 
 /// A node with room for two.
 fn node() -> OnDemand {
@@ -33,35 +33,47 @@ fn node() -> OnDemand {
 }
 
 /// Time passes, and there is memory enough.
-const TICK: Event = Event::Tick { memory_is_short: false };
+pub(super) const TICK: Event = Event::Tick { memory_is_short: false };
 const SHORT: Event = Event::Tick { memory_is_short: true };
 
 fn failure() -> Failure {
     Failure { kind: FailureKind::StartupError, message: "no".into() }
 }
 
-fn start(node: &mut OnDemand, now: u64, p: CopyId) {
-    assert_eq!(node.handle(at(now), Event::Wanted(p.program)), [Command::Fetch(p)]);
+/// Somebody wants a program of an owner with this number, and waits for room.
+pub(super) fn wanted_of(owner: u8, p: CopyId) -> Event {
+    Event::Wanted { program: p.program, owner: Address::new(owner.to_string()), waits: true }
+}
+
+/// Somebody wants a program, each of which has an owner of its own.
+fn wanted(p: CopyId) -> Event {
+    wanted_of(p.program.as_bytes()[0], p)
+}
+
+/// Starts a copy, which nobody uses any more.
+pub(super) fn start(node: &mut OnDemand, now: u64, p: CopyId) {
+    assert_eq!(node.handle(at(now), wanted(p)), [Command::Fetch(p)]);
     assert_eq!(node.handle(at(now), Event::Fetched(p, TERMS)), [Command::Start(p)]);
     assert_eq!(node.handle(at(now), Event::Ready(p)), [Command::Serve(p.program)]);
+    assert_eq!(node.handle(at(now), Event::Idle(p, at(now))), []);
 }
 
 #[test]
 fn many_requests_start_one_copy() {
     let (mut node, p) = (node(), program(1));
-    assert_eq!(node.handle(at(0), Event::Wanted(p.program)), [Command::Fetch(p)]);
-    assert_eq!(node.handle(at(0), Event::Wanted(p.program)), []);
+    assert_eq!(node.handle(at(0), wanted(p)), [Command::Fetch(p)]);
+    assert_eq!(node.handle(at(0), wanted(p)), []);
     node.handle(at(1), Event::Fetched(p, TERMS));
-    assert_eq!(node.handle(at(1), Event::Wanted(p.program)), []);
+    assert_eq!(node.handle(at(1), wanted(p)), []);
     assert_eq!(node.handle(at(2), Event::Ready(p)), [Command::Serve(p.program)]);
-    assert_eq!(node.handle(at(3), Event::Wanted(p.program)), [Command::Serve(p.program)]);
+    assert_eq!(node.handle(at(3), wanted(p)), [Command::Serve(p.program)]);
 }
 
 #[test]
 fn programs_start_beside_each_other() {
     let mut node = node();
     for p in [program(1), program(2)] {
-        assert_eq!(node.handle(at(0), Event::Wanted(p.program)), [Command::Fetch(p)]);
+        assert_eq!(node.handle(at(0), wanted(p)), [Command::Fetch(p)]);
     }
     for p in [program(2), program(1)] {
         assert_eq!(node.handle(at(1), Event::Fetched(p, TERMS)), [Command::Start(p)]);
@@ -93,7 +105,7 @@ fn what_is_frozen_is_served_at_once_and_frozen_again_when_nobody_uses_it() {
     start(&mut node, 0, p);
     assert_eq!(node.handle(at(9), Event::Idle(p, at(0))), [], "not yet");
     freeze(&mut node, 10, p, 0);
-    assert_eq!(node.handle(at(30), Event::Wanted(p.program)), [Command::Serve(p.program)]);
+    assert_eq!(node.handle(at(30), wanted(p)), [Command::Serve(p.program)]);
     // A request was there and is gone, or is there.
     for used in [Event::Idle(p, at(30)), Event::Busy(p)] {
         assert_eq!(node.handle(at(31), used), []);
@@ -129,7 +141,7 @@ fn what_does_not_stand_still_is_tried_again_later_and_stopped_in_time() {
 fn what_is_stopped_before_it_would_be_frozen_is_never_frozen() {
     let (mut node, p) = (node(), program(1));
     let patience = Patience { freeze_after: Duration::from_secs(5), stop_after: Duration::from_secs(5) };
-    node.handle(at(0), Event::Wanted(p.program));
+    node.handle(at(0), wanted(p));
     node.handle(at(0), Event::Fetched(p, Terms { patience, ..TERMS }));
     node.handle(at(0), Event::Ready(p));
     assert_eq!(node.handle(at(4), Event::Idle(p, at(0))), []);
@@ -144,7 +156,7 @@ fn frozen_copies_make_way_before_idle_ones() {
     start(&mut node, 5, frozen);
     node.handle(at(6), Event::Idle(idle, at(0)));
     freeze(&mut node, 15, frozen, 5);
-    node.handle(at(16), Event::Wanted(new.program));
+    node.handle(at(16), wanted(new));
     assert_eq!(node.handle(at(16), Event::Fetched(new, TERMS)), [Command::Retire(frozen)], "though idle for less long");
     assert_eq!(node.handle(at(17), Event::Gone(frozen, None)), [Command::Start(new)]);
 }
@@ -180,7 +192,7 @@ fn a_request_during_the_stop_starts_it_again_after_it() {
     let (mut node, p) = (node(), program(1));
     start(&mut node, 0, p);
     node.handle(at(60), Event::Idle(p, at(0)));
-    assert_eq!(node.handle(at(60), Event::Wanted(p.program)), []);
+    assert_eq!(node.handle(at(60), wanted(p)), []);
     assert_eq!(node.handle(at(61), Event::Gone(p, None)), [Command::Fetch(p)]);
 }
 
@@ -190,38 +202,23 @@ fn the_longest_idle_copy_makes_room() {
     let (old, newer, new) = (program(1), program(2), program(3));
     start(&mut node, 0, old);
     start(&mut node, 1, newer);
-    assert_eq!(node.handle(at(2), Event::Wanted(new.program)), [Command::Fetch(new)]);
+    assert_eq!(node.handle(at(2), wanted(new)), [Command::Fetch(new)]);
     assert_eq!(node.handle(at(2), Event::Fetched(new, TERMS)), [Command::Retire(old)]);
     assert_eq!(node.handle(at(3), Event::Gone(old, None)), [Command::Start(new)]);
 }
 
 #[test]
-fn a_full_node_says_so_at_once() {
-    let mut node = node();
-    for number in [1, 2] {
-        start(&mut node, 0, program(number));
-        node.handle(at(0), Event::Busy(program(number)));
-    }
-    node.handle(at(1), Event::Wanted(program(3).program));
-    let commands = node.handle(at(1), Event::Fetched(program(3), TERMS));
-    assert!(
-        matches!(&commands[..], [Command::Drop(_), Command::Fail(_, f)] if f.message.contains("no room")),
-        "{commands:?}"
-    );
-}
-
-#[test]
 fn a_program_that_fails_is_not_started_for_every_request() {
     let (mut node, p) = (node(), program(1));
-    node.handle(at(0), Event::Wanted(p.program));
+    node.handle(at(0), wanted(p));
     node.handle(at(0), Event::Fetched(p, TERMS));
     let failed = [Command::Drop(p), Command::Fail(p.program, failure())];
     assert_eq!(node.handle(at(0), Event::Gone(p, Some(failure()))), failed);
-    assert_eq!(node.handle(at(0), Event::Wanted(p.program)), [Command::Fail(p.program, failure())]);
-    assert_eq!(node.handle(at(1), Event::Wanted(p.program)), [Command::Fetch(p)]);
+    assert_eq!(node.handle(at(0), wanted(p)), [Command::Fail(p.program, failure())]);
+    assert_eq!(node.handle(at(1), wanted(p)), [Command::Fetch(p)]);
     node.handle(at(1), Event::FetchFailed(p, failure()));
-    assert_eq!(node.handle(at(2), Event::Wanted(p.program)), [Command::Fail(p.program, failure())]);
-    assert_eq!(node.handle(at(3), Event::Wanted(p.program)), [Command::Fetch(p)]);
+    assert_eq!(node.handle(at(2), wanted(p)), [Command::Fail(p.program, failure())]);
+    assert_eq!(node.handle(at(3), wanted(p)), [Command::Fetch(p)]);
 }
 
 #[test]
@@ -231,8 +228,8 @@ fn outdated_copies_are_replaced_when_somebody_wants_them() {
     assert_eq!(node.handle(at(1), Event::Outdated(p.program)), [Command::Retire(p)]);
     node.handle(at(2), Event::Gone(p, None));
     assert!(node.is_empty());
-    // One that is just starting has requests waiting for it.
-    node.handle(at(3), Event::Wanted(p.program));
+    // One that is just starting has requests waiting for it, as have those that get ready for that.
+    node.handle(at(3), wanted(p));
     node.handle(at(3), Event::Fetched(p, TERMS));
     assert_eq!(node.handle(at(3), Event::Outdated(p.program)), [Command::Retire(p)]);
     assert_eq!(node.handle(at(4), Event::Gone(p, None)), [Command::Fetch(p)]);
@@ -248,7 +245,7 @@ fn more_requests_than_one_copy_shall_have_start_more_and_they_go_again() {
     assert_eq!(node.handle(at(1), Event::Inside(program, ENOUGH)), []);
     assert_eq!(node.handle(at(2), Event::Inside(program, ENOUGH + 1)), [Command::Fetch(second)]);
     assert_eq!(node.handle(at(2), Event::Inside(program, ENOUGH + 1)), [], "it is coming");
-    assert_eq!(node.handle(at(2), Event::Wanted(program)), [Command::Serve(program)], "nobody waits for it");
+    assert_eq!(node.handle(at(2), wanted(first)), [Command::Serve(program)], "nobody waits for it");
     node.handle(at(3), Event::Fetched(second, TERMS));
     assert_eq!(node.handle(at(3), Event::Ready(second)), [Command::Serve(program)]);
     assert_eq!(node.handle(at(4), Event::Inside(program, 1000)), [Command::Fetch(third)], "three and no more");
@@ -286,8 +283,9 @@ fn nobody_leaves_for_a_second_copy_and_it_leaves_before_others() {
     node.handle(at(3), Event::Inside(first.program, 2 * ENOUGH));
     assert_eq!(node.handle(at(3), Event::Fetched(second, TERMS)), [Command::Start(second)]);
     node.handle(at(3), Event::Ready(second));
+    node.handle(at(3), Event::Idle(second, at(3)));
     node.handle(at(4), Event::Inside(first.program, 0));
-    node.handle(at(4), Event::Wanted(new.program));
+    node.handle(at(4), wanted(new));
     assert_eq!(
         node.handle(at(4), Event::Fetched(new, TERMS)),
         [Command::Retire(second)],
@@ -306,11 +304,11 @@ fn a_second_copy_that_fails_is_not_tried_at_once_and_fails_nobody() {
     assert_eq!(node.handle(at(2), crowd), [Command::Fetch(second)]);
     // The first ends meanwhile, so somebody waits for the second now.
     node.handle(at(2), Event::Gone(first, None));
-    assert_eq!(node.handle(at(2), Event::Wanted(first.program)), []);
+    assert_eq!(node.handle(at(2), wanted(first)), []);
     let failed = [Command::Drop(second), Command::Fail(first.program, failure())];
     assert_eq!(node.handle(at(2), Event::FetchFailed(second, failure())), failed);
-    assert_eq!(node.handle(at(3), Event::Wanted(first.program)), [Command::Fail(first.program, failure())]);
-    assert_eq!(node.handle(at(4), Event::Wanted(first.program)), [Command::Fetch(second)], "with what is known of it");
+    assert_eq!(node.handle(at(3), wanted(first)), [Command::Fail(first.program, failure())]);
+    assert_eq!(node.handle(at(4), wanted(first)), [Command::Fetch(second)], "with what is known of it");
 }
 
 #[test]
@@ -322,7 +320,7 @@ fn new_code_replaces_all_copies() {
     let retired = [Command::Retire(first), Command::Retire(second)];
     assert_eq!(node.handle(at(2), Event::Outdated(first.program)), retired);
     node.handle(at(3), Event::Gone(second, None));
-    assert_eq!(node.handle(at(3), Event::Wanted(first.program)), []);
+    assert_eq!(node.handle(at(3), wanted(first)), []);
     assert_eq!(node.handle(at(4), Event::Gone(first, None)), [Command::Fetch(first)]);
 }
 
@@ -330,7 +328,10 @@ fn event() -> impl Strategy<Value = Event> {
     let copy = (1_u8..5, 0_u16..3).prop_map(|(program, number)| copy(program, number));
     let program = (1_u8..5).prop_map(|number| program(number).program);
     prop_oneof![
-        3 => program.clone().prop_map(Event::Wanted),
+        3 => (1_u8..5, 0_u8..2, any::<bool>()).prop_map(|(number, owner, waits)| {
+            let (program, owner) = (ProgramId::from_bytes([number; 32]), Address::new(owner.to_string()));
+            Event::Wanted { program, owner, waits }
+        }),
         3 => (program.clone(), 0_usize..50).prop_map(|(program, inside)| Event::Inside(program, inside)),
         5 => copy.clone().prop_map(|copy| Event::Fetched(copy, TERMS)),
         1 => copy.clone().prop_map(|copy| Event::FetchFailed(copy, failure())),
@@ -340,6 +341,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (copy.clone(), 0_u64..100).prop_map(|(copy, s)| Event::Idle(copy, at(s))),
         1 => copy.clone().prop_map(Event::Busy),
         2 => copy.clone().prop_map(Event::Frozen),
+        1 => copy.clone().prop_map(Event::Stuck),
         1 => copy.prop_map(Event::NotFrozen),
         1 => program.prop_map(Event::Outdated),
         1 => any::<bool>().prop_map(|memory_is_short| Event::Tick { memory_is_short }),

@@ -24,6 +24,11 @@ impl<B: Source> Attempts<B> {
         self.request.as_ref().map(forward::without_body)
     }
 
+    /// Whether it can be sent more than once.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.repeatable
+    }
+
     /// Whether it can be sent once more, although somebody may have acted upon it.
     pub(super) fn may_repeat(&self) -> bool {
         self.request.as_ref().is_some_and(forward::may_repeat)
@@ -42,10 +47,10 @@ mod tests {
         let mut request = Attempts::new(request);
         for _ in 0..3 {
             assert_eq!(request.next().unwrap().headers()["a"], "b");
-            assert!(request.may_repeat());
+            assert!(request.may_repeat() && request.is_repeatable());
         }
         let mut request = Attempts::new(Request::post("/x").body(Upload::new(Body::from("data"))).unwrap());
-        assert!(request.next().is_some());
+        assert!(request.next().is_some() && !request.is_repeatable());
         assert!(request.next().is_none());
     }
 

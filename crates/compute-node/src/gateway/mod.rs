@@ -5,20 +5,21 @@
 //!                 │                  │ no
 //!                 │ on demand        ▼
 //!                 ▼             another node has it ready? ─▶ that node, with the epoch
-//!            start it here           │ no: it starts or moves
-//!            (or have a node         ▼
-//!            start it)          wait, but not for ever, then 503
+//!            a node that has         │ no: it starts or moves
+//!            it, or room             ▼
+//!            (on_demand.rs)     wait, but not for ever, then 503
 //! ```
 //! A persistent program never runs on demand as well: exactly one copy is the promise.
 
 mod admission;
 mod attempts;
 mod nodes;
+mod on_demand;
 mod reply;
 mod routes;
 mod target;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use forward::{Limits, Upload};
@@ -26,20 +27,22 @@ use http::Uri;
 use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use hyper::body::Incoming;
+use lease::clock;
 use protocol::api::scheduler::ProgramState;
-use protocol::{Epoch, NodeId, ProgramId};
-use sha2::{Digest, Sha256};
+use protocol::{Epoch, ProgramId};
 use tokio::time::Instant;
 
 pub(crate) use self::admission::{admit, host_of};
 use self::attempts::Attempts;
 use self::nodes::Nodes;
-use self::reply::{BROKEN, GATEWAY_ANSWER, NODE_FAULT, NOT_HERE, UNREACHABLE};
+pub(crate) use self::on_demand::{READY_PATH, readiness, waits};
+use self::reply::{BROKEN, GATEWAY_ANSWER, NOT_HERE, UNREACHABLE};
 pub(crate) use self::reply::{Refusal, Reply, ReplyBody};
 use self::routes::Route;
 pub(crate) use self::routes::Routes;
 pub(crate) use self::target::{Target, target};
 use crate::agent::AgentHandle;
+use crate::core::whereabouts::Whereabouts;
 use crate::metrics::{Metrics, Served};
 use crate::programs::catalog::{Catalog, Found, Lookup, Program};
 use crate::programs::endpoint::Visit;
@@ -55,12 +58,14 @@ const ITEM_HASH: HeaderName = HeaderName::from_static("aleph-program-itemhash");
 /// A request on its way.
 pub(crate) type Request = http::Request<Upload<Incoming>>;
 
-/// A gateway. With an agent it runs programs on demand on its own node, without one it passes them on to nodes.
+/// A gateway. With an agent its own node is one of those that run programs on demand.
 pub(crate) struct Gateway {
     catalog: Arc<Catalog>,
     routes: Arc<Routes>,
     agent: Option<AgentHandle>,
     nodes: Nodes,
+    /// Where copies on demand answered.
+    whereabouts: Mutex<Whereabouts>,
     hold: Duration,
     client_idle: Duration,
     metrics: Arc<Metrics>,
@@ -76,7 +81,8 @@ impl Gateway {
         (hold, client_idle): (Duration, Duration),
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { catalog, routes, agent, nodes: Nodes::default(), hold, client_idle, metrics })
+        let (nodes, whereabouts) = (Nodes::default(), Mutex::default());
+        Arc::new(Self { catalog, routes, agent, nodes, whereabouts, hold, client_idle, metrics })
     }
 
     /// Answers a request for a program.
@@ -123,12 +129,13 @@ impl Gateway {
             return Err(Refusal::NotOnRequests(id));
         }
         match &self.agent {
-            Some(agent) => {
-                let visit = agent.enter_on_demand(id).await.map_err(Refusal::Failed)?;
-                Ok((self.pass_on(visit, path, request).await?, self.metrics.last_start(id)))
-            }
-            None => Ok((self.pass_to_some_node(&program, path, request).await?, Served::Elsewhere)),
+            Some(agent) if forwarded => self.serve_here(agent, &program, path, request).await,
+            _ => self.serve_somewhere(&program, path, request).await,
         }
+    }
+
+    fn whereabouts(&self) -> MutexGuard<'_, Whereabouts> {
+        self.whereabouts.lock().expect("no code panics while it holds this lock")
     }
 
     async fn enter(&self, program: ProgramId) -> Option<Visit> {
@@ -222,34 +229,6 @@ impl Gateway {
         }
     }
 
-    /// Has a node run the copy on demand: always the same one for a program, as long as it answers.
-    async fn pass_to_some_node(
-        &self,
-        program: &Program,
-        path: PathAndQuery,
-        request: Request,
-    ) -> Result<Reply, Refusal> {
-        let mut nodes = self.routes.healthy_nodes().await.map_err(|e| Refusal::NobodyToAsk(e.to_string()))?;
-        nodes.sort_by_cached_key(|(node, _)| rendezvous(node, &program.id));
-        let mut request = Attempts::new(request);
-        // A start may come before the answer.
-        let limit = launch::request_limit(&program.content);
-        let limit = limit + self.hold;
-        let limits = Limits { head: limit, whole: Some(limit), client: self.client_idle };
-        let mut last = Err(Refusal::NobodyToAsk("no compute node is connected".to_owned()));
-        for (_, url) in nodes {
-            let Some(attempt) = request.next() else { break };
-            match self.send_to_node(&url, program.id, &path, attempt, None, limits).await {
-                Err(refusal @ Refusal::Unreachable(_)) => last = Err(refusal),
-                Err(refusal @ Refusal::Broken(_)) if request.may_repeat() => last = Err(refusal),
-                // It is full, or its disk is, or it is ending: another node may do better.
-                Ok(response) if is_answered_with(&response, NODE_FAULT) => last = Ok(response),
-                result => return result,
-            }
-        }
-        last
-    }
-
     /// Passes an owner's request about a program (`/control/machine/…`) to the node that has it.
     pub(crate) async fn pass_to_its_node(&self, id: ProgramId, request: Request) -> Reply {
         let result = async {
@@ -261,7 +240,9 @@ impl Gateway {
                     .ok_or_else(|| Refusal::NotRunning("it has no node now".to_owned()))?
             } else {
                 let nodes = self.routes.healthy_nodes().await.map_err(|e| Refusal::NobodyToAsk(e.to_string()))?;
-                let first = nodes.into_iter().min_by_key(|(node, _)| rendezvous(node, &id));
+                let mut nodes = nodes.to_vec();
+                self.whereabouts().order(clock::now(), id, &mut nodes, |(node, _)| *node);
+                let first = nodes.into_iter().next();
                 first.ok_or_else(|| Refusal::NobodyToAsk("no compute node is connected".to_owned()))?.1
             };
             let base = base_uri(&url)?;
@@ -286,7 +267,7 @@ impl Gateway {
         let prefix = base.path().trim_end_matches('/').to_owned();
         let path = format!("{prefix}/vm/{program}{path}").parse().expect("a path below a path is a path");
         let headers = request.headers_mut();
-        headers.insert(FORWARDED, HeaderValue::from_static("1"));
+        headers.entry(FORWARDED).or_insert(HeaderValue::from_static("1"));
         if let Some(epoch) = epoch {
             headers.insert(EPOCH, HeaderValue::from(epoch.get()));
         }
@@ -319,7 +300,7 @@ impl Gateway {
 }
 
 /// The program, if it is in force.
-fn found(id: ProgramId, lookup: Found) -> Result<Arc<Program>, Refusal> {
+pub(crate) fn found(id: ProgramId, lookup: Found) -> Result<Arc<Program>, Refusal> {
     match lookup {
         Ok(Lookup::Found(program)) => Ok(program),
         Ok(Lookup::Unknown) => Err(Refusal::Unknown(id)),
@@ -356,11 +337,6 @@ fn is_answered_with(response: &Reply, code: &str) -> bool {
     response.headers().get(GATEWAY_ANSWER).is_some_and(|answered| answered == code)
 }
 
-/// Orders nodes for a program: the same for every gateway, different for every program.
-fn rendezvous(node: &NodeId, program: &ProgramId) -> [u8; 32] {
-    Sha256::new().chain_update(node.as_bytes()).chain_update(program.as_bytes()).finalize().into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,16 +348,5 @@ mod tests {
         ));
         assert!(!will_not_fit_soon("no node fits: 2 nodes, 1 not heard of, 1 draining"));
         assert!(!will_not_fit_soon("it is being placed"));
-    }
-
-    #[test]
-    fn programs_spread_over_nodes() {
-        let nodes: Vec<_> = (0..4).map(|i| NodeId::from_bytes([i; 32])).collect();
-        let first = |program: u8| {
-            let program = ProgramId::from_bytes([program; 32]);
-            nodes.iter().min_by_key(|node| rendezvous(node, &program)).unwrap()
-        };
-        let used: std::collections::BTreeSet<_> = (0..40).map(first).collect();
-        assert_eq!(used.len(), 4);
     }
 }

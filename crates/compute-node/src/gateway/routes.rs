@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use protocol::api::scheduler::{NodeStatus, SchedulerEvent, VmRecord};
 use protocol::client::{ClientError, Scheduler};
 use protocol::control::FailureKind;
-use protocol::{Epoch, ProgramId};
+use protocol::{Epoch, NodeId, ProgramId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -45,11 +45,22 @@ fn route_of(record: VmRecord) -> Route {
 
 type Asked = Result<Option<Route>, Arc<ClientError>>;
 
+/// Nodes by their URLs.
+type NodeList = Arc<[(NodeId, String)]>;
+
+/// The list of nodes counts for so long.
+const NODES_FRESH: Duration = Duration::from_secs(1);
+
+/// For so long nobody waits for a newer one: a node that is gone by then is passed over.
+const NODES_USABLE: Duration = Duration::from_secs(60);
+
 /// The routes that this gateway knows.
 pub(crate) struct Routes {
     schedulers: Vec<Scheduler>,
     known: Mutex<KnownRoutes<Instant>>,
     lookups: SingleFlight<ProgramId, Asked>,
+    nodes: Mutex<Option<(NodeList, Instant)>>,
+    node_lookups: SingleFlight<(), Result<NodeList, Arc<ClientError>>>,
     changed: Notify,
     streaming: AtomicBool,
     /// The number of the scheduler whose events come, or came last.
@@ -62,6 +73,8 @@ impl Routes {
             schedulers: schedulers.iter().map(Scheduler::new).collect(),
             known: Mutex::default(),
             lookups: SingleFlight::default(),
+            nodes: Mutex::default(),
+            node_lookups: SingleFlight::default(),
             changed: Notify::new(),
             streaming: false.into(),
             followed: 0.into(),
@@ -104,11 +117,43 @@ impl Routes {
         self.known.lock().expect("no code panics while it holds this lock")
     }
 
-    /// The nodes that could run a copy on demand, by their URLs.
-    pub(crate) async fn healthy_nodes(&self) -> Result<Vec<(protocol::NodeId, String)>, ClientError> {
-        let nodes = self.first_answer(|scheduler| async move { scheduler.nodes().await }).await?.unwrap_or_default();
-        let healthy = nodes.into_iter().filter(|n| n.status == NodeStatus::Healthy && n.draining.is_none());
-        Ok(healthy.map(|node| (node.node_hash, node.address)).collect())
+    /// The nodes that could run a copy on demand, by their URLs: as they were a moment ago, or, while no scheduler can be asked,
+    /// as they were when one could.
+    pub(crate) async fn healthy_nodes(self: &Arc<Self>) -> Result<NodeList, Arc<ClientError>> {
+        let known = self.nodes.lock().expect("no code panics while it holds this lock").clone();
+        if let Some((nodes, asked)) = &known {
+            let age = asked.elapsed();
+            if age < NODES_FRESH {
+                return Ok(nodes.clone());
+            }
+            if age < NODES_USABLE {
+                let routes = self.clone();
+                tokio::spawn(async move { routes.ask_for_nodes().await });
+                return Ok(nodes.clone());
+            }
+        }
+        match (self.ask_for_nodes().await, known) {
+            (Err(error), Some((nodes, asked))) => {
+                let age_s = asked.elapsed().as_secs();
+                warn!(%error, age_s, "no scheduler says which nodes there are: going on with those that were known");
+                Ok(nodes)
+            }
+            (asked, _) => asked,
+        }
+    }
+
+    async fn ask_for_nodes(self: &Arc<Self>) -> Result<NodeList, Arc<ClientError>> {
+        let routes = self.clone();
+        let ask = || async move {
+            let nodes = routes.first_answer(|scheduler| async move { scheduler.nodes().await }).await;
+            let nodes = nodes.map_err(Arc::new)?.unwrap_or_default();
+            let healthy = nodes.into_iter().filter(|n| n.status == NodeStatus::Healthy && n.draining.is_none());
+            let healthy: NodeList = healthy.map(|node| (node.node_hash, node.address)).collect();
+            let mut known = routes.nodes.lock().expect("no code panics while it holds this lock");
+            *known = Some((healthy.clone(), Instant::now()));
+            Ok(healthy)
+        };
+        self.node_lookups.run((), ask).await
     }
 
     async fn ask(&self, program: ProgramId) -> Asked {
@@ -188,7 +233,6 @@ impl Routes {
 
 #[cfg(test)]
 mod tests {
-    use protocol::NodeId;
     use protocol::api::scheduler::ProgramState;
 
     use super::*;

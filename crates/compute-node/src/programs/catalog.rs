@@ -12,7 +12,7 @@ use protocol::message::{
 use protocol::{Address, ProgramId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::resolutions::Resolutions;
 use super::revisions::Revisions;
@@ -26,6 +26,10 @@ const STALE: Duration = Duration::from_secs(3600);
 
 /// An unknown program is asked for again after this long.
 const UNKNOWN_FRESH: Duration = Duration::from_secs(1);
+
+/// What cannot be asked for again goes on counting for this long before that is tried once more: nobody waits for a message node
+/// that does not answer each time.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// How many programs are remembered at most.
 const MAX_REMEMBERED: usize = 100_000;
@@ -75,13 +79,22 @@ pub(crate) enum Change {
     NewCode(ProgramId),
 }
 
+/// What is remembered of a program.
+#[derive(Debug, Clone)]
+struct Remembered {
+    lookup: Lookup,
+    asked: Instant,
+    /// When it could not be asked for again.
+    failed: Option<Instant>,
+}
+
 /// What is known of a program, or why nothing is.
 pub(crate) type Found = Result<Lookup, Arc<ClientError>>;
 
 /// The programs that this node has heard of.
 pub(crate) struct Catalog {
     message_node: MessageNode,
-    known: Mutex<HashMap<ProgramId, (Lookup, Instant)>>,
+    known: Mutex<HashMap<ProgramId, Remembered>>,
     lookups: SingleFlight<ProgramId, Found>,
     /// What the files are that programs refer to.
     pub(crate) files: Resolutions,
@@ -101,7 +114,7 @@ impl Catalog {
     /// asked does not make a known program unknown.
     pub(crate) async fn lookup(self: &Arc<Self>, id: ProgramId) -> Found {
         let known = self.remembered(id);
-        if let Some((lookup, asked)) = &known {
+        if let Some(Remembered { lookup, asked, failed }) = &known {
             let fresh = match lookup {
                 // It may be paid for again at any time.
                 Lookup::Over(MessageStatus::Removed) => UNKNOWN_FRESH,
@@ -117,6 +130,9 @@ impl Catalog {
                 tokio::spawn(async move { catalog.refresh(id).await });
                 return Ok(lookup.clone());
             }
+            if matches!(lookup, Lookup::Found(_)) && failed.is_some_and(|failed| failed.elapsed() < TRY_AGAIN) {
+                return Ok(lookup.clone());
+            }
         }
         self.refresh_or(id, known).await
     }
@@ -125,17 +141,22 @@ impl Catalog {
     /// does not run, and must know whether it will.
     pub(crate) async fn lookup_again(self: &Arc<Self>, id: ProgramId) -> Found {
         match self.remembered(id) {
-            Some((lookup, asked)) if asked.elapsed() < UNKNOWN_FRESH => Ok(lookup),
+            Some(known) if known.asked.elapsed() < UNKNOWN_FRESH => Ok(known.lookup),
             known => self.refresh_or(id, known).await,
         }
     }
 
-    /// Asks the message node. One that cannot be asked does not make a known program unknown.
-    async fn refresh_or(self: &Arc<Self>, id: ProgramId, known: Option<(Lookup, Instant)>) -> Found {
+    /// Asks the message node. One that cannot be asked does not make a known program unknown, which is logged.
+    async fn refresh_or(self: &Arc<Self>, id: ProgramId, known: Option<Remembered>) -> Found {
         match self.refresh(id).await {
             Err(error) => match known {
-                Some((lookup @ Lookup::Found(_), _)) => {
-                    debug!(program = %id, %error, "cannot ask for it again, going on with what is known");
+                Some(Remembered { lookup: lookup @ Lookup::Found(_), asked, .. }) => {
+                    let age_s = asked.elapsed().as_secs();
+                    warn!(program = %id, age_s, %error, "nobody can be asked for a program: going on with what was known");
+                    let mut known = self.known.lock().expect("no code panics while it holds this lock");
+                    if let Some(known) = known.get_mut(&id) {
+                        known.failed = Some(Instant::now());
+                    }
                     Ok(lookup)
                 }
                 _ => Err(error),
@@ -147,12 +168,12 @@ impl Catalog {
     /// A program that is known to be in force, without asking anybody.
     pub(crate) fn known(&self, id: ProgramId) -> Option<Arc<Program>> {
         match self.remembered(id) {
-            Some((Lookup::Found(program), _)) => Some(program),
+            Some(Remembered { lookup: Lookup::Found(program), .. }) => Some(program),
             _ => None,
         }
     }
 
-    fn remembered(&self, id: ProgramId) -> Option<(Lookup, Instant)> {
+    fn remembered(&self, id: ProgramId) -> Option<Remembered> {
         self.known.lock().expect("no code panics while it holds this lock").get(&id).cloned()
     }
 
@@ -162,9 +183,9 @@ impl Catalog {
             let lookup = catalog.ask(id).await.map_err(Arc::new)?;
             let mut known = catalog.known.lock().expect("no code panics while it holds this lock");
             if known.len() >= MAX_REMEMBERED {
-                known.retain(|_, (lookup, asked)| matches!(lookup, Lookup::Found(_)) && asked.elapsed() < FRESH);
+                known.retain(|_, known| matches!(known.lookup, Lookup::Found(_)) && known.asked.elapsed() < FRESH);
             }
-            known.insert(id, (lookup.clone(), Instant::now()));
+            known.insert(id, Remembered { lookup: lookup.clone(), asked: Instant::now(), failed: None });
             Ok(lookup)
         };
         self.lookups.run(id, ask).await
@@ -311,7 +332,7 @@ impl Catalog {
 
     fn in_force(&self) -> Vec<ProgramId> {
         let known = self.known.lock().expect("no code panics while it holds this lock");
-        known.iter().filter(|(_, (lookup, _))| matches!(lookup, Lookup::Found(_))).map(|(id, _)| *id).collect()
+        known.iter().filter(|(_, known)| matches!(known.lookup, Lookup::Found(_))).map(|(id, _)| *id).collect()
     }
 
     /// The known programs that follow this file's revisions. Only their owner's revisions count: a message of somebody else
@@ -320,7 +341,7 @@ impl Catalog {
         let known = self.known.lock().expect("no code panics while it holds this lock");
         known
             .iter()
-            .filter(|(_, (lookup, _))| match lookup {
+            .filter(|(_, known)| match &known.lookup {
                 Lookup::Found(program) => {
                     let content = &program.content;
                     content.address == *owner && content.references().contains(&(reference, true))
@@ -341,6 +362,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::warnings::Warnings;
 
     /// A message node without a stream: messages and whether they are in force, and how often they were listed.
     type Shelf = Arc<Mutex<(Vec<(Envelope, bool)>, usize)>>;
@@ -379,19 +401,56 @@ mod tests {
         sign(owner, MessageType::Store, content)
     }
 
+    fn program(owner: &Account, code: &str) -> Envelope {
+        let content = json!({
+            "type": "vm-function", "allow_amend": false, "on": {"http": true, "persistent": false},
+            "code": {"encoding": "zip", "entrypoint": "main:app", "ref": code, "use_latest": true},
+            "runtime": {"ref": "ef".repeat(32), "use_latest": true, "comment": ""},
+            "environment": {}, "resources": {}, "volumes": [],
+        });
+        sign(owner, MessageType::Program, content)
+    }
+
+    #[tokio::test]
+    async fn what_is_too_old_and_cannot_be_asked_for_goes_on_counting_which_is_logged() {
+        let message = program(&Account::generate(), &"cd".repeat(32));
+        let id: ProgramId = message.item_hash.parse().unwrap();
+        let shelf: Shelf = Arc::new(Mutex::new((vec![(message, true)], 0)));
+        let catalog = Catalog::new(message_node(shelf).await);
+        assert!(matches!(catalog.lookup(id).await, Ok(Lookup::Found(_))));
+        let gone = Catalog::new(MessageNode::new("http://127.0.0.1:1"));
+        let age = |by: Duration| {
+            let mut known = catalog.remembered(id).unwrap();
+            known.asked -= by;
+            gone.known.lock().unwrap().insert(id, known);
+        };
+        let (warnings, _guard) = Warnings::collect();
+        let look_up = async || assert!(matches!(gone.lookup(id).await, Ok(Lookup::Found(_))));
+        age(Duration::ZERO);
+        look_up().await;
+        assert_eq!(warnings.count(), 0, "it is fresh");
+        age(FRESH);
+        look_up().await;
+        assert_eq!(warnings.count(), 1, "there is no stream, and nobody to ask");
+        look_up().await;
+        assert_eq!(warnings.count(), 1, "nobody was asked again at once");
+        gone.known.lock().unwrap().get_mut(&id).unwrap().failed = Some(Instant::now() - TRY_AGAIN);
+        look_up().await;
+        assert_eq!(warnings.count(), 2);
+        // With a stream, which would have told of changes, for longer.
+        gone.files.stream_begins();
+        age(FRESH);
+        look_up().await;
+        assert_eq!(warnings.count(), 2);
+        age(STALE);
+        look_up().await;
+        assert_eq!(warnings.count(), 3);
+    }
+
     #[tokio::test]
     async fn without_a_stream_changes_are_found_by_asking() {
         let (owner, code) = (Account::generate(), "cd".repeat(32));
-        let program = sign(
-            &owner,
-            MessageType::Program,
-            json!({
-                "type": "vm-function", "allow_amend": false, "on": {"http": true, "persistent": false},
-                "code": {"encoding": "zip", "entrypoint": "main:app", "ref": code, "use_latest": true},
-                "runtime": {"ref": "ef".repeat(32), "use_latest": true, "comment": ""},
-                "environment": {}, "resources": {}, "volumes": [],
-            }),
-        );
+        let program = program(&owner, &code);
         let id: ProgramId = program.item_hash.parse().unwrap();
         let earlier = revision(&owner, &code);
         let shelf: Shelf = Arc::new(Mutex::new((vec![(program, true), (earlier, true)], 0)));

@@ -35,10 +35,15 @@ pub(crate) struct Endpoint {
     in_flight: AtomicUsize,
     last_used: AtomicU64,
     closed: AtomicBool,
+    stuck: AtomicBool,
     left: Notify,
     /// How it is held still while nobody is inside; `None` for what never is.
     standstill: Option<Arc<Standstill>>,
 }
+
+/// A copy that stands still and cannot be let go on: nobody goes in any more, and it has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stuck(pub(crate) CopyId);
 
 /// A request inside a program. It has left when this is dropped.
 #[derive(Debug)]
@@ -66,12 +71,14 @@ impl Endpoint {
             in_flight: AtomicUsize::new(0),
             last_used: AtomicU64::new(clock::now().as_nanos()),
             closed: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             left: Notify::new(),
             standstill,
         })
     }
 
-    /// Goes in, and has the program go on if it stands still; `None` when it is closed.
+    /// Goes in, and has the program go on if it stands still; `None` when it is closed, as it is from now on if the program
+    /// cannot go on.
     pub(crate) async fn enter(self: &Arc<Self>) -> Option<Visit> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let mut visit = Visit { endpoint: self.clone(), was_frozen: false };
@@ -79,15 +86,23 @@ impl Endpoint {
         if self.closed.load(Ordering::SeqCst) {
             return None;
         }
-        visit.was_frozen = self.wake().await;
-        Some(visit)
+        if let Ok(was_frozen) = self.wake().await {
+            visit.was_frozen = was_frozen;
+            return Some(visit);
+        }
+        self.stuck.store(true, Ordering::SeqCst);
+        self.close();
+        None
     }
 
     /// Has the program go on, if it stands still. Says whether it did.
-    pub(crate) async fn wake(&self) -> bool {
+    ///
+    /// # Errors
+    /// When it cannot go on.
+    pub(crate) async fn wake(&self) -> io::Result<bool> {
         match &self.standstill {
             Some(standstill) => standstill.wake().await,
-            None => false,
+            None => Ok(false),
         }
     }
 
@@ -196,8 +211,32 @@ impl Endpoints {
     }
 
     /// Goes into a program, if it answers on this node.
-    pub(crate) async fn enter(&self, program: ProgramId) -> Option<Visit> {
-        self.choose(program)?.enter().await
+    ///
+    /// # Errors
+    /// When the copy that it would go into turned out to be stuck. That is said once of each.
+    pub(crate) async fn enter(&self, program: ProgramId) -> Result<Option<Visit>, Stuck> {
+        let Some(endpoint) = self.choose(program) else { return Ok(None) };
+        let visit = endpoint.enter().await;
+        match endpoint.copy() {
+            Some(copy) if visit.is_none() && self.take_out_stuck(&endpoint) => Err(Stuck(copy)),
+            _ => Ok(visit),
+        }
+    }
+
+    /// Whether this endpoint is stuck and was still here.
+    fn take_out_stuck(&self, endpoint: &Arc<Endpoint>) -> bool {
+        if !endpoint.stuck.load(Ordering::SeqCst) {
+            return false;
+        }
+        let mut all = self.all.write().expect("no code panics while it holds this lock");
+        let Some(copies) = all.get_mut(&endpoint.program) else { return false };
+        let before = copies.len();
+        copies.retain(|other| !Arc::ptr_eq(other, endpoint));
+        let was_here = copies.len() < before;
+        if copies.is_empty() {
+            all.remove(&endpoint.program);
+        }
+        was_here
     }
 
     /// The first copy that has room for another request, so that those that are not needed any more have none; or the one
@@ -296,9 +335,9 @@ mod tests {
         endpoints.insert(endpoint(under(2)));
         assert!(endpoints.remove(under(1)).is_none());
         assert_eq!(endpoints.of(PROGRAM).len(), 1, "there is one at any time");
-        assert!(endpoints.enter(PROGRAM).await.is_some());
+        assert!(endpoints.enter(PROGRAM).await.unwrap().is_some());
         assert!(endpoints.remove(under(2)).is_some());
-        assert!(endpoints.enter(PROGRAM).await.is_none());
+        assert!(endpoints.enter(PROGRAM).await.unwrap().is_none());
     }
 
     #[tokio::test]
@@ -309,17 +348,17 @@ mod tests {
         let mut visits = Vec::new();
         let mut numbers = Vec::new();
         for _ in 0..6 {
-            let visit = endpoints.enter(PROGRAM).await.unwrap();
+            let visit = endpoints.enter(PROGRAM).await.unwrap().unwrap();
             numbers.push(visit.endpoint().copy().unwrap().number);
             visits.push(visit);
         }
         assert_eq!(numbers, [0, 0, 1, 1, 0, 1]);
         assert_eq!(endpoints.crowds(), [(PROGRAM, 6)]);
         visits.truncate(1);
-        assert_eq!(endpoints.enter(PROGRAM).await.unwrap().endpoint().copy().unwrap().number, 0);
+        assert_eq!(endpoints.enter(PROGRAM).await.unwrap().unwrap().endpoint().copy().unwrap().number, 0);
         assert_eq!(endpoints.crowds(), [(PROGRAM, 1)], "the core must know that the second is not wanted any more");
         endpoints.remove(on_demand(0));
         assert_eq!(endpoints.crowds(), []);
-        assert_eq!(endpoints.enter(PROGRAM).await.unwrap().endpoint().copy().unwrap().number, 1);
+        assert_eq!(endpoints.enter(PROGRAM).await.unwrap().unwrap().endpoint().copy().unwrap().number, 1);
     }
 }

@@ -134,10 +134,10 @@ impl Fetcher {
     ) -> Result<(FileName, CachedFile), Failure> {
         let store = self.resolve(reference, use_latest, owner, what).await?;
         let name = file_name(&store, what)?;
-        let file = match self.files.get(name, &store.item_hash).await {
+        let file = match self.files.get(name, &store.item_hash, owner).await {
             // An image that only sandboxes in stock use is of less use than what is wanted now.
             Err(error) if error.is_want_of_room() && self.sandboxes.make_way().await => {
-                self.files.get(name, &store.item_hash).await
+                self.files.get(name, &store.item_hash, owner).await
             }
             file => file,
         };

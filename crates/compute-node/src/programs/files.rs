@@ -10,9 +10,10 @@ use std::time::SystemTime;
 
 use futures_util::{StreamExt, TryStreamExt};
 use protocol::client::{ClientError, MessageNode};
-use protocol::{FileCheck, FileName};
+use protocol::{Address, FileCheck, FileName};
 use tempfile::NamedTempFile;
 
+use super::downloads::Downloads;
 use super::images;
 use super::pins::{Pin, Pins};
 use crate::machine;
@@ -37,6 +38,9 @@ pub(crate) enum FileError {
     /// The bytes are others.
     #[error("the message node sent other bytes for the file {0}: they hash to {1}{about}", about = about_trees(*.0))]
     WrongHash(FileName, FileName),
+    /// Others are being downloaded.
+    #[error("too many files are being downloaded to this node to begin with {0}")]
+    TooMany(FileName),
     /// It does not fit.
     #[error("the file {0} does not fit into this node's cache of {1} MiB")]
     TooLarge(FileName, u64),
@@ -61,7 +65,7 @@ impl FileError {
 
     /// Whether another node may have more luck.
     pub(crate) fn is_fault_of_node(&self) -> bool {
-        matches!(self, Self::Disk(..) | Self::TooLarge(..))
+        matches!(self, Self::Disk(..) | Self::TooLarge(..) | Self::TooMany(_))
     }
 }
 
@@ -87,6 +91,7 @@ pub(crate) struct Files {
     message_node: MessageNode,
     metrics: Arc<Metrics>,
     downloads: SingleFlight<FileName, Result<(), FileError>>,
+    places: Arc<Downloads>,
     pins: Pins<FileName>,
 }
 
@@ -116,21 +121,42 @@ impl Files {
             message_node,
             metrics,
             downloads: SingleFlight::default(),
+            places: Downloads::new(),
             pins: Pins::default(),
         }))
     }
 
-    /// The file with this name, downloaded if it is not there. `called` is the text that the message node knows it by.
-    pub(crate) async fn get(self: &Arc<Self>, hash: FileName, called: &str) -> Result<CachedFile, FileError> {
+    /// The file with this name, downloaded if it is not there, in a place of the owner who wants it. `called` is the text that
+    /// the message node knows it by.
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        hash: FileName,
+        called: &str,
+        owner: &Address,
+    ) -> Result<CachedFile, FileError> {
         let path = self.directory.join(hash.to_string());
         // Pinned before it is looked for, so that it is not evicted in between.
         let pin = self.pins.pin(hash);
         if !path.exists() {
-            let (files, called) = (self.clone(), called.to_owned());
-            self.downloads.run(hash, || async move { files.download(hash, &called).await }).await?;
+            self.wait_for(hash, called, owner).await?;
         }
         touch(&path);
         Ok(CachedFile { path, _pin: pin })
+    }
+
+    /// Waits for the download that is under way, or for a place and a download in it.
+    async fn wait_for(self: &Arc<Self>, hash: FileName, called: &str, owner: &Address) -> Result<(), FileError> {
+        if let Some(result) = self.downloads.join(&hash).await {
+            return result;
+        }
+        let place = self.places.place(owner).await.map_err(|_| FileError::TooMany(hash))?;
+        let (files, called) = (self.clone(), called.to_owned());
+        let download = || async move {
+            let _place = place;
+            // Somebody else may have had it downloaded meanwhile.
+            if files.directory.join(hash.to_string()).exists() { Ok(()) } else { files.download(hash, &called).await }
+        };
+        self.downloads.run(hash, download).await
     }
 
     async fn download(&self, hash: FileName, called: &str) -> Result<(), FileError> {

@@ -3,6 +3,7 @@
 pub(crate) mod catalog;
 pub(crate) mod code;
 pub(crate) mod data;
+mod downloads;
 pub(crate) mod endpoint;
 pub(crate) mod fetch;
 pub(crate) mod files;

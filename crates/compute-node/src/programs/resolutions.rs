@@ -142,6 +142,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::warnings::Warnings;
 
     fn reference() -> Reference {
         Reference { hash: "ab".repeat(32), latest_of: Some(Publisher::Itself) }
@@ -199,8 +200,12 @@ mod tests {
         bench.get().await.unwrap();
         assert_eq!(bench.asked.get(), 1);
         *bench.answer.borrow_mut() = Err(Unresolved::Unreachable("refused".into()));
+        let (warnings, _guard) = Warnings::collect();
+        bench.get().await.unwrap();
+        assert_eq!(warnings.count(), 0);
         tokio::time::advance(FRESH).await;
         assert_eq!((bench.get().await.unwrap(), bench.asked.get()), ("1".to_owned(), 2));
+        assert_eq!(warnings.count(), 1, "what is too old is not used silently");
         // A clear answer is another thing.
         *bench.answer.borrow_mut() = Err(Unresolved::Refused("forgotten".into()));
         assert_eq!(bench.get().await, Err(Unresolved::Refused("forgotten".into())));

@@ -2,12 +2,12 @@
 //! their end.
 
 mod adoption;
+mod running;
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lease::{HolderDeadline, clock};
@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 pub(crate) use self::adoption::Adopted;
+use self::running::{Entry, Running};
 use super::code::{CodeCache, OpenedCode};
 use super::data::ProgramData;
 use super::endpoint::Endpoint;
@@ -111,7 +112,7 @@ pub(crate) struct Sandboxes {
     freezers: Arc<Freezers>,
     metrics: Arc<Metrics>,
     events: mpsc::Sender<(Owner, Happened)>,
-    running: Mutex<HashMap<Owner, mpsc::UnboundedSender<Request>>>,
+    running: Running,
 }
 
 impl Sandboxes {
@@ -135,7 +136,7 @@ impl Sandboxes {
             spares: Spares::new(maker.clone(), made.slots, made.spare_mib, metrics.clone()),
             network: Network::new(&node, made.network),
             maker,
-            running: Mutex::default(),
+            running: Running::default(),
             code,
             data,
             guest_api,
@@ -148,7 +149,7 @@ impl Sandboxes {
 
     /// Starts a sandbox. How it goes is told as events, its end for certain.
     pub(crate) fn start(self: &Arc<Self>, owner: Owner, fetched: Fetched, deadline: HolderDeadline) {
-        let mut requests = self.register(owner);
+        let (entry, mut requests) = self.running.add(owner);
         let sandboxes = self.clone();
         tokio::spawn(async move {
             let end = match sandboxes.launch(owner, &fetched, deadline, &mut requests).await {
@@ -159,13 +160,16 @@ impl Sandboxes {
                 Ok(None) => None,
                 Err(message) => Some(End::SandboxError { message }),
             };
-            sandboxes.gone(owner, end.as_ref()).await;
+            sandboxes.gone(&entry, end.as_ref()).await;
         });
     }
 
     /// Lets a sandbox run until then.
     pub(crate) fn renew(&self, owner: Owner, deadline: HolderDeadline) {
-        self.send(owner, Request::Renew { deadline });
+        if let Some(sandbox) = self.running.of(owner) {
+            // It may be ending just now.
+            let _ = sandbox.send(Request::Renew { deadline });
+        }
     }
 
     /// Ends a sandbox.
@@ -175,7 +179,7 @@ impl Sandboxes {
 
     /// What ends the sandbox that is its owner's now, and no later one.
     pub(crate) fn stopper(&self, owner: Owner) -> impl FnOnce(Duration) + Send + use<> {
-        let sandbox = self.running.lock().expect("no code panics while it holds this lock").get(&owner).cloned();
+        let sandbox = self.running.of(owner);
         move |grace| {
             let stop = Request::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
             // It may be ending just now.
@@ -185,7 +189,7 @@ impl Sandboxes {
 
     /// Whose sandboxes are there.
     pub(crate) fn owners(&self) -> Vec<Owner> {
-        self.running.lock().expect("no code panics while it holds this lock").keys().copied().collect()
+        self.running.owners()
     }
 
     /// How many sandboxes wait for a program, with and without an interpreter.
@@ -215,26 +219,14 @@ impl Sandboxes {
         }
     }
 
-    fn send(&self, owner: Owner, request: Request) {
-        let running = self.running.lock().expect("no code panics while it holds this lock");
-        if let Some(requests) = running.get(&owner) {
-            // It may be ending just now.
-            let _ = requests.send(request);
-        }
-    }
-
-    fn register(&self, owner: Owner) -> mpsc::UnboundedReceiver<Request> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        self.running.lock().expect("no code panics while it holds this lock").insert(owner, sender);
-        receiver
-    }
-
-    async fn gone(&self, owner: Owner, end: Option<&End>) {
-        self.running.lock().expect("no code panics while it holds this lock").remove(&owner);
+    async fn gone(&self, entry: &Entry, end: Option<&End>) {
+        let (owner, is_owners) = (entry.owner, self.running.remove(entry));
         self.metrics.ended(owner.kind(), end);
         let failure = end.and_then(|end| launch::failure_of(end, self.config.ready_within));
         info!(program = %owner.program(), epoch = ?owner.epoch().map(protocol::Epoch::get), ?end, "sandbox gone");
-        let _ = self.events.send((owner, Happened::Gone(failure))).await;
+        if is_owners {
+            let _ = self.events.send((owner, Happened::Gone(failure))).await;
+        }
     }
 
     /// Gets a sandbox: one that waits, or one that is made now and claimed as soon as it is; `None` when it shall end before

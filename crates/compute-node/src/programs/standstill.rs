@@ -6,7 +6,8 @@
 //!    ▲                         │ not in time        │
 //!    └─────────────────────────┴────────────────────┘ somebody goes in, or it is to end
 //! ```
-//! The agent has it frozen, requests let it go on: without asking anybody, as the one who waits is a user. Persistent
+//! The agent has it frozen, requests let it go on: without asking anybody, as the one who waits is a user. One that cannot go
+//! on has to end: it would keep its place and answer nobody. Persistent
 //! programs have none of this. They are held still by [`super::freezer`] alone, for snapshots, and copies on demand have
 //! no snapshots: whoever lets a program go on was also who froze it.
 
@@ -126,9 +127,12 @@ impl Standstill {
     }
 
     /// Lets it go on, if it does not. Says whether it stood still.
-    pub(crate) async fn wake(self: &Arc<Self>) -> bool {
+    ///
+    /// # Errors
+    /// When it cannot go on.
+    pub(crate) async fn wake(self: &Arc<Self>) -> io::Result<bool> {
         if !self.is_held.load(Ordering::SeqCst) {
-            return false;
+            return Ok(false);
         }
         let began = Instant::now();
         // A quarter of a millisecond, usually: not worth another thread.
@@ -141,15 +145,14 @@ impl Standstill {
         tokio::task::spawn_blocking(wake).await.expect("it does not panic")
     }
 
-    fn wake_locked(&self, phase: &mut Phase, began: Instant) -> bool {
+    fn wake_locked(&self, phase: &mut Phase, began: Instant) -> io::Result<bool> {
         let was_frozen = *phase == Phase::Frozen;
-        match self.let_go(phase) {
-            Ok(()) if was_frozen => self.metrics.thawed(began.elapsed()),
-            Ok(()) => {}
-            // The next who goes in tries again.
-            Err(error) => error!(group = ?self.group, %error, "cannot let a frozen program go on"),
+        let went_on = self.let_go(phase);
+        went_on.inspect_err(|error| error!(group = ?self.group, %error, "cannot let a frozen program go on"))?;
+        if was_frozen {
+            self.metrics.thawed(began.elapsed());
         }
-        was_frozen
+        Ok(was_frozen)
     }
 
     fn let_go(&self, phase: &mut Phase) -> io::Result<()> {
@@ -176,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::core::on_demand::CopyId;
-    use crate::programs::endpoint::Endpoint;
+    use crate::programs::endpoint::{Endpoint, Endpoints, Stuck};
     use crate::programs::sandboxes::Owner;
 
     /// A control group of version 2 made of plain files, which stands still at once, or never.
@@ -203,7 +206,7 @@ mod tests {
         for _ in 0..2 {
             assert!(standstill.freeze(|| true).unwrap() && standstill.freeze(|| true).unwrap());
             assert!(standstill.is_frozen() && is_told_to_freeze(root.path()));
-            standstill.wake().await;
+            standstill.wake().await.unwrap();
             assert!(!standstill.is_frozen() && !is_told_to_freeze(root.path()));
         }
         standstill.freeze(|| true).unwrap();
@@ -230,7 +233,7 @@ mod tests {
         while !is_told_to_freeze(root.path()) {
             std::thread::yield_now();
         }
-        standstill.wake().await;
+        standstill.wake().await.unwrap();
         assert!(!freezing.join().unwrap().unwrap());
         assert!(!is_told_to_freeze(root.path()));
     }
@@ -257,13 +260,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_cannot_go_on_lets_nobody_in_and_is_told_of_once() {
+        let root = tempfile::tempdir().unwrap();
+        let program = ProgramId::from_bytes([1; 32]);
+        let copies = [0, 1].map(|number| CopyId { program, number });
+        let endpoints = Endpoints::new(1);
+        let frozen = Endpoint::new(
+            Owner::OnDemand(copies[0]),
+            Duration::ZERO,
+            "/nowhere".into(),
+            Some(group(root.path(), true)),
+        );
+        endpoints.insert(frozen.clone());
+        assert!(frozen.freeze().await);
+        // The kernel does not let it go on.
+        let control = root.path().join("a/cgroup.freeze");
+        fs::remove_file(&control).unwrap();
+        fs::create_dir(&control).unwrap();
+        assert_eq!(endpoints.enter(program).await.err(), Some(Stuck(copies[0])));
+        assert!(endpoints.enter(program).await.unwrap().is_none(), "it is gone");
+        assert!(frozen.enter().await.is_none(), "its door is closed");
+        assert!(frozen.idle_since().is_some(), "who could not go in is not inside");
+        // Another copy serves, whatever becomes of the first.
+        endpoints.insert(Endpoint::new(Owner::OnDemand(copies[1]), Duration::ZERO, "/nowhere".into(), None));
+        assert!(endpoints.enter(program).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
     async fn what_was_found_frozen_goes_on_too() {
         let root = tempfile::tempdir().unwrap();
         let group = group(root.path(), true).group.clone();
         fs::write(root.path().join("a/cgroup.freeze"), "1").unwrap();
         let found = Standstill::new(group, true, Metrics::new());
         assert!(found.is_frozen());
-        found.wake().await;
+        found.wake().await.unwrap();
         assert!(!is_told_to_freeze(root.path()));
     }
 }

@@ -16,7 +16,7 @@ pub struct Assignment {
 }
 
 /// What a program needs of the node's capacity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Virtual processors.
     pub vcpus: u32,

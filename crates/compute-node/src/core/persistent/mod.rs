@@ -65,16 +65,27 @@ struct Entry {
     lease: Option<HolderDeadline>,
     backoff: Backoff,
     restarts: u32,
+    /// While it is fetched: whether there is newer code by now than what is being fetched.
+    outdated: bool,
 }
 
 impl Entry {
     fn new(now: BootTime, phase: Phase) -> Self {
-        Self { phase, since: now, directive: None, lease: None, backoff: Backoff::default(), restarts: 0 }
+        Self {
+            phase,
+            since: now,
+            directive: None,
+            lease: None,
+            backoff: Backoff::default(),
+            restarts: 0,
+            outdated: false,
+        }
     }
 
     fn enter(&mut self, now: BootTime, phase: Phase) {
         self.phase = phase;
         self.since = now;
+        self.outdated = false;
     }
 
     /// What it takes of the capacity now.
@@ -179,7 +190,7 @@ impl Persistent {
             }
             Event::Fetched { assignment, needs } => self.fetched(now, assignment, needs, &mut commands),
             Event::FetchFailed(assignment, failure) => {
-                if self.phase_of(assignment) == Some(&Phase::Fetching) {
+                if self.phase_of(assignment) == Some(&Phase::Fetching) && !self.fetch_again(assignment, &mut commands) {
                     self.failed(now, assignment, failure, None, &mut commands);
                 }
             }
@@ -204,14 +215,7 @@ impl Persistent {
                 }
             }
             Event::SandboxGone(assignment, failure) => self.sandbox_gone(now, assignment, failure, &mut commands),
-            Event::CodeChanged(program) => {
-                for (assignment, entry) in self.entries.iter_mut().filter(|(a, _)| a.program == program) {
-                    if let Phase::Starting(needs) | Phase::Ready(needs) = entry.phase {
-                        entry.enter(now, Phase::Stopping(needs));
-                        commands.push(Command::Stop(*assignment, RELEASE_GRACE));
-                    }
-                }
-            }
+            Event::CodeChanged(program) => self.code_changed(now, program, &mut commands),
             Event::Tick => self.retry_waiting(now, &mut commands),
         }
         commands
@@ -342,7 +346,7 @@ impl Persistent {
     }
 
     fn fetched(&mut self, now: BootTime, assignment: Assignment, needs: Needs, commands: &mut Vec<Command>) {
-        if self.phase_of(assignment) != Some(&Phase::Fetching) {
+        if self.phase_of(assignment) != Some(&Phase::Fetching) || self.fetch_again(assignment, commands) {
             return;
         }
         let fits = self.fits(needs);
@@ -354,6 +358,32 @@ impl Persistent {
             entry.enter(now, Phase::Refused(Refusal::NoCapacity));
             commands.push(Command::Heartbeat);
         }
+    }
+
+    fn code_changed(&mut self, now: BootTime, program: ProgramId, commands: &mut Vec<Command>) {
+        for (assignment, entry) in self.entries.iter_mut().filter(|(a, _)| a.program == program) {
+            match entry.phase {
+                Phase::Starting(needs) | Phase::Ready(needs) => {
+                    entry.enter(now, Phase::Stopping(needs));
+                    commands.push(Command::Stop(*assignment, RELEASE_GRACE));
+                }
+                Phase::Fetching => entry.outdated = true,
+                Phase::Fetched(_) => {
+                    entry.enter(now, Phase::Fetching);
+                    commands.push(Command::Fetch(*assignment));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether what is being fetched is not the newest any more. It is fetched again then.
+    fn fetch_again(&mut self, assignment: Assignment, commands: &mut Vec<Command>) -> bool {
+        let is_outdated = self.entries.get_mut(&assignment).is_some_and(|entry| std::mem::take(&mut entry.outdated));
+        if is_outdated {
+            commands.push(Command::Fetch(assignment));
+        }
+        is_outdated
     }
 
     fn fits(&self, needs: Needs) -> bool {

@@ -190,6 +190,25 @@ fn new_code_is_started_in_place_of_the_old() {
 }
 
 #[test]
+fn new_code_that_comes_while_it_is_fetched_is_fetched_before_it_starts() {
+    let (a, mut node) = (assignment(1, 1), node());
+    node.handle(at(10), set(0, 1, &[(a, Directive::Run)]));
+    let (fetched, changed) = (Event::Fetched { assignment: a, needs: NEEDS }, Event::CodeChanged(a.program));
+    assert_eq!(node.handle(at(11), changed.clone()), []);
+    assert_eq!(node.handle(at(12), fetched.clone()), [Command::Fetch(a)], "it may be the old code");
+    assert_eq!(node.handle(at(13), changed.clone()), []);
+    assert_eq!(node.handle(at(14), Event::FetchFailed(a, failure())), [Command::Fetch(a)], "of the old code");
+    let commands = node.handle(at(15), fetched.clone());
+    assert!(matches!(commands[0], Command::Start(started, _) if started == a), "{commands:?}");
+    // What is fetched and waits for a lease waits for the new code, too.
+    let mut node = super::tests::node();
+    node.handle(at(10), set(0, 1, &[(a, Directive::Run)]));
+    assert_eq!(node.handle(at(100_000), fetched.clone()), [], "its lease is over");
+    assert_eq!(node.handle(at(100_001), changed), [Command::Fetch(a)]);
+    assert_eq!(node.handle(at(100_002), fetched), []);
+}
+
+#[test]
 fn more_than_the_node_has_is_refused() {
     let mut node = node();
     let all: Vec<_> = (1..=5).map(|i| (assignment(i, 1), Directive::Run)).collect();

@@ -53,11 +53,10 @@ impl Sandboxes {
                         copies: claim.copies,
                         endpoint,
                     });
-                    let (sandboxes, requests) = (self.clone(), self.register(sandbox.owner));
+                    let (sandboxes, (entry, requests)) = (self.clone(), self.running.add(sandbox.owner));
                     tokio::spawn(async move {
-                        let owner = sandbox.owner;
                         let end = sandboxes.accompany(sandbox, requests).await;
-                        sandboxes.gone(owner, end.as_ref()).await;
+                        sandboxes.gone(&entry, end.as_ref()).await;
                     });
                 }
                 None => drop(clear(&directory).await),
