@@ -52,6 +52,26 @@ async fn many_first_requests_start_one_copy_which_goes_when_it_is_idle() {
 }
 
 #[tokio::test]
+async fn a_program_runs_on_one_node_whichever_gateway_is_asked() {
+    let (network, aleph) = (network().await, aleph().await);
+    let folder = folder_with("main.py", SLOW_START);
+    let program = aleph.upload(folder.path(), "main:app", &["--name", "one node"]).await;
+    let gateways = network.compute_nodes.iter().map(|node| format!("{}/vm/{program}", node.url));
+    let gateways: Vec<_> = gateways.chain([network.program_url(&program)]).collect();
+    let requests = gateways.iter().flat_map(|url| {
+        let client = reqwest_client();
+        [client.get(url).send(), client.post(url).body("a body").send()]
+    });
+    for answer in join_all(requests).await {
+        let answer = answer.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "done"));
+    }
+    assert_eq!(network.nodes_with(&program).await.len(), 1);
+    assert_eq!(starts(&program).await, 1);
+    network.until_gone(&program).await;
+}
+
+#[tokio::test]
 async fn a_request_has_its_time_and_no_more() {
     let (network, aleph) = (network().await, aleph().await);
     let folder = folder_with("main.py", SLOW_START);
