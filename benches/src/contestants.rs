@@ -78,7 +78,11 @@ impl App {
 
     /// Starts it on this machine, with nothing around it.
     pub(crate) fn start_on_host(self, port: u16) -> anyhow::Result<Child> {
-        let folder = self.upload().0;
+        self.start_in(&self.upload().0, port)
+    }
+
+    /// The same, from another folder.
+    pub(crate) fn start_in(self, folder: &Path, port: u16) -> anyhow::Result<Child> {
         let mut command = match self {
             Self::Fastapi => {
                 // The interpreter's own name: by what it links to it would not find its environment.
@@ -89,7 +93,7 @@ impl App {
             Self::Static => Command::new(folder.join("static-server")),
             Self::Bytes => Command::new(folder.join("bench-program")),
         };
-        command.current_dir(&folder).env("PORT", port.to_string());
+        command.current_dir(folder).env("PORT", port.to_string());
         spawn(&mut command).with_context(|| format!("cannot start {} on the host", self.name()))
     }
 }

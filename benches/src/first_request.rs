@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use aleph_tests::{Aleph, Network, eventually, runsc};
+use aleph_tests::{Aleph, ComputeNode, Network, eventually, runsc};
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use serde_json::json;
@@ -68,13 +68,12 @@ impl Starter {
         }
     }
 
-    /// What is there before the first request to an application.
-    const fn before(self, app: App) -> Before {
-        match (self, app) {
-            (Self::Waiting | Self::GvisorWaiting, App::Fastapi) => Before::Waiting("waiting_with_interpreter"),
-            (Self::Waiting | Self::GvisorWaiting, App::Static | App::Bytes) => Before::Waiting("waiting"),
-            (Self::Frozen, _) => Before::Frozen,
-            (Self::Host | Self::Crun | Self::Making | Self::GvisorMaking, _) => Before::Nothing,
+    /// What is there before the first request.
+    const fn before(self) -> Before {
+        match self {
+            Self::Waiting | Self::GvisorWaiting => Before::Waiting,
+            Self::Frozen => Before::Frozen,
+            Self::Host | Self::Crun | Self::Making | Self::GvisorMaking => Before::Nothing,
         }
     }
 
@@ -136,8 +135,8 @@ struct Race<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
     Nothing,
-    /// Sandboxes that wait, and what the node counts of those that programs of this kind can use.
-    Waiting(&'static str),
+    /// Sandboxes that wait, of the kind that the programs can use.
+    Waiting,
     /// Copies of all programs, frozen.
     Frozen,
 }
@@ -145,6 +144,7 @@ enum Before {
 /// A network of ours and its programs.
 struct Ours<'a> {
     network: &'a Network,
+    app: App,
     programs: Vec<String>,
     before: Before,
 }
@@ -154,7 +154,7 @@ impl<'a> Race<'a> {
     async fn prepare(networks: &'a BTreeMap<Starter, Network>, app: App) -> anyhow::Result<Self> {
         let mut ours = BTreeMap::new();
         for (starter, network) in networks {
-            ours.insert(*starter, Ours::prepare(network, app, starter.before(app)).await);
+            ours.insert(*starter, Ours::prepare(network, app, starter.before()).await);
         }
         let race = Self { app, ours, bundles: Bundles::new(app).await? };
         // Not counted: files come into the caches of all.
@@ -225,7 +225,7 @@ impl<'a> Ours<'a> {
             let options = [options, &["--env", &variable]].concat();
             programs.push(aleph.upload(&folder, entrypoint, &options).await);
         }
-        Self { network, programs, before }
+        Self { network, app, programs, before }
     }
 
     /// Waits until everything is as it shall be before as many programs are asked as there are.
@@ -233,10 +233,7 @@ impl<'a> Ours<'a> {
         let node = &self.network.compute_nodes[0];
         match self.before {
             Before::Nothing => {}
-            Before::Waiting(kind) => {
-                let name = format!("aleph_sandboxes{{kind=\"{kind}\"}}");
-                eventually("sandboxes wait", async || (node.counted(&name).await >= MOST.into()).then_some(())).await;
-            }
+            Before::Waiting => until_waiting(node, self.app, MOST.into()).await,
             // All, as one that still runs would be in the way.
             Before::Frozen => {
                 let are_frozen = || self.programs.iter().all(|program| node.is_frozen(program) == Some(true));
@@ -255,6 +252,16 @@ impl<'a> Ours<'a> {
         }
         Ok(answers)
     }
+}
+
+/// Waits until so many sandboxes wait on a node that programs of this kind can use.
+pub(crate) async fn until_waiting(node: &ComputeNode, app: App, count: u64) {
+    let kind = match app {
+        App::Fastapi => "waiting_with_interpreter",
+        App::Static | App::Bytes => "waiting",
+    };
+    let name = format!("aleph_sandboxes{{kind=\"{kind}\"}}");
+    eventually("sandboxes wait", async || (node.counted(&name).await >= count).then_some(())).await;
 }
 
 async fn answers(began: Instant, ports: impl Iterator<Item = u16>) -> anyhow::Result<Vec<First>> {

@@ -3,6 +3,7 @@
 
 mod contestants;
 mod failover;
+mod fetch;
 mod first_request;
 mod haproxy;
 mod http;
@@ -29,8 +30,8 @@ use crate::machine::Machine;
 use crate::report::Measurement;
 
 /// What there is to measure, in this order.
-const NAMES: [&str; 9] =
-    ["first_request", "many", "warm", "streams", "memory", "failover", "messages", "lists", "moves"];
+const NAMES: [&str; 10] =
+    ["first_request", "fetch", "many", "warm", "streams", "memory", "failover", "messages", "lists", "moves"];
 
 fn main() -> anyhow::Result<()> {
     let mut only: Vec<String> = std::env::args().skip(1).collect();
@@ -83,6 +84,7 @@ fn measure(name: &str, postgres: bool) -> anyhow::Result<Measurement> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let measurement = match name {
         "first_request" => runtime.block_on(first_request::run()),
+        "fetch" => runtime.block_on(fetch::run()),
         "many" => runtime.block_on(many::run()),
         "warm" => runtime.block_on(warm::run()),
         "streams" => runtime.block_on(streams::run()),

@@ -14,6 +14,7 @@ use protocol::control::Capacity;
 use protocol::{Account, Isolation, account::AccountError};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +82,9 @@ pub enum RunError {
     /// gVisor is there, and of no use.
     #[error("{0}")]
     Gvisor(String),
+    /// The operating system gives no threads.
+    #[error("cannot start the threads that serve clients: {0}")]
+    Threads(#[source] io::Error),
     /// Not root.
     #[error("a compute node makes sandboxes, which only root can do: run it as root")]
     NotRoot,
@@ -149,7 +153,8 @@ pub async fn run(
     let limits = config.clients;
     let waits = (config.hold_requests, limits.idle_timeout);
     let gateway = Gateway::new(catalog.clone(), routes.clone(), Some(handle.clone()), waits, metrics);
-    let services = Arc::new(Services { gateway, api, is_gateway_only: false, limits });
+    let api_runtime = Handle::current();
+    let services = Arc::new(Services { gateway, api, api_runtime, is_gateway_only: false, limits });
 
     // What serves requests ends before what runs programs.
     let (edge, core) = (shutdown.child_token(), CancellationToken::new());
@@ -171,11 +176,12 @@ pub async fn run(
     ));
     let agent = tokio::spawn(agent.run(messages, events, core.clone()));
     ready(address);
-    server::serve(listener, services, edge).await;
+    let served = server::serve(listener, services, edge.clone()).await.map_err(RunError::Threads);
+    edge.cancel();
     core.cancel();
     let _ = agent.await;
     while tasks.join_next().await.is_some() {}
-    Ok(())
+    served
 }
 
 /// What a gateway without a compute node is told.
@@ -224,9 +230,11 @@ pub async fn run_gateway(
     // Nothing runs here that would have to follow.
     tasks.spawn(async move { while ignored.recv().await.is_some() {} });
     ready(address);
-    server::serve(listener, Arc::new(Services { gateway, api, is_gateway_only: true, limits }), shutdown).await;
+    let services = Services { gateway, api, api_runtime: Handle::current(), is_gateway_only: true, limits };
+    let served = server::serve(listener, Arc::new(services), shutdown.clone()).await.map_err(RunError::Threads);
+    shutdown.cancel();
     while tasks.join_next().await.is_some() {}
-    Ok(())
+    served
 }
 
 fn check(config: &Config) -> Result<(), RunError> {

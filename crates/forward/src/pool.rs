@@ -7,6 +7,9 @@
 //!   │  for long                       │  ▼
 //!   └──────────▶ closed       connect: none is kept
 //! ```
+//! Each thread keeps connections of its own: a connection wakes the thread that made it, and no lock is waited for. (One that a
+//! task of a runtime with several threads makes may end up at another; it works there as well.)
+//!
 //! Nobody drives a kept connection: whether it is still open shows when it is taken, or when old ones are swept. One in use is
 //! driven by who waits for its answer, in that same task: no answer is handed from task to task or from thread to thread. A
 //! request with a body that still comes, and one that upgrades, has a task of its own to drive its connection: both directions
@@ -14,6 +17,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -31,7 +35,7 @@ use crate::upload::{Source, Upload};
 /// How long an unused connection is kept. Shorter than the 75 s after which the ASGI server closes it.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 
-/// How many unused connections to one origin are kept.
+/// How many unused connections to one origin a thread keeps.
 const MAX_KEPT: usize = 256;
 
 /// Bytes of a connection that are read before they are passed on, at most; so long may the head of an answer be, too.
@@ -43,9 +47,11 @@ type Connection<C, B> = Box<http1::Connection<Forgiving<<C as Connect>::Io>, Upl
 /// The connections to one origin.
 pub struct Pool<C: Connect, B: Source> {
     connect: C,
-    kept: Mutex<Kept<C, B>>,
+    /// As many as there are processors. Threads that outnumber them share.
+    kept: Box<[Mutex<Kept<C, B>>]>,
 }
 
+/// The connections of a thread.
 struct Kept<C: Connect, B: Source> {
     /// The one used last is taken first.
     lines: Vec<(Line<C, B>, Instant)>,
@@ -80,18 +86,20 @@ pub(crate) struct Failed<B> {
 impl<C: Connect, B: Source> Pool<C, B> {
     /// No connection yet.
     pub fn new(connect: C) -> Arc<Self> {
-        Arc::new(Self { connect, kept: Mutex::new(Kept { lines: Vec::new(), swept: false }) })
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let kept = (0..threads).map(|_| Mutex::new(Kept { lines: Vec::new(), swept: false })).collect();
+        Arc::new(Self { connect, kept })
     }
 
     /// How many unused connections are kept now.
     pub fn kept(&self) -> usize {
-        self.locked().lines.len()
+        (0..self.kept.len()).map(|place| self.locked(place).lines.len()).sum()
     }
 
     /// A kept connection that is still open.
     pub(crate) fn take(&self, cx: &mut Context<'_>) -> Option<Line<C, B>> {
         loop {
-            let (mut line, _) = self.locked().lines.pop()?;
+            let (mut line, _) = self.locked(self.place()).lines.pop()?;
             if line.is_open(cx) {
                 return Some(line);
             }
@@ -112,27 +120,35 @@ impl<C: Connect, B: Source> Pool<C, B> {
         if !quietly(|cx| line.is_open(cx)) {
             return;
         }
-        let mut kept = self.locked();
+        let place = self.place();
+        let mut kept = self.locked(place);
         if kept.lines.len() < MAX_KEPT {
             kept.lines.push((line, Instant::now()));
         }
         if !kept.swept {
             kept.swept = true;
-            tokio::spawn(sweep(Arc::downgrade(self)));
+            tokio::spawn(sweep(Arc::downgrade(self), place));
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, Kept<C, B>> {
-        self.kept.lock().expect("no code panics while it holds this lock")
+    /// Where this thread keeps its connections.
+    fn place(&self) -> usize {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local!(static NUMBER: usize = THREADS.fetch_add(1, Ordering::Relaxed));
+        NUMBER.with(|number| number % self.kept.len())
+    }
+
+    fn locked(&self, place: usize) -> MutexGuard<'_, Kept<C, B>> {
+        self.kept[place].lock().expect("no code panics while it holds this lock")
     }
 }
 
-/// Closes connections that were not used for long, or that the other side has closed, as long as there are any.
-async fn sweep<C: Connect, B: Source>(pool: Weak<Pool<C, B>>) {
+/// Closes connections of a thread that were not used for long, or that the other side has closed, as long as there are any.
+async fn sweep<C: Connect, B: Source>(pool: Weak<Pool<C, B>>, place: usize) {
     loop {
         sleep(KEPT_FOR / 4).await;
         let Some(pool) = pool.upgrade() else { return };
-        let mut kept = pool.locked();
+        let mut kept = pool.locked(place);
         kept.lines.retain_mut(|(line, since)| since.elapsed() < KEPT_FOR && quietly(|cx| line.is_open(cx)));
         kept.swept = !kept.lines.is_empty();
         if !kept.swept {

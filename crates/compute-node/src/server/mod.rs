@@ -1,9 +1,11 @@
 //! Listens, and hands each request to the gateway or to the node's own API.
 
 mod client;
+mod threads;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -26,12 +28,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use protocol::ProgramId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use self::client::{ClientIo, Speaks};
+use self::threads::Threads;
 use crate::config::ClientLimits;
 use crate::gateway::{FORWARDED, Gateway, Reply, ReplyBody, Target, admit, host_of, target};
 
@@ -61,6 +65,8 @@ pub(crate) struct Services {
     pub(crate) gateway: Arc<Gateway>,
     /// The node's own API; a gateway without a node has none.
     pub(crate) api: Router,
+    /// Where that runs: it may do more than pass bytes on.
+    pub(crate) api_runtime: Handle,
     /// Whether it runs nothing itself: owners' requests about programs are for other nodes, and nobody passes requests on to it.
     pub(crate) is_gateway_only: bool,
     /// What clients may do.
@@ -80,27 +86,29 @@ struct Client {
 }
 
 /// Serves until `shutdown`; requests that are under way then may finish.
-pub(crate) async fn serve(listener: TcpListener, services: Arc<Services>, shutdown: CancellationToken) {
-    let mut connections = JoinSet::new();
+///
+/// # Errors
+/// When there are no threads to be had that serve.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    services: Arc<Services>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let threads = Threads::start(&services, &shutdown)?;
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, most likely: connections that end make room.
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
-        };
-        connections.spawn(serve_client(stream, peer, services.clone(), shutdown.clone()));
+        if let Err(error) = accepted.and_then(|(stream, peer)| threads.serve(stream, peer)) {
+            // Out of descriptors, most likely: connections that end make room.
+            warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
     drop(listener);
-    let _ = tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
+    threads.end().await;
+    Ok(())
 }
 
 /// Answers a client's requests until it has no more.
@@ -255,7 +263,9 @@ impl Services {
             Target::Node => match self.program_of_control(&request) {
                 Some(program) => self.gateway.pass_to_its_node(program, request.map(Upload::new)).await,
                 None => {
-                    let Ok(response) = self.api.clone().oneshot(request.map(Body::new)).await;
+                    let answer = self.api_runtime.spawn(self.api.clone().oneshot(request.map(Body::new)));
+                    let Ok(response) =
+                        AbortOnDropHandle::new(answer).await.expect("it does not panic, and nobody else ends it");
                     response.map(ReplyBody::Own)
                 }
             },

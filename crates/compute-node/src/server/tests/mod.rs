@@ -9,6 +9,7 @@ mod wire;
 
 use std::collections::VecDeque;
 
+use futures_util::FutureExt;
 use protocol::client::MessageNode;
 use protocol::{Epoch, ProgramId};
 use tempfile::TempDir;
@@ -83,10 +84,12 @@ impl World {
         let gateway = Gateway::new(catalog, Routes::new(&[]), Some(agent), waits, metrics.clone());
         let api = Router::new().route("/health", axum::routing::get(async || "healthy"));
         let Settings { is_gateway_only, limits, .. } = settings;
-        let services = Arc::new(Services { gateway, api, is_gateway_only, limits });
+        let api_runtime = tokio::runtime::Handle::current();
+        let services = Arc::new(Services { gateway, api, api_runtime, is_gateway_only, limits });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let server = tokio::spawn(serve(listener, services, shutdown.clone()));
+        let server =
+            tokio::spawn(serve(listener, services, shutdown.clone()).map(|served| served.expect("there are threads")));
         Self { program, address, endpoint, sandbox, shutdown, server, metrics, _folder: folder }
     }
 
@@ -190,6 +193,7 @@ async fn what_clients_say_about_others_is_believed_of_this_machine_only() {
                 world.metrics.clone(),
             ),
             api: Router::new(),
+            api_runtime: tokio::runtime::Handle::current(),
             is_gateway_only: false,
             limits: Settings::default().limits,
         })
