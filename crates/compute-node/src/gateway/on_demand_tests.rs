@@ -148,7 +148,8 @@ impl World {
         });
         let gateway = Gateway::new(catalog, routes, agent, (LONG, LONG), Metrics::new());
         let limits = ClientLimits { header_bytes: 16 << 10, header_timeout: LONG, idle_timeout: LONG };
-        Arc::new(Services { gateway, api: Router::new(), is_gateway_only: own.is_none(), limits })
+        let api_runtime = tokio::runtime::Handle::current();
+        Arc::new(Services { gateway, api: Router::new(), api_runtime, is_gateway_only: own.is_none(), limits })
     }
 
     async fn get(&self) -> u16 {
