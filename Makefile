@@ -22,6 +22,7 @@ MAKEFLAGS += --no-print-directory
 CARGO ?= cargo
 HOST := x86_64-unknown-linux-gnu
 TOOLS := target/tools
+RUNSC := $(TOOLS)/runsc
 PIP := $(TOOLS)/venv/bin/python -m pip --disable-pip-version-check
 
 # Debian packages by command or file that tells whether they are there: file=package.
@@ -42,7 +43,7 @@ demo: build examples
 	examples/demo.sh
 
 # Lint, unit tests and tests of each crate, then everything together on real processes.
-test: packages guest runtimes examples $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/aleph-sdk $(TOOLS)/schemathesis $(TOOLS)/anvil lint
+test: packages guest runtimes examples $(RUNSC) $(TOOLS)/oracles $(TOOLS)/aleph-client $(TOOLS)/aleph-sdk $(TOOLS)/schemathesis $(TOOLS)/anvil lint
 	$(CARGO) build --locked --workspace --exclude aleph-guest --exclude static-server --exclude bench-program
 	$(CARGO) test --locked --workspace --all-features --exclude aleph-tests --exclude aleph-chaos
 	$(CARGO) test --locked -p aleph-tests -p aleph-chaos
@@ -129,6 +130,18 @@ $(TOOLS)/docker: | packages-swarm
 	for package in $@.new/*.deb; do dpkg-deb --extract $$package $@.new; rm $$package; done
 	mv $@.new $@
 
+# gVisor, unpacked as well. The release's own package is too old, so it comes from the backports of wherever this machine's packages
+# come from; nothing of the machine's own lists is changed.
+$(RUNSC): | packages
+	rm -rf $@ $@.new
+	mkdir -p $@.new/sources $@.new/lists/partial $@.new/cache/archives/partial
+	scripts/backports.sh > $@.new/sources/backports.sources
+	cd $@.new && apt="-qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$$PWD/sources -o Dir::State::lists=$$PWD/lists \
+		-o Dir::Cache=$$PWD/cache -o APT::Sandbox::User=root" && apt-get $$apt update && apt-get $$apt download runsc
+	dpkg-deb --extract $@.new/runsc_*.deb $@.new
+	rm -r $@.new/runsc_*.deb $@.new/sources $@.new/lists $@.new/cache
+	mv $@.new $@
+
 $(TOOLS)/swarm-probe: tests/chaos/swarm/probe.rs
 	mkdir -p $(@D)
 	rustc -O --edition 2024 --target $(HOST) -C target-feature=+crt-static -o $@ $<
@@ -181,7 +194,7 @@ $(TOOLS)/venv: | packages
 
 # Measurements beside what they should be compared with; all of them, or some: make bench ONLY="warm messages".
 ONLY ?=
-bench: build packages-bench examples target/bench-program/bench-program $(TOOLS)/bench
+bench: build packages-bench examples target/bench-program/bench-program $(TOOLS)/bench $(RUNSC)
 	$(CARGO) build --release --locked -p aleph-bench
 	ALEPH_BIN_DIR=$(abspath target/release) target/release/aleph-bench $(ONLY) $(if $(STORE),--store $(STORE))
 	$(if $(ONLY),,$(CARGO) bench --locked -p aleph-sandbox --features client --bench deadline)

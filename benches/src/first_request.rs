@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use aleph_tests::{Aleph, ComputeNode, Network, eventually};
+use aleph_tests::{Aleph, ComputeNode, Network, eventually, runsc};
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use serde_json::json;
@@ -43,10 +43,18 @@ enum Starter {
     Making,
     /// Our network, with copies that are frozen.
     Frozen,
+    /// As [`Self::Waiting`], under gVisor.
+    GvisorWaiting,
+    /// As [`Self::Making`], under gVisor.
+    GvisorMaking,
 }
 
 impl Starter {
-    const ALL: [Self; 5] = [Self::Host, Self::Crun, Self::Waiting, Self::Making, Self::Frozen];
+    const ALL: [Self; 7] =
+        [Self::Host, Self::Crun, Self::Waiting, Self::Making, Self::Frozen, Self::GvisorWaiting, Self::GvisorMaking];
+
+    /// Those that are networks of ours.
+    const OURS: [Self; 5] = [Self::Waiting, Self::Making, Self::Frozen, Self::GvisorWaiting, Self::GvisorMaking];
 
     const fn name(self) -> &'static str {
         match self {
@@ -55,7 +63,35 @@ impl Starter {
             Self::Waiting => "our gateway, crun, sandboxes wait",
             Self::Making => "our gateway, crun, none waits",
             Self::Frozen => "our gateway, crun, frozen",
+            Self::GvisorWaiting => "our gateway, gVisor, sandboxes wait",
+            Self::GvisorMaking => "our gateway, gVisor, none waits",
         }
+    }
+
+    /// What is there before the first request.
+    const fn before(self) -> Before {
+        match self {
+            Self::Waiting | Self::GvisorWaiting => Before::Waiting,
+            Self::Frozen => Before::Frozen,
+            Self::Host | Self::Crun | Self::Making | Self::GvisorMaking => Before::Nothing,
+        }
+    }
+
+    /// Starts the network, where it is one of ours.
+    async fn network(self) -> Option<Network> {
+        let runsc = runsc();
+        let gvisor = ["--isolation", "gvisor", "--runsc", &runsc];
+        let starting = ["--idle-after", IDLE_AFTER, "--spare-mib"];
+        let frozen = ["--freeze-after", "0s", "--idle-after", "1h", "--spare-mib", "0"];
+        let arguments = match self {
+            Self::Host | Self::Crun => return None,
+            Self::Waiting => [&starting[..], &[SPARE_MIB]].concat(),
+            Self::Making => [&starting[..], &["0"]].concat(),
+            Self::Frozen => frozen.to_vec(),
+            Self::GvisorWaiting => [&starting[..], &[SPARE_MIB], &gvisor].concat(),
+            Self::GvisorMaking => [&starting[..], &["0"], &gvisor].concat(),
+        };
+        Some(up(1, &arguments).await)
     }
 }
 
@@ -68,9 +104,10 @@ struct Times {
 }
 
 pub(crate) async fn run() -> anyhow::Result<Measurement> {
-    let starting = async |spare_mib| up(1, &["--idle-after", IDLE_AFTER, "--spare-mib", spare_mib]).await;
-    let frozen = ["--freeze-after", "0s", "--idle-after", "1h", "--spare-mib", "0"];
-    let networks = [starting(SPARE_MIB).await, starting("0").await, up(1, &frozen).await];
+    let mut networks = BTreeMap::new();
+    for starter in Starter::OURS {
+        networks.extend(starter.network().await.map(|network| (starter, network)));
+    }
     let mut measurement = Measurement {
         settings: json!({ "idle_after": IDLE_AFTER, "spare_mib": SPARE_MIB, "groups": GROUPS, "environment": ENVIRONMENT }),
         results: Vec::new(),
@@ -90,7 +127,7 @@ pub(crate) async fn run() -> anyhow::Result<Measurement> {
 /// One application, ready to be started in every way.
 struct Race<'a> {
     app: App,
-    ours: [Ours<'a>; 3],
+    ours: BTreeMap<Starter, Ours<'a>>,
     bundles: Bundles,
 }
 
@@ -114,12 +151,11 @@ struct Ours<'a> {
 
 impl<'a> Race<'a> {
     /// Uploads the programs, different by a variable only, and has each answer once, so that the node has all files.
-    async fn prepare([waiting, making, frozen]: &'a [Network; 3], app: App) -> anyhow::Result<Self> {
-        let ours = [
-            Ours::prepare(waiting, app, Before::Waiting).await,
-            Ours::prepare(making, app, Before::Nothing).await,
-            Ours::prepare(frozen, app, Before::Frozen).await,
-        ];
+    async fn prepare(networks: &'a BTreeMap<Starter, Network>, app: App) -> anyhow::Result<Self> {
+        let mut ours = BTreeMap::new();
+        for (starter, network) in networks {
+            ours.insert(*starter, Ours::prepare(network, app, starter.before()).await);
+        }
         let race = Self { app, ours, bundles: Bundles::new(app).await? };
         // Not counted: files come into the caches of all.
         for starter in Starter::ALL {
@@ -137,10 +173,9 @@ impl<'a> Race<'a> {
             let mut order = Starter::ALL;
             order.rotate_left(round as usize % Starter::ALL.len());
             for starter in order {
-                match starter {
-                    Starter::Waiting => self.ours[0].until_prepared(count).await,
-                    Starter::Frozen => self.ours[2].until_prepared(count).await,
-                    Starter::Host | Starter::Crun | Starter::Making => {}
+                // All of them, whoever is next: sandboxes that are made to wait would be in its way.
+                for ours in self.ours.values() {
+                    ours.until_prepared().await;
                 }
                 let answers = self.start(starter, count).await?;
                 let times = all.entry(starter).or_default();
@@ -156,7 +191,6 @@ impl<'a> Race<'a> {
     async fn start(&self, starter: Starter, count: u16) -> anyhow::Result<Vec<First>> {
         let port = free_ports(count);
         let ports = port..port + count;
-        let [waiting, making, frozen] = &self.ours;
         let began = Instant::now();
         match starter {
             Starter::Host => {
@@ -173,9 +207,9 @@ impl<'a> Race<'a> {
                 try_join_all(containers.into_iter().map(|container| container.end())).await?;
                 Ok(answers)
             }
-            Starter::Waiting => waiting.start(began, count).await,
-            Starter::Making => making.start(began, count).await,
-            Starter::Frozen => frozen.start(began, count).await,
+            Starter::Waiting | Starter::Making | Starter::Frozen | Starter::GvisorWaiting | Starter::GvisorMaking => {
+                self.ours[&starter].start(began, count).await
+            }
         }
     }
 }
@@ -194,12 +228,12 @@ impl<'a> Ours<'a> {
         Self { network, app, programs, before }
     }
 
-    /// Waits until everything is as it shall be before this many programs are asked.
-    async fn until_prepared(&self, count: u16) {
+    /// Waits until everything is as it shall be before as many programs are asked as there are.
+    async fn until_prepared(&self) {
         let node = &self.network.compute_nodes[0];
         match self.before {
             Before::Nothing => {}
-            Before::Waiting => until_waiting(node, self.app, count.into()).await,
+            Before::Waiting => until_waiting(node, self.app, MOST.into()).await,
             // All, as one that still runs would be in the way.
             Before::Frozen => {
                 let are_frozen = || self.programs.iter().all(|program| node.is_frozen(program) == Some(true));

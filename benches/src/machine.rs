@@ -16,6 +16,7 @@ pub(crate) struct Machine {
     memory_mib: u64,
     kernel: String,
     oci_runtime: String,
+    gvisor: String,
     software: Vec<String>,
     load: String,
     date: String,
@@ -39,6 +40,7 @@ impl Machine {
             memory_mib: field(&memory, "MemTotal").trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024,
             kernel: format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
             oci_runtime: version("crun", "--version"),
+            gvisor: version(&aleph_tests::runsc(), "--version"),
             software: software.iter().map(|(program, option)| version(program, option)).collect(),
             load: std::fs::read_to_string("/proc/loadavg")?.split(' ').next().unwrap_or_default().to_owned(),
             date: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
@@ -52,6 +54,7 @@ impl Machine {
             "memory_mib": self.memory_mib,
             "kernel": self.kernel,
             "oci_runtime": self.oci_runtime,
+            "gvisor": self.gvisor,
             "software": self.software,
             "load_average_before": self.load,
             "date": self.date,
@@ -61,8 +64,11 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cores, processor, memory_mib, kernel, oci_runtime, software, load, date } = self;
-        write!(f, "{date} · load {load} · {cores} cores ({processor}) · {memory_mib} MiB · {kernel} · {oci_runtime}")?;
+        let Self { cores, processor, memory_mib, kernel, oci_runtime, gvisor, software, load, date } = self;
+        write!(
+            f,
+            "{date} · load {load} · {cores} cores ({processor}) · {memory_mib} MiB · {kernel} · {oci_runtime} · {gvisor}"
+        )?;
         software.iter().try_for_each(|version| write!(f, " · {version}"))
     }
 }

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aleph_tests::{Aleph, Namespace, Network, Publisher, UpOptions, eventually, folder_with, reqwest_client};
+use aleph_tests::{Aleph, Namespace, Network, Publisher, UpOptions, eventually, folder_with, reqwest_client, runsc};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -144,6 +144,15 @@ async fn reached_by(network: &Network, program: &str, targets: &[String]) -> Val
 
 #[test]
 fn programs_reach_the_internet_if_they_ask_for_it_and_nothing_else() {
+    programs_reach_the_internet(&[]);
+}
+
+#[test]
+fn under_gvisor_programs_reach_the_same() {
+    programs_reach_the_internet(&["--isolation", "gvisor", "--runsc", &runsc()]);
+}
+
+fn programs_reach_the_internet(options: &[&str]) {
     let (node, outside) = (Namespace::new(), Namespace::new());
     outside.connect("downlink", &node, "uplink");
     outside.ip("address add 203.0.113.1/24 dev downlink");
@@ -158,7 +167,7 @@ fn programs_reach_the_internet_if_they_ask_for_it_and_nothing_else() {
     let listeners = outside.run(|| Listeners::open([("0.0.0.0", 53), ("0.0.0.0", 80)], Some((NAME_SERVER, 53))));
     node.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(inside(listeners, &outside));
+        runtime.block_on(inside(listeners, &outside, options));
         let rules = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&rules.stdout), "", "no rule is left");
         let interfaces = Command::new("ip").args(["-oneline", "link"]).output().unwrap();
@@ -167,12 +176,12 @@ fn programs_reach_the_internet_if_they_ask_for_it_and_nothing_else() {
 }
 
 /// What happens in the node's namespace.
-async fn inside(listeners: Listeners, outside: &Namespace) {
+async fn inside(listeners: Listeners, outside: &Namespace, options: &[&str]) {
     let outside_reached = listeners.serve();
     // The name server that sandboxes are told of is a private one, as in most networks.
     let prepare =
         format!("echo nameserver {NAME_SERVER} >$ROOT/resolv.conf; mount --bind $ROOT/resolv.conf /etc/resolv.conf");
-    let mut network = Network::up(UpOptions { prepare: Some(prepare), ..UpOptions::new(2, &[]) }).await;
+    let mut network = Network::up(UpOptions { prepare: Some(prepare), ..UpOptions::new(2, options) }).await;
     let aleph = Aleph::of(&network);
 
     // The machine listens at all its addresses, and at the ports of the network's parts as if they were there, too.

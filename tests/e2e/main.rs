@@ -11,6 +11,7 @@ mod fair;
 mod frozen;
 mod full_disk;
 mod guest_api;
+mod gvisor;
 mod ipfs;
 mod isolation;
 mod message_nodes;

@@ -55,6 +55,14 @@ pub fn binary(name: &str) -> PathBuf {
     }
 }
 
+/// gVisor, where `make` puts it.
+///
+/// # Panics
+/// When it is not there.
+pub fn runsc() -> String {
+    repository("target/tools/runsc/usr/bin/runsc").to_string_lossy().into_owned()
+}
+
 /// A folder with one file, for uploads. It is deleted when the result is dropped.
 ///
 /// # Panics

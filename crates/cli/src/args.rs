@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use protocol::Address;
 use protocol::message::program::{Encoding, Interface};
+use protocol::{Address, Isolation};
 use zeroize::Zeroizing;
 
 pub use volume::{DownloadArgs, RestoreArgs, VolumeCommand};
@@ -322,6 +322,9 @@ pub struct UploadArgs {
     /// On demand: how many copies of it a node may run at once [default: what its node does with all]
     #[arg(long, value_name = "COUNT", conflicts_with = "persistent", value_parser = clap::value_parser!(u16).range(1..))]
     pub copies: Option<u16>,
+    /// What stands between it and the machine: container or gvisor [default: what its node does with all]
+    #[arg(long)]
+    pub isolation: Option<Isolation>,
     /// An environment variable; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = units::parse_variable)]
     pub env: Vec<Variable>,

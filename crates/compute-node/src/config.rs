@@ -1,12 +1,12 @@
 //! What a compute node is told when it starts.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use lease::LeaseConfig;
-use protocol::{Address, Aliases, NodeId};
+use protocol::{Address, Aliases, Isolation, NodeId};
 use volumes::PoolConfig;
 
 /// The settings of a compute node. See `aleph-node compute-node --help` for what each means to an operator.
@@ -95,8 +95,12 @@ pub struct DataConfig {
 /// How sandboxes are made.
 #[derive(Debug, Clone)]
 pub struct SandboxConfig {
+    /// What can stand between programs and the machine; the first of them counts for programs that do not say. Never empty.
+    pub isolation: Vec<Isolation>,
     /// The OCI runtime: `crun` or `runc`, by name or path.
     pub oci_runtime: PathBuf,
+    /// gVisor, by name or path.
+    pub runsc: PathBuf,
     /// The binary `aleph-supervisor`.
     pub supervisor: PathBuf,
     /// The directory with `aleph-init` and the ASGI server.
@@ -109,6 +113,21 @@ pub struct SandboxConfig {
     pub spare_mib: u64,
     /// Addresses for sandboxes with a network, four each.
     pub network: Ipv4Net,
+}
+
+impl SandboxConfig {
+    /// What a program gets that asks for this, or for nothing.
+    pub(crate) fn isolation_for(&self, asked: Option<Isolation>) -> Isolation {
+        asked.or(self.isolation.first().copied()).unwrap_or_default()
+    }
+
+    /// What makes sandboxes with this isolation.
+    pub(crate) fn runtime_of(&self, isolation: Isolation) -> &Path {
+        match isolation {
+            Isolation::Container => &self.oci_runtime,
+            Isolation::Gvisor => &self.runsc,
+        }
+    }
 }
 
 /// What a node offers, in all.

@@ -11,7 +11,7 @@ use axum::Router;
 use lease::{LeaseTimes, clock};
 use protocol::client::{Archive, MessageNode};
 use protocol::control::Capacity;
-use protocol::{Account, account::AccountError};
+use protocol::{Account, Isolation, account::AccountError};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -79,6 +79,9 @@ pub enum RunError {
         /// What to do.
         hint: &'static str,
     },
+    /// gVisor is there, and of no use.
+    #[error("{0}")]
+    Gvisor(String),
     /// The operating system gives no threads.
     #[error("cannot start the threads that serve clients: {0}")]
     Threads(#[source] io::Error),
@@ -127,7 +130,7 @@ pub async fn run(
     let metrics = Metrics::new();
     let freezers = Arc::new(Freezers::default());
     let (data, pool_mib) = open_pool(&config, &freezers).await?;
-    let mut capacity = persistent_capacity(&config.offer);
+    let mut capacity = persistent_capacity(&config.offer, &config.sandboxes.isolation);
     capacity.pool_mib = pool_mib;
     let node = Arc::new(OnceCell::new());
     let of_data = OfData { guest_api: GuestApi::new(node.clone(), data.clone()), data: data.clone(), freezers };
@@ -244,9 +247,23 @@ fn check(config: &Config) -> Result<(), RunError> {
     LeaseTimes::new(config.lease)?;
     let made = &config.sandboxes;
     let missing = |what, path: PathBuf, hint| Err(RunError::Missing { what, path, hint });
-    if find_program(&made.oci_runtime).is_none() {
-        let hint = "install the Debian package crun, or name another runtime with --oci-runtime";
-        return missing("the OCI runtime", made.oci_runtime.clone(), hint);
+    for isolation in &made.isolation {
+        let runtime = made.runtime_of(*isolation);
+        let (found, (what, hint)) = (
+            find_program(runtime),
+            match isolation {
+                Isolation::Container => {
+                    ("the OCI runtime", "install the Debian package crun, or name another runtime with --oci-runtime")
+                }
+                Isolation::Gvisor => {
+                    ("gVisor", "install the Debian package runsc from backports, or say where it is with --runsc")
+                }
+            },
+        );
+        let Some(found) = found else { return missing(what, runtime.to_owned(), hint) };
+        if *isolation == Isolation::Gvisor {
+            sandbox::container::check_gvisor(&found).map_err(RunError::Gvisor)?;
+        }
     }
     if !made.supervisor.is_file() {
         return missing(
@@ -315,10 +332,20 @@ async fn build_agent(
         .map_err(in_directory(&config.run_dir))?;
     let (epochs, seen) = EpochStore::open(data.join("epochs")).map_err(in_directory(&data.join("epochs")))?;
     let (aliases, has_pool) = (config.aliases.clone(), program_data.is_some());
+    let isolation = config.sandboxes.isolation.clone();
     let (catalog, message_node) = (catalog.clone(), message_node.clone());
-    let fetcher =
-        Fetcher { catalog, message_node, files, images, code, aliases, sandboxes: sandboxes.clone(), has_pool };
-    let capacity = persistent_capacity(&config.offer);
+    let fetcher = Fetcher {
+        catalog,
+        message_node,
+        files,
+        images,
+        code,
+        aliases,
+        sandboxes: sandboxes.clone(),
+        has_pool,
+        isolation,
+    };
+    let capacity = persistent_capacity(&config.offer, &config.sandboxes.isolation);
     let mut agent = Agent::new(Parts {
         persistent: Persistent::new(clock::now(), capacity, seen, config.lease.lease),
         on_demand: OnDemand::new(on_demand_capacity(&config.offer), config.requests_per_copy),
@@ -396,7 +423,7 @@ async fn follow_catalog(catalog: Arc<Catalog>, handle: AgentHandle, shutdown: Ca
 }
 
 /// What persistent programs get.
-fn persistent_capacity(offer: &Offer) -> Capacity {
+fn persistent_capacity(offer: &Offer, isolation: &[Isolation]) -> Capacity {
     let on_demand = on_demand_capacity(offer);
     let (cpu_vendor, cpu_features) = machine::processor();
     Capacity {
@@ -407,6 +434,7 @@ fn persistent_capacity(offer: &Offer) -> Capacity {
         architecture: machine::architecture().to_owned(),
         cpu_vendor,
         cpu_features,
+        isolation: isolation.to_vec(),
     }
 }
 
@@ -433,7 +461,8 @@ mod tests {
     #[test]
     fn persistent_programs_and_copies_on_demand_share_what_is_offered() {
         let offer = Offer { vcpus: 9, memory_mib: 1001, disk_mib: 5, on_demand_share: 0.25 };
-        let (persistent, on_demand) = (persistent_capacity(&offer), on_demand_capacity(&offer));
+        let (persistent, on_demand) =
+            (persistent_capacity(&offer, &[Isolation::Container]), on_demand_capacity(&offer));
         assert_eq!((persistent.vcpus + on_demand.vcpus, persistent.memory_mib + on_demand.memory_mib), (9, 1001));
         assert_eq!((on_demand.vcpus, on_demand.memory_mib), (2, 250));
     }

@@ -1,11 +1,11 @@
 //! What runs inside a sandbox, and what the supervisor outside says to it.
 //!
-//! The init (`aleph-init`, process 1 of the sandbox) is started with three open files:
+//! The init (`aleph-init`, process 1 of the sandbox) is started with these open files:
 //!
 //! | descriptor | what |
 //! | --- | --- |
 //! | [`CONTROL_FD`] | a stream socket to the supervisor: one JSON message a line, [`ToGuest`] in, [`FromGuest`] out |
-//! | [`LISTENER_FD`] | the listening Unix socket through which requests enter |
+//! | [`LISTENER_FD`] | the listening Unix socket through which requests enter, unless it is told to make it ([`LISTEN`]) |
 //! | 1 and 2 | pipes to the supervisor: the program's output |
 //!
 //! ```text
@@ -18,7 +18,13 @@
 //!    ▼  │
 //!  warming     by Warm, until an interpreter waits or cannot
 //! ```
+//! Where the supervisor cannot reach into the sandbox, [`ToGuest::SetUp`] comes before [`ToGuest::Configure`], and the init does
+//! it with capabilities that it has until then, in the kernel of the sandbox.
+//!
 //! Only the supervisor moves it forward. When process 1 exits the kernel kills everything else in the sandbox.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +32,9 @@ use serde::{Deserialize, Serialize};
 pub const CONTROL_FD: i32 = 3;
 /// The descriptor of the socket that requests arrive at.
 pub const LISTENER_FD: i32 = 4;
+
+/// The argument after which the path stands at which the init makes the listening socket itself. Nobody passes it then.
+pub const LISTEN: &str = "--listen";
 
 /// Where the code of the program is mounted.
 pub const CODE_DIRECTORY: &str = "/opt/code";
@@ -65,6 +74,9 @@ pub enum ToGuest {
     /// Have an interpreter with the server and the image's own modules wait for an ASGI program. Sent once or not at all,
     /// before [`ToGuest::Configure`].
     Warm,
+    /// Make the sandbox the program's, and give up every capability. Sent once before [`ToGuest::Configure`], or not at all,
+    /// where the supervisor does it.
+    SetUp(SetUp),
     /// Become this program. Sent once, after code and limits are in place.
     Configure(Configure),
     /// End the program: SIGTERM, and SIGKILL after the grace.
@@ -72,6 +84,26 @@ pub enum ToGuest {
         /// How long the program has, in milliseconds.
         grace_ms: u64,
     },
+}
+
+/// What makes a sandbox a program's, beside its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetUp {
+    /// Its host name.
+    pub host_name: String,
+    /// Code and volumes, one that lies in another after it.
+    pub mounts: Vec<Placed>,
+    /// What `/etc/resolv.conf` says; it stays as it is when there are none.
+    pub name_servers: Vec<Ipv4Addr>,
+}
+
+/// A directory of the sandbox that is to be somewhere else in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Where it is.
+    pub from: PathBuf,
+    /// Where the program sees it.
+    pub to: PathBuf,
 }
 
 /// What to run.
@@ -116,6 +148,11 @@ pub enum FromGuest {
         /// Why none waits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<String>,
+    },
+    /// The sandbox could not be made the program's.
+    SetUpFailed {
+        /// What was tried and what the kernel said.
+        message: String,
     },
     /// The program answers requests.
     Ready,

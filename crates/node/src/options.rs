@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use lease::LeaseConfig;
-use protocol::{Address, Alias, NodeId};
+use protocol::{Address, Alias, Isolation, NodeId};
 use url::Url;
 
 pub(crate) use self::message_node::{CopyOptions, MessageNodeCommand, MessageNodeOptions};
@@ -141,6 +141,14 @@ pub(crate) struct UpOptions {
     /// The OCI runtime that compute nodes make sandboxes with
     #[arg(long, default_value = "crun")]
     pub(crate) oci_runtime: PathBuf,
+
+    /// What can stand between programs and the machines of compute nodes: container, gvisor; the first counts for programs that do not say
+    #[arg(long, default_value = "container", value_delimiter = ',')]
+    pub(crate) isolation: Vec<Isolation>,
+
+    /// gVisor, which makes sandboxes of the isolation gvisor, by name or path
+    #[arg(long, default_value = "runsc")]
+    pub(crate) runsc: PathBuf,
 }
 
 /// `aleph-node scheduler`.
@@ -341,6 +349,14 @@ pub(crate) struct ComputeNodeOptions {
     /// The OCI runtime that makes sandboxes: crun or runc, by name or path
     #[arg(long, default_value = "crun", env = "ALEPH_NODE_OCI_RUNTIME")]
     pub(crate) oci_runtime: PathBuf,
+
+    /// What can stand between programs and this machine: container, gvisor; the first counts for programs that do not say
+    #[arg(long, default_value = "container", value_delimiter = ',', env = "ALEPH_NODE_ISOLATION")]
+    pub(crate) isolation: Vec<Isolation>,
+
+    /// gVisor, which makes sandboxes of the isolation gvisor, by name or path
+    #[arg(long, default_value = "runsc", env = "ALEPH_NODE_RUNSC")]
+    pub(crate) runsc: PathBuf,
 
     /// The first user id of this machine that sandboxes may have; each takes 65536
     #[arg(long, default_value_t = 0x7000_0000, env = "ALEPH_NODE_FIRST_UID")]

@@ -149,7 +149,9 @@ fn compute_node_config(options: ComputeNodeOptions) -> anyhow::Result<compute_no
         aliases: options.aliases.into_iter().collect(),
         node_id: options.node_id,
         sandboxes: SandboxConfig {
+            isolation: options.isolation,
             oci_runtime: options.oci_runtime,
+            runsc: options.runsc,
             supervisor: parts.supervisor,
             guest: parts.guest,
             first_uid: options.first_uid,

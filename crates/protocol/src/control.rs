@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::{self, Account, SignatureError};
 use crate::data::{DataEntry, DataReport};
 use crate::history::Statement;
-use crate::{Address, BootId, Epoch, NodeId, ProgramId};
+use crate::{Address, BootId, Epoch, Isolation, NodeId, ProgramId};
 
 /// The version of this protocol. Peers of another version are refused.
 pub const CONTROL_VERSION: u32 = 1;
@@ -226,6 +226,13 @@ pub struct Capacity {
     /// The processor's features that messages can ask for.
     #[serde(default)]
     pub cpu_features: Vec<String>,
+    /// What can stand between programs and the machine. Nodes that do not say it have containers.
+    #[serde(default = "containers_only")]
+    pub isolation: Vec<Isolation>,
+}
+
+fn containers_only() -> Vec<Isolation> {
+    vec![Isolation::Container]
 }
 
 /// The state of one program on a node.
@@ -297,6 +304,8 @@ pub enum FailureKind {
     OutOfMemory,
     /// It asks for something that nodes of this version do not offer.
     Unsupported,
+    /// It asks for an isolation that this node does not offer; another node may.
+    Isolation,
     /// The node failed, not the program; another node may do better.
     NodeFault,
 }
@@ -315,13 +324,14 @@ impl FailureKind {
             Self::Exited => "the program exited",
             Self::OutOfMemory => "the program ran out of memory",
             Self::Unsupported => "the program asks for something that is not offered",
+            Self::Isolation => "the node does not offer the isolation that the program asks for",
             Self::NodeFault => "the compute node failed",
         }
     }
 
     /// Whether another node may do better.
     pub const fn is_fault_of_node(self) -> bool {
-        matches!(self, Self::NodeFault)
+        matches!(self, Self::Isolation | Self::NodeFault)
     }
 }
 

@@ -15,6 +15,7 @@ pub mod data;
 pub mod file;
 pub mod history;
 pub mod id;
+pub mod isolation;
 pub mod message;
 pub mod network;
 #[cfg(feature = "openapi")]
@@ -27,3 +28,4 @@ pub use address::Address;
 pub use alias::{Alias, Aliases};
 pub use file::{FileCheck, FileHasher, FileName, FileNameError, FileNames, NameHasher};
 pub use id::{BootId, Epoch, FileHash, NodeId, ProgramId};
+pub use isolation::Isolation;

@@ -1,10 +1,10 @@
 //! Control groups, version 1 (also beside an empty version 2, the "hybrid" layout) and version 2.
 //!
-//! The OCI runtime makes a sandbox's group; limits, counters, killing and removal are ours, so that they do not depend on
+//! The OCI runtime makes a sandbox's group, or the supervisor where the runtime would remove it too early; limits, counters, killing and removal are ours, so that they do not depend on
 //! the runtime being there.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,20 @@ pub struct Cgroup {
 pub(crate) const USUAL_SHARES: u64 = 1024;
 const USUAL_WEIGHT: u64 = 100;
 
+/// The controllers that a sandbox needs.
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "freezer"];
+
+/// What a sandbox may use before a claim sets its program's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaitingLimits {
+    /// Bytes.
+    pub(crate) memory: u64,
+    /// Processes and threads.
+    pub(crate) pids: u64,
+    /// Its share of the processor, as of version 1.
+    pub(crate) shares: u64,
+}
+
 /// The period over which processor time is counted, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 
@@ -109,6 +123,53 @@ impl Cgroup {
         }
     }
 
+    /// Makes the group, and says what a process has to write to to become one of it ([`join`]).
+    ///
+    /// # Errors
+    /// When a controller is missing or refuses.
+    pub(crate) fn make(&self) -> io::Result<Vec<File>> {
+        if let Hierarchy::V2 { root } = &self.hierarchy {
+            // Each group hands its controllers down.
+            let mut above = root.clone();
+            for name in Path::new(&self.path) {
+                fs::create_dir_all(&above)?;
+                write(&above.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
+                above.push(name);
+            }
+        }
+        let mut directories =
+            CONTROLLERS.map(|controller| self.directory(controller)).into_iter().collect::<io::Result<Vec<_>>>()?;
+        directories.sort();
+        directories.dedup();
+        let open = |directory: PathBuf| {
+            fs::create_dir_all(&directory)?;
+            File::options().write(true).open(directory.join("cgroup.procs"))
+        };
+        directories.into_iter().map(open).collect()
+    }
+
+    /// Sets the limits of a group that nobody has claimed yet.
+    ///
+    /// # Errors
+    /// When a controller is missing or refuses.
+    pub(crate) fn set_waiting_limits(&self, limits: &WaitingLimits) -> io::Result<()> {
+        let WaitingLimits { memory, pids, shares } = limits;
+        let settings = match self.hierarchy {
+            Hierarchy::V2 { .. } => vec![
+                ("memory", "memory.max", memory.to_string()),
+                // As the OCI runtimes convert it.
+                ("cpu", "cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string()),
+                ("pids", "pids.max", pids.to_string()),
+            ],
+            Hierarchy::V1 { .. } => vec![
+                ("memory", "memory.limit_in_bytes", memory.to_string()),
+                ("cpu", "cpu.shares", shares.to_string()),
+                ("pids", "pids.max", pids.to_string()),
+            ],
+        };
+        self.set(settings)
+    }
+
     /// Sets the limits of a group that exists.
     ///
     /// # Errors
@@ -131,14 +192,18 @@ impl Cgroup {
                 ("pids", "pids.max", limits.pids.to_string()),
             ],
         };
-        for (controller, file, value) in settings {
-            write(&self.directory(controller)?.join(file), &value)?;
-        }
+        self.set(settings)?;
         // Swap would let a program use more than its memory; kernels without swap accounting have no such file.
         if let Hierarchy::V2 { .. } = self.hierarchy {
             ignore_missing(write(&self.directory("memory")?.join("memory.swap.max"), "0"))?;
         }
         Ok(())
+    }
+
+    fn set(&self, settings: Vec<(&str, &str, String)>) -> io::Result<()> {
+        settings
+            .into_iter()
+            .try_for_each(|(controller, file, value)| write(&self.directory(controller)?.join(file), &value))
     }
 
     /// How often the kernel killed a process of the group for want of memory; 0 when the group is gone.
@@ -163,12 +228,14 @@ impl Cgroup {
 
     /// Bytes of memory that the group has of its own, without what it has read of files, when it exists.
     pub fn own_memory_bytes(&self) -> Option<u64> {
-        let field = match self.hierarchy {
+        let anonymous = match self.hierarchy {
             Hierarchy::V2 { .. } => "anon ",
             Hierarchy::V1 { .. } => "rss ",
         };
         let text = fs::read_to_string(self.directory("memory").ok()?.join("memory.stat")).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(field)?.parse().ok())
+        let bytes = |field: &str| text.lines().find_map(|line| line.strip_prefix(field)?.parse::<u64>().ok());
+        // What is in a tmpfs is as much its own; gVisor has all memory of programs in one.
+        Some(bytes(anonymous)? + bytes("shmem ").unwrap_or(0))
     }
 
     /// The processes of the group; none when it is gone.
@@ -226,6 +293,14 @@ impl Cgroup {
     }
 }
 
+/// Makes this process one of the group that was made.
+///
+/// # Errors
+/// When a hierarchy refuses.
+pub(crate) fn join(group: &[File]) -> io::Result<()> {
+    group.iter().try_for_each(|mut procs| procs.write_all(b"0"))
+}
+
 fn write(path: &Path, value: &str) -> io::Result<()> {
     fs::write(path, value)
         .map_err(|e| io::Error::new(e.kind(), format!("cannot write {value} to {}: {e}", path.display())))
@@ -280,9 +355,29 @@ mod tests {
         assert_eq!(group.oom_kills(), 2);
         fs::write(directory.join("memory.current"), "4096\n").unwrap();
         assert_eq!(group.memory_bytes(), Some(4096));
-        fs::write(directory.join("memory.stat"), "anon 1024\nfile 3072\n").unwrap();
-        assert_eq!(group.own_memory_bytes(), Some(1024));
+        fs::write(directory.join("memory.stat"), "anon 1024\nfile 3072\nshmem 2048\n").unwrap();
+        assert_eq!(group.own_memory_bytes(), Some(3072));
         assert!(group.is_empty());
+    }
+
+    #[test]
+    fn version_2_groups_are_made_with_their_controllers_and_joined() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("a/b");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("cgroup.procs"), "").unwrap();
+        let group = Hierarchy::V2 { root: root.path().into() }.group("a/b");
+        let members = group.make().unwrap();
+        for above in ["", "a"] {
+            let file = root.path().join(above).join("cgroup.subtree_control");
+            assert_eq!(fs::read_to_string(file).unwrap(), "+cpu +memory +pids");
+        }
+        assert!(!directory.join("cgroup.subtree_control").exists(), "what has processes hands nothing down");
+        join(&members).unwrap();
+        assert_eq!(fs::read_to_string(directory.join("cgroup.procs")).unwrap(), "0");
+        group.set_waiting_limits(&WaitingLimits { memory: 4096, pids: 3, shares: 8 }).unwrap();
+        let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap();
+        assert_eq!((read("memory.max"), read("pids.max"), read("cpu.weight")), ("4096".into(), "3".into(), "1".into()));
     }
 
     #[test]

@@ -52,6 +52,16 @@ impl SandboxDirectory {
         self.api().join(guest::API_SOCKET)
     }
 
+    /// The directory in which an init makes [`SandboxDirectory::http_socket`] itself, where it cannot be passed.
+    pub fn listen(&self) -> PathBuf {
+        self.0.join("listen")
+    }
+
+    /// The directory in which code and volumes appear at the claim, where the init mounts them itself.
+    pub fn arrivals(&self) -> PathBuf {
+        self.0.join("arrivals")
+    }
+
     /// How the sandbox ended ([`crate::spec::End`]), once it has.
     pub fn end(&self) -> PathBuf {
         self.0.join("end.json")

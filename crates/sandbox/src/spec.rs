@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use guest::StartFailure;
 use lease::{BootTime, HolderDeadline};
-use protocol::{Epoch, ProgramId};
+use protocol::{Epoch, Isolation, ProgramId};
 use serde::{Deserialize, Serialize};
 
 /// The first step: what a sandbox is made of before it is anybody's.
@@ -34,7 +34,10 @@ pub enum DriverSpec {
 /// How an OCI container is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
-    /// The OCI runtime's binary: `crun` or `runc`.
+    /// What stands between it and the machine.
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// The OCI runtime's binary: `crun` or `runc`, or `runsc` with [`Isolation::Gvisor`].
     pub oci_runtime: PathBuf,
     /// Where the runtime image is mounted, read-only.
     pub image: PathBuf,

@@ -1,9 +1,9 @@
-//! Real sandboxes: real supervisor, real OCI runtime, real image. Needs root, `crun` and `make guest runtimes`.
+//! Real sandboxes: real supervisor, real OCI runtimes, real image. Needs root, `crun` and `make guest runtimes target/tools/runsc`.
 
 #[path = "container/harness.rs"]
 mod harness;
 
-use aleph_sandbox::spec::{ClaimSpec, CodeSource, SandboxState};
+use aleph_sandbox::spec::{ClaimSpec, CodeSource, End, SandboxState};
 
 use harness::{Sandbox, Start, asgi, binary};
 
@@ -16,6 +16,13 @@ mod cold {
 /// A sandbox with an interpreter waited for it.
 mod warm {
     const START: Start = Start::Warm;
+    include!("container/every_start.rs");
+}
+
+/// As `cold`, with a kernel of its own. One in which an interpreter waited is not tried with everything again, as each takes
+/// seconds to be made, but must be the same to its program, as with containers.
+mod gvisor {
+    const START: Start = Start::GvisorCold;
     include!("container/every_start.rs");
 }
 
@@ -67,13 +74,22 @@ const EVERYTHING: [&str; 14] = [
 
 #[tokio::test]
 async fn a_program_cannot_tell_whether_a_sandbox_waited_for_it() {
+    it_cannot_tell(Start::Cold, Start::Warm).await;
+}
+
+#[tokio::test]
+async fn under_gvisor_it_cannot_tell_either() {
+    it_cannot_tell(Start::GvisorCold, Start::GvisorWarm).await;
+}
+
+async fn it_cannot_tell(is_made: Start, waits: Start) {
     let claim = || {
         let mut claim = asgi(TELL, "main:app");
         claim.configure.environment.push(("GREETING".to_owned(), "hello".to_owned()));
         claim
     };
-    let mut cold = running("made", Start::Cold, claim()).await;
-    let mut warm = running("waited", Start::Warm, claim()).await;
+    let mut cold = running("made", is_made, claim()).await;
+    let mut warm = running("waited", waits, claim()).await;
     for what in EVERYTHING {
         assert_eq!(tell(&cold, what).await, tell(&warm, what).await, "{what}");
     }
@@ -93,8 +109,17 @@ async fn a_program_cannot_tell_whether_a_sandbox_waited_for_it() {
 
 #[tokio::test]
 async fn programs_of_sandboxes_that_waited_share_nothing_that_is_random() {
-    let mut one = running("one", Start::Warm, asgi(TELL, "main:app")).await;
-    let mut other = running("other", Start::Warm, asgi(TELL, "main:app")).await;
+    they_share_nothing_that_is_random(Start::Warm).await;
+}
+
+#[tokio::test]
+async fn under_gvisor_they_share_nothing_that_is_random() {
+    they_share_nothing_that_is_random(Start::GvisorWarm).await;
+}
+
+async fn they_share_nothing_that_is_random(start: Start) {
+    let mut one = running("one", start, asgi(TELL, "main:app")).await;
+    let mut other = running("other", start, asgi(TELL, "main:app")).await;
     for chance in [
         "__import__('random').random()",
         "__import__('secrets').token_hex()",
@@ -112,11 +137,20 @@ async fn programs_of_sandboxes_that_waited_share_nothing_that_is_random() {
 
 #[tokio::test]
 async fn what_a_program_brings_is_what_it_gets_though_another_was_imported_in_advance() {
+    what_it_brings_is_what_it_gets(Start::Warm).await;
+}
+
+#[tokio::test]
+async fn under_gvisor_what_a_program_brings_is_what_it_gets() {
+    what_it_brings_is_what_it_gets(Start::GvisorWarm).await;
+}
+
+async fn what_it_brings_is_what_it_gets(start: Start) {
     let claim = asgi(&format!("import pydantic\n{TELL}"), "main:app");
     let CodeSource::Directory(code) = &claim.code else { panic!("it is a directory") };
     std::fs::create_dir(code.join("pydantic")).unwrap();
     std::fs::write(code.join("pydantic/__init__.py"), "VERSION = 'its own'").unwrap();
-    let mut sandbox = running("brings", Start::Warm, claim).await;
+    let mut sandbox = running("brings", start, claim).await;
     assert_eq!(tell(&sandbox, "pydantic.VERSION").await, "its own");
     assert_eq!(tell(&sandbox, "'fastapi' in sys.modules").await, false, "it began anew");
     sandbox.stop_and_clear().await;
@@ -141,4 +175,21 @@ async fn a_binary_gets_a_sandbox_in_which_an_interpreter_waited_to_itself() {
     let processes = sandbox.group_file("cgroup.procs").unwrap();
     assert_eq!(processes.lines().count(), 2, "its init and itself: {processes}");
     sandbox.stop_and_clear().await;
+}
+
+#[tokio::test]
+async fn an_oci_runtime_that_fails_is_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = folder.path().join("runtime");
+    std::fs::write(&fails, "#!/bin/sh\necho no luck >&2; exit 1\n").unwrap();
+    std::fs::set_permissions(&fails, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for start in [Start::Cold, Start::GvisorCold] {
+        for (runtime, says) in [(fails.clone(), "no luck"), ("/nowhere/runtime".into(), "No such file or directory")] {
+            let sandbox = Sandbox::prepare("fails", start, runtime).await;
+            // It may have ended before it could be asked: what counts is what it left.
+            let end = sandbox.left().await;
+            assert!(matches!(&end, End::SandboxError { message } if message.contains(says)), "{start:?}: {end:?}");
+            sandbox.is_gone().await;
+        }
+    }
 }

@@ -7,7 +7,7 @@ use protocol::control::{Failure, FailureKind};
 use protocol::message::{
     ItemType, MessageType, PlacedVolume, ProgramContent, StoreContent, VolumeKind, parse_content, place_volumes,
 };
-use protocol::{Address, Aliases, FileName, FileNameError, ProgramId};
+use protocol::{Address, Aliases, FileName, FileNameError, Isolation, ProgramId};
 use sandbox::spec::{VolumeSource, VolumeSpec};
 
 use super::catalog::{Catalog, Lookup, Program};
@@ -50,6 +50,7 @@ pub(crate) struct Fetcher {
     pub(crate) aliases: Aliases,
     pub(crate) sandboxes: Arc<Sandboxes>,
     pub(crate) has_pool: bool,
+    pub(crate) isolation: Vec<Isolation>,
 }
 
 fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
@@ -66,6 +67,7 @@ impl Fetcher {
         let program = self.program(id).await?;
         let content = &program.content;
         refuse_unsupported(&program, self.has_pool)?;
+        refuse_isolation(content, &self.isolation)?;
         let placed = place_volumes(&content.volumes).map_err(|e| failure(FailureKind::BadVolume, e.to_string()))?;
         let (code, runtime, volumes) = tokio::join!(
             self.file(&content.code.reference, content.code.use_latest, &content.address, "code"),
@@ -250,6 +252,19 @@ fn refuse_unsupported(program: &Program, has_pool: bool) -> Result<(), Failure> 
     }
 }
 
+/// What stands between a program and the machine is never less than it asks for.
+fn refuse_isolation(content: &ProgramContent, offered: &[Isolation]) -> Result<(), Failure> {
+    match content.isolation() {
+        Ok(Some(asked)) if !offered.contains(&asked) => {
+            let offered = offered.iter().map(|isolation| isolation.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!("the program asks for the isolation {asked}, and this node offers {offered} only");
+            Err(failure(FailureKind::Isolation, message))
+        }
+        Ok(_) => Ok(()),
+        Err(why) => Err(failure(FailureKind::Unsupported, why)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use protocol::{FileHash, FileNames};
@@ -272,5 +287,26 @@ mod tests {
             assert_eq!(failure.kind, FailureKind::Unavailable);
             assert!(failure.message.starts_with("the code cannot be fetched: "), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn a_program_never_gets_less_isolation_than_it_asks_for() {
+        let asking = |metadata: serde_json::Value| {
+            let content = json!({
+                "address": "0x1", "time": 1, "allow_amend": true, "type": "vm-function", "environment": {}, "resources": {},
+                "metadata": metadata, "code": {"encoding": "zip", "entrypoint": "main:app", "ref": "a"},
+                "runtime": {"ref": "b", "comment": ""}, "on": {"http": true},
+            });
+            ProgramContent::parse(&content.to_string()).unwrap()
+        };
+        let refused = |metadata, offered: &[Isolation]| refuse_isolation(&asking(metadata), offered).unwrap_err();
+        assert_eq!(refuse_isolation(&asking(json!({})), &[Isolation::Gvisor]), Ok(()));
+        assert_eq!(refuse_isolation(&asking(json!({"isolation": "gvisor"})), &Isolation::ALL), Ok(()));
+        let failure = refused(json!({"isolation": "gvisor"}), &[Isolation::Container]);
+        assert_eq!(failure.kind, FailureKind::Isolation);
+        assert!(failure.message.ends_with("asks for the isolation gvisor, and this node offers container only"));
+        let failure = refused(json!({"isolation": "vm"}), &Isolation::ALL);
+        assert_eq!(failure.kind, FailureKind::Unsupported);
+        assert!(failure.message.starts_with("metadata.isolation is \"vm\": write "), "{}", failure.message);
     }
 }

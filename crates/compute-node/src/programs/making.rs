@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lease::HolderDeadline;
+use protocol::Isolation;
 use sandbox::client::{Supervisor, clear_away};
 use sandbox::layout::SandboxDirectory;
 use sandbox::spec::{ContainerSpec, DriverSpec, PrepareSpec};
@@ -47,6 +48,7 @@ impl Maker {
         &self,
         name: String,
         image: &MountedImage,
+        isolation: Isolation,
         warm: bool,
         deadline: HolderDeadline,
     ) -> Result<Made, String> {
@@ -55,7 +57,8 @@ impl Maker {
         let cgroup = format!("{}/{name}", self.cgroup);
         let made = &self.config.sandboxes;
         let driver = DriverSpec::Container(ContainerSpec {
-            oci_runtime: made.oci_runtime.clone(),
+            isolation,
+            oci_runtime: made.runtime_of(isolation).to_owned(),
             image: image.path().to_owned(),
             guest: made.guest.clone(),
             first_uid: slot.first_uid(),

@@ -243,14 +243,16 @@ impl Sandboxes {
             return Ok(None);
         };
         let content = &fetched.program.content;
-        let spare = match Kind::of(content, &fetched.image) {
+        // What it says was read when it was fetched.
+        let isolation = self.config.sandboxes.isolation_for(content.isolation().ok().flatten());
+        let spare = match Kind::of(content, &fetched.image, isolation) {
             Some(kind) => self.spares.take(kind, &fetched.image).await,
             None => None,
         };
         self.metrics.claimed(owner.program(), spare.is_some());
         let made = match spare {
             Some(spare) => spare,
-            None => self.maker.make(self.unique_name(owner), &fetched.image, false, deadline).await?,
+            None => self.maker.make(self.unique_name(owner), &fetched.image, isolation, false, deadline).await?,
         };
         let network = if content.environment.internet {
             // Blocking, but only the first time.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lease::{LeaseConfig, LeaseTimes, clock};
+use protocol::Isolation;
 use protocol::message::program::{Interface, ProgramContent};
 use sandbox::cgroup::Hierarchy;
 use sandbox::spec::{Request, SandboxState};
@@ -51,19 +52,21 @@ fn lease() -> LeaseTimes {
 pub(crate) struct Kind {
     /// Where the image is mounted.
     image: PathBuf,
+    /// What stands between it and the machine.
+    isolation: Isolation,
     /// Whether an interpreter waits in it.
     interpreter: bool,
 }
 
 impl Kind {
     /// What a program can use; `None` when only a sandbox that is made for it will do.
-    pub(crate) fn of(content: &ProgramContent, image: &MountedImage) -> Option<Self> {
+    pub(crate) fn of(content: &ProgramContent, image: &MountedImage, isolation: Isolation) -> Option<Self> {
         let interpreter = match content.code.interface() {
             Interface::Asgi if content.resources.memory < LEAST_MEMORY_MIB => return None,
             Interface::Asgi => true,
             Interface::Binary => false,
         };
-        Some(Self { image: image.path().to_owned(), interpreter })
+        Some(Self { image: image.path().to_owned(), isolation, interpreter })
     }
 }
 
@@ -185,7 +188,7 @@ impl Spares {
     ) {
         let begun = Instant::now();
         let name = format!("w-{}", &protocol::control::random_nonce()[..16]);
-        let made = self.maker.make(name, &image, kind.interpreter, lease().holder(clock::now())).await;
+        let made = self.maker.make(name, &image, kind.isolation, kind.interpreter, lease().holder(clock::now())).await;
         let made = match made {
             Ok(made) => made,
             Err(error) => {

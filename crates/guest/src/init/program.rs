@@ -16,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
+use crate::capabilities;
 use crate::warm::Interpreter;
 
 /// The descriptor on which the ASGI glue reports, and is told what to become when it was started before that was known.
@@ -245,7 +246,8 @@ fn spawn(mut command: Command, environment: &[(String, String)], descriptors: &[
             if !descriptors.iter().any(|(ours, _)| *ours == LISTENER_FD) {
                 libc::close(LISTENER_FD);
             }
-            Ok(())
+            // What the init may still need is not for what it starts.
+            capabilities::give_up()
         });
     }
     let child = command.spawn()?;

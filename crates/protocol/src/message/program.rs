@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::content::{ContentError, Payment, parse_content};
 use super::{MessageTime, Volume, VolumeKind};
 use crate::Address;
+use crate::isolation::{Isolation, UnknownIsolation};
 
 /// A program: what to run, in which image, with which resources, when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -277,6 +278,17 @@ impl ProgramContent {
         Ok(content)
     }
 
+    /// What shall stand between it and the machine, if its message says so.
+    ///
+    /// # Errors
+    /// What is wrong with what it says. It must not run then: with less than was asked for it would be in danger.
+    pub fn isolation(&self) -> Result<Option<Isolation>, String> {
+        let key = Isolation::METADATA_KEY;
+        let Some(value) = self.metadata.as_ref().and_then(|metadata| metadata.get(key)) else { return Ok(None) };
+        let isolation = value.as_str().unwrap_or_default().parse();
+        isolation.map(Some).map_err(|e: UnknownIsolation| format!("metadata.{key} is {value}: {e}"))
+    }
+
     /// Checks the ranges and lengths that types do not.
     ///
     /// # Errors
@@ -410,6 +422,18 @@ mod tests {
         assert_eq!(content.name(), Some("demo"));
         assert!(!content.is_persistent());
         assert_eq!(content.references(), [("aa", true), ("bb", true)]);
+    }
+
+    #[test]
+    fn what_stands_between_it_and_the_machine_is_read_or_refused() {
+        let asks = |value: Value| with(|c| c["metadata"]["isolation"] = value).unwrap().isolation();
+        assert_eq!(with(|_| {}).unwrap().isolation(), Ok(None));
+        assert_eq!(asks("gvisor".into()), Ok(Some(Isolation::Gvisor)));
+        assert_eq!(asks("container".into()), Ok(Some(Isolation::Container)));
+        for bad in [Value::from("vm"), Value::from(1), Value::Null] {
+            let why = asks(bad.clone()).unwrap_err();
+            assert_eq!(why, format!("metadata.isolation is {bad}: write \"container\" or \"gvisor\""));
+        }
     }
 
     #[test]

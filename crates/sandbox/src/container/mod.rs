@@ -12,32 +12,46 @@
 //! however it dies. Users of the container are mapped to a range of ids of the machine that no other sandbox has.
 
 mod ephemeral;
+mod gvisor;
 mod mounts;
 mod namespaces;
+mod native;
 mod network;
 mod oci;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use guest::{CODE_DIRECTORY, CONTROL_FD, LISTENER_FD};
+use guest::{CODE_DIRECTORY, SetUp};
+use protocol::Isolation;
 use rustix::process::{Pid, WaitOptions, wait};
 
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{Cgroup, Hierarchy, USUAL_SHARES, WaitingLimits};
 use crate::layout::SandboxDirectory;
-use crate::spec::{ClaimSpec, CodeSource, ContainerSpec, VolumeSource};
+use crate::spec::{ClaimSpec, CodeSource, ContainerSpec, Limits, VolumeSource};
 
+pub use gvisor::check as check_gvisor;
 pub use mounts::{enter_own_namespace, id_mapped_mounts_work};
 
 /// How many ids a container has.
 pub const IDS_PER_CONTAINER: u32 = 65_536;
+
+/// Processes before a claim sets the program's own limit: the init alone.
+const UNCLAIMED_PIDS: u32 = 16;
+
+/// MiB of memory before a claim sets the program's own limit.
+const UNCLAIMED_MIB: u64 = 64;
+
+/// The same with an interpreter that waits: 45 MiB with FastAPI, and the image's pages, which the first to read them pays for.
+const WARM_MIB: u64 = 256;
+
+/// Processor shares of what warms up: next to nothing when others want it. The claim gives it the usual share.
+const WARM_SHARES: u64 = 8;
 
 /// MiB of scratch space before a claim sets the program's own limit.
 const UNCLAIMED_SCRATCH_MIB: u64 = 16;
@@ -105,6 +119,34 @@ pub struct GuestChannels {
     pub stderr: OwnedFd,
 }
 
+/// The other ends of [`GuestChannels`].
+struct Ends {
+    control: UnixStream,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+/// What a way of isolation needs of memory and processes for itself.
+#[derive(Debug, Clone, Copy)]
+struct Overhead {
+    memory_mib: u64,
+    tasks: u32,
+    tasks_per_process: u32,
+}
+
+impl ContainerSpec {
+    /// The limits of the control group in which a program with these limits runs.
+    #[must_use]
+    pub fn group_limits(&self, limits: &Limits) -> Limits {
+        let Overhead { memory_mib, tasks, tasks_per_process } = match self.isolation {
+            Isolation::Container => Overhead { memory_mib: 0, tasks: 0, tasks_per_process: 1 },
+            Isolation::Gvisor => gvisor::OVERHEAD,
+        };
+        let pids = limits.pids.saturating_mul(tasks_per_process).saturating_add(tasks);
+        Limits { memory_mib: limits.memory_mib + memory_mib, pids, ..*limits }
+    }
+}
+
 /// One container.
 pub struct Container {
     name: String,
@@ -136,9 +178,21 @@ impl Container {
 
         let bundle = self.directory.bundle();
         fs::create_dir_all(&bundle).preparing("cannot make the bundle")?;
-        let config = oci::config(&self.name, &self.spec, &self.directory, self.warm);
+        let limits = self.waiting_limits();
+        let config = match self.spec.isolation {
+            Isolation::Container => native::config(&self.name, &self.spec, &self.directory, &limits),
+            Isolation::Gvisor => gvisor::config(&self.name, &self.spec, &self.directory),
+        };
         fs::write(bundle.join("config.json"), config.to_string()).preparing("cannot write the bundle")?;
-        self.start()
+        self.start(&limits)
+    }
+
+    /// What it may use before it is claimed.
+    fn waiting_limits(&self) -> WaitingLimits {
+        let (memory_mib, shares) = if self.warm { (WARM_MIB, WARM_SHARES) } else { (UNCLAIMED_MIB, USUAL_SHARES) };
+        let limits = Limits { memory_mib, vcpus: 1, pids: UNCLAIMED_PIDS, scratch_mib: UNCLAIMED_SCRATCH_MIB };
+        let Limits { memory_mib, pids, .. } = self.spec.group_limits(&limits);
+        WaitingLimits { memory: memory_mib << 20, pids: pids.into(), shares }
     }
 
     /// Mounts the root file system: the image below, a limited tmpfs above.
@@ -168,9 +222,8 @@ impl Container {
         ["lower", "scratch", "rootfs", "guest"].map(|name| self.directory.path().join(name))
     }
 
-    /// Has the OCI runtime start the init with its descriptors.
-    fn start(&mut self) -> Result<GuestChannels, PrepareError> {
-        let listener = UnixListener::bind(self.directory.http_socket()).preparing("cannot listen for requests")?;
+    /// Has the OCI runtime start the init.
+    fn start(&mut self, limits: &WaitingLimits) -> Result<GuestChannels, PrepareError> {
         let (control, theirs) = UnixStream::pair().preparing("cannot make the control socket")?;
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
         let (stdout, stdout_theirs) = pipe().preparing("cannot make a pipe")?;
@@ -185,52 +238,24 @@ impl Container {
             rustix::io::ioctl_fionbio(fd, true).preparing("cannot set up a pipe")?;
         }
         control.set_nonblocking(true).preparing("cannot set up the control socket")?;
-
-        let pid_file = self.directory.path().join("init.pid");
-        let log = OpenOptions::new().append(true).create(true).open(self.directory.supervisor_log());
-        let log = log.preparing("cannot open the supervisor's log")?;
-        let mut command = self.runtime_command();
-        command.args(["run", "--detach", "--preserve-fds", "2", "--pid-file"]).arg(&pid_file);
-        command.arg("--bundle").arg(self.directory.bundle()).arg(&self.name);
-        command.stdin(Stdio::null()).stdout(stdout_theirs).stderr(stderr_theirs);
-        let descriptors = [(theirs.as_raw_fd(), CONTROL_FD), (listener.as_raw_fd(), LISTENER_FD)];
-        // SAFETY: between fork and exec only async-signal-safe system calls are made, on memory that was allocated before.
-        unsafe {
-            command.pre_exec(move || pass_descriptors(descriptors));
-        }
-        let status = command.status().preparing("cannot execute the OCI runtime")?;
-        drop(log);
-        if !status.success() {
-            return Err(self.runtime_error(&stderr));
-        }
-        let pid = fs::read_to_string(&pid_file).preparing("the OCI runtime left no process id")?;
-        self.init = pid.trim().parse().ok().and_then(Pid::from_raw);
-        Ok(GuestChannels { control, stdout, stderr })
+        let channels = GuestChannels { control, stdout, stderr };
+        let ends = Ends { control: theirs, stdout: stdout_theirs, stderr: stderr_theirs };
+        self.init = match self.spec.isolation {
+            Isolation::Container => native::start(self, ends, &channels)?,
+            Isolation::Gvisor => gvisor::start(self, ends, &channels, limits)?,
+        };
+        Ok(channels)
     }
 
-    fn runtime_command(&self) -> Command {
-        let mut command = Command::new(&self.spec.oci_runtime);
-        command.arg("--root").arg(self.directory.runtime_state());
-        command
-    }
-
-    /// What the OCI runtime complained about; it shares standard error with the container.
-    fn runtime_error(&self, stderr: &OwnedFd) -> PrepareError {
-        let mut buffer = [0; 4096];
-        let length = rustix::io::read(stderr, &mut buffer).unwrap_or(0);
-        let message = String::from_utf8_lossy(&buffer[..length]).trim().to_owned();
-        PrepareError::Runtime { runtime: self.spec.oci_runtime.display().to_string(), message }
-    }
-
-    /// Makes it a program's: limits, identity, network and code.
+    /// Makes it a program's: limits, identity, network and code. What this leaves to the init comes back.
     ///
     /// # Errors
     /// [`ClaimError`]; the container is of no use then.
-    pub fn claim(&mut self, claim: &ClaimSpec) -> Result<(), ClaimError> {
+    pub fn claim(&mut self, claim: &ClaimSpec) -> Result<Option<SetUp>, ClaimError> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "the init has not started");
         let init = self.init.ok_or_else(missing).claiming("cannot enter the container")?;
         let cgroup = self.cgroup.as_ref().ok_or_else(missing).claiming("cannot limit the container")?;
-        cgroup.set_limits(&claim.limits).claiming("cannot limit the container")?;
+        cgroup.set_limits(&self.spec.group_limits(&claim.limits)).claiming("cannot limit the container")?;
         let [_, scratch, ..] = self.mount_points();
         mounts::resize_tmpfs(&scratch, claim.limits.scratch_mib).claiming("cannot limit what the container writes")?;
         if let Some(network) = &claim.network {
@@ -241,13 +266,20 @@ impl Container {
         for (number, volume) in claim.volumes.iter().enumerate() {
             mounts.push((self.open_volume(number, &volume.source, &map)?, volume.mount.clone()));
         }
-        let inside = namespaces::Inside {
-            host_name: claim.program.host_label(),
-            mounts,
-            owner: self.spec.first_uid,
-            name_servers: claim.network.iter().flat_map(|network| network.name_servers.clone()).collect(),
-        };
-        namespaces::set_up_inside(init, &inside).claiming("cannot put the code into the container")
+        let host_name = claim.program.host_label();
+        let name_servers = claim.network.iter().flat_map(|network| network.name_servers.clone()).collect();
+        let failed = "cannot put the code into the container";
+        match self.spec.isolation {
+            Isolation::Container => {
+                let inside = namespaces::Inside { host_name, mounts, owner: self.spec.first_uid, name_servers };
+                namespaces::set_up_inside(init, &inside).claiming(failed)?;
+                Ok(None)
+            }
+            Isolation::Gvisor => {
+                let mounts = gvisor::pass_mounts(&self.directory, mounts).claiming(failed)?;
+                Ok(Some(SetUp { host_name, mounts, name_servers }))
+            }
+        }
     }
 
     /// The code as a mount that is nowhere yet.
@@ -322,22 +354,10 @@ impl Container {
     }
 }
 
-/// Makes exactly these descriptors the next process's 3 and 4, whatever numbers they have now, and ties it to us.
-fn pass_descriptors(descriptors: [(i32, i32); 2]) -> io::Result<()> {
-    // First out of the way of each other, then into place.
-    let mut moved = [0; 2];
-    for (slot, (ours, _)) in moved.iter_mut().zip(descriptors) {
-        // SAFETY: plain system calls on descriptors that this process owns.
-        *slot = unsafe { libc::fcntl(ours, libc::F_DUPFD_CLOEXEC, 10) };
-        if *slot < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    for (from, (_, to)) in moved.iter().zip(descriptors) {
-        // SAFETY: as above.
-        if unsafe { libc::dup2(*from, to) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+/// What the OCI runtime complained about; it shares standard error with the container.
+fn runtime_error(runtime: &Path, channels: &GuestChannels) -> PrepareError {
+    let mut buffer = [0; 4096];
+    let length = rustix::io::read(&channels.stderr, &mut buffer).unwrap_or(0);
+    let message = String::from_utf8_lossy(&buffer[..length]).trim().to_owned();
+    PrepareError::Runtime { runtime: runtime.display().to_string(), message }
 }

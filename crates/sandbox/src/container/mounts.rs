@@ -41,6 +41,26 @@ pub fn enter_own_namespace() -> io::Result<()> {
     Ok(rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
 }
 
+/// Gives this process, which is the first of a new pid namespace and has mounts of its own, the processes of that namespace in
+/// `/proc`. What is mounted where it came from later appears here, too, and nothing the other way.
+pub(super) fn enter_new_processes() -> io::Result<()> {
+    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    attach(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?.as_fd(), Path::new("/proc"))
+}
+
+/// Makes a directory a mount from which later mounts below it reach the namespaces that are made of this one.
+pub(super) fn share(directory: &Path) -> io::Result<()> {
+    attach(
+        open_tree(CWD, directory, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?.as_fd(),
+        directory,
+    )?;
+    Ok(rustix::mount::mount_change(directory, MountPropagationFlags::SHARED)?)
+}
+
 /// Hides what OCI runtimes stumble over. In a mount namespace of this process's own.
 pub(super) fn hide_from_runtimes(hierarchy: &Hierarchy) -> io::Result<()> {
     if let Hierarchy::V1 { unified: Some(unified), .. } = hierarchy {

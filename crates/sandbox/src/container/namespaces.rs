@@ -30,7 +30,7 @@ pub(super) struct Inside {
 /// it.
 pub(super) fn user_namespace(first: u32, count: u32) -> io::Result<OwnedFd> {
     let (mut unshared, tell_unshared) = io::pipe()?;
-    let child = fork(|| {
+    let child = fork(0, || {
         // SAFETY: the child has one thread.
         unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
         (&tell_unshared).write_all(&[0])?;
@@ -135,7 +135,7 @@ fn write_name_servers(servers: &[Ipv4Addr], owner: u32) -> io::Result<()> {
 /// Does something in a child process and hands back its error.
 fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let (mut error, mut tell_error) = io::pipe()?;
-    let child = fork(|| {
+    let child = fork(0, || {
         let result = work();
         if let Err(e) = &result {
             let _ = tell_error.write_all(e.to_string().as_bytes());
@@ -151,10 +151,13 @@ fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Starts a child process that does this and exits, with 0 if it went well. It dies with this process.
-fn fork(work: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
-    // SAFETY: this process has one thread, so the child's memory is whole and no lock is held in it.
-    match unsafe { libc::fork() } {
+/// Starts a child process that does this and exits, with 0 if it went well. It dies with this process. It is in new namespaces
+/// of these kinds (`CLONE_NEW…`); in a new pid namespace it is process 1, with which everything else in it dies.
+pub(super) fn fork(namespaces: libc::c_int, work: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
+    let flags = libc::c_ulong::try_from(namespaces | libc::SIGCHLD).expect("flags are not negative");
+    // SAFETY: this process has one thread, so the child's memory is whole and no lock is held in it. Without a stack of its
+    // own it goes on here, as after fork(2).
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let bound = set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from);
@@ -162,7 +165,7 @@ fn fork(work: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
             // SAFETY: ends the child without running the parent's exit handlers.
             unsafe { libc::_exit(code) }
         }
-        pid => Ok(Pid::from_raw(pid).expect("fork gives positive ids to parents")),
+        pid => Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).expect("clone gives process ids to parents")),
     }
 }
 

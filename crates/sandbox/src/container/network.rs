@@ -2,6 +2,8 @@
 //! rules, which the agent sets up before any sandbox has a network. The pair vanishes with the sandbox.
 
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
 use rustix::process::Pid;
@@ -28,6 +30,22 @@ pub(super) fn connect(network: &NetworkSpec, init: Pid) -> io::Result<()> {
              route add default via {gateway}\n"
         ),
     )
+}
+
+/// Makes this process's network namespace one in which programs reach themselves.
+pub(super) fn bring_loopback_up() -> io::Result<()> {
+    // SAFETY: `ifreq` is plain data for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+        *to = (*from).cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).expect("both are small");
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the structure is the one that the kernel defines, and lives during the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn run(command: &mut Command, input: &str) -> io::Result<()> {

@@ -164,7 +164,9 @@ impl Core {
             }
             FromGuest::Failed { kind, message } => self.ended(now, End::StartFailed { kind, message }),
             FromGuest::Exited { code, signal } => self.ended(now, End::Exited { code, signal }),
-            FromGuest::Waiting | FromGuest::Warmed { .. } | FromGuest::Ready => Vec::new(),
+            FromGuest::Waiting | FromGuest::Warmed { .. } | FromGuest::SetUpFailed { .. } | FromGuest::Ready => {
+                Vec::new()
+            }
         }
     }
 

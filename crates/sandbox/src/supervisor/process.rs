@@ -171,6 +171,7 @@ impl Process {
                 }
                 self.handle(Event::Prepared);
             }
+            FromGuest::SetUpFailed { message } => self.handle(Event::ClaimFailed(End::SandboxError { message })),
             FromGuest::Ready => {
                 self.note("ready");
                 self.handle(Event::Guest(FromGuest::Ready));
@@ -221,7 +222,12 @@ impl Process {
         let epoch = claim.epoch.map_or_else(|| "on demand".to_owned(), |epoch| format!("epoch {epoch}"));
         self.note(&format!("starting ({epoch})"));
         match self.container.claim(&claim) {
-            Ok(()) => self.tell_guest(&ToGuest::Configure(claim.configure)),
+            Ok(set_up) => {
+                if let Some(set_up) = set_up {
+                    self.tell_guest(&ToGuest::SetUp(set_up));
+                }
+                self.tell_guest(&ToGuest::Configure(claim.configure));
+            }
             Err(ClaimError::Code(message)) => self.handle(Event::ClaimFailed(End::BadCode { message })),
             Err(error) => self.handle(Event::ClaimFailed(End::SandboxError { message: error.to_string() })),
         }

@@ -16,7 +16,7 @@ use aleph_sandbox::spec::{
 };
 use guest::{Configure, Interface};
 use lease::{LeaseConfig, LeaseTimes, clock};
-use protocol::{Epoch, ProgramId};
+use protocol::{Epoch, Isolation, ProgramId};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -33,7 +33,8 @@ pub(crate) fn times() -> LeaseTimes {
 /// Something that `make` builds.
 fn built(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(name);
-    path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: run `make guest runtimes`", path.display()))
+    path.canonicalize()
+        .unwrap_or_else(|_| panic!("{} is missing: run `make guest runtimes target/tools/runsc`", path.display()))
 }
 
 /// The Python image, mounted once for all tests of this process.
@@ -76,11 +77,43 @@ pub(crate) enum Start {
     Cold,
     /// An interpreter waits, too.
     Warm,
+    /// As [`Start::Cold`], under gVisor.
+    GvisorCold,
+    /// As [`Start::Warm`], under gVisor.
+    GvisorWarm,
+}
+
+impl Start {
+    pub(crate) const fn isolation(self) -> Isolation {
+        match self {
+            Self::Cold | Self::Warm => Isolation::Container,
+            Self::GvisorCold | Self::GvisorWarm => Isolation::Gvisor,
+        }
+    }
+
+    const fn is_warm(self) -> bool {
+        matches!(self, Self::Warm | Self::GvisorWarm)
+    }
+
+    /// The OCI runtime.
+    fn runtime(self) -> PathBuf {
+        match self.isolation() {
+            Isolation::Container => std::env::var_os("OCI_RUNTIME").unwrap_or_else(|| "crun".into()).into(),
+            Isolation::Gvisor => built("tools/runsc/usr/bin/runsc"),
+        }
+    }
 }
 
 impl Sandbox {
     /// Prepares one and waits until it waits.
     pub(crate) async fn start(name: &str, start: Start) -> Self {
+        let mut sandbox = Self::prepare(name, start, start.runtime()).await;
+        sandbox.wait_for(|state| *state == SandboxState::Prepared).await;
+        sandbox
+    }
+
+    /// Prepares one with this OCI runtime.
+    pub(crate) async fn prepare(name: &str, start: Start, oci_runtime: PathBuf) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{name}-{number}", std::process::id());
@@ -94,20 +127,19 @@ impl Sandbox {
         let spec = PrepareSpec {
             name: name.clone(),
             driver: DriverSpec::Container(ContainerSpec {
-                oci_runtime: std::env::var_os("OCI_RUNTIME").unwrap_or_else(|| "crun".into()).into(),
+                isolation: start.isolation(),
+                oci_runtime,
                 image: image(),
                 guest: built("guest"),
                 first_uid: 1_000_000 + number * 65_536,
                 cgroup: format!("aleph-sandbox-tests/{name}"),
             }),
-            warm: start == Start::Warm,
+            warm: start.is_warm(),
             deadline: long().holder(clock::now()),
         };
         let binary = Path::new(env!("CARGO_BIN_EXE_aleph-supervisor"));
         let supervisor = Supervisor::start(binary, &directory, &spec).await.unwrap();
-        let mut sandbox = Self { folder, directory, supervisor, cgroup: format!("aleph-sandbox-tests/{name}") };
-        sandbox.wait_for(|state| *state == SandboxState::Prepared).await;
-        sandbox
+        Self { folder, directory, supervisor, cgroup: format!("aleph-sandbox-tests/{name}") }
     }
 
     pub(crate) fn directory(&self) -> &SandboxDirectory {
@@ -120,6 +152,20 @@ impl Sandbox {
 
     pub(crate) fn cgroup(&self) -> Cgroup {
         Hierarchy::detect().unwrap().group(&self.cgroup)
+    }
+
+    /// The machine's processes that it consists of: name and user id.
+    pub(crate) fn processes(&self) -> Vec<(String, u32)> {
+        let pids = self.group_file("cgroup.procs").unwrap();
+        let about = |pid: &str| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let field = |name: &str| {
+                let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+                line.split_whitespace().nth(1).unwrap().to_owned()
+            };
+            (field("Name:"), field("Uid:").parse().unwrap())
+        };
+        pids.lines().map(about).collect()
     }
 
     /// What a file of its control group says, in whichever hierarchy it is.
@@ -175,6 +221,18 @@ impl Sandbox {
         match self.wait_for(|state| matches!(state, SandboxState::Ended(_))).await {
             SandboxState::Ended(end) => end,
             _ => unreachable!("only ends were waited for"),
+        }
+    }
+
+    /// How it ended, as its supervisor wrote it down.
+    pub(crate) async fn left(&self) -> End {
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(end) = fs::read(self.directory.end()).ok().and_then(|end| serde_json::from_slice(&end).ok()) {
+                return end;
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "it did not end: {}", self.complaints());
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use protocol::message::program::{CpuRequirements, NodeRequirements};
 use protocol::message::{ContentError, Persistence, ProgramContent, VolumeKind};
-use protocol::{Address, NodeId, ProgramId};
+use protocol::{Address, Isolation, NodeId, ProgramId};
 use regex::{Regex, RegexBuilder};
 
 use super::data::OnLoss;
@@ -55,6 +55,8 @@ pub struct Demands {
     pub owner: Option<Address>,
     /// Exactly this node.
     pub node: Option<NodeId>,
+    /// What stands between it and the machine; any will do when absent.
+    pub isolation: Option<Isolation>,
     /// A pattern that is found somewhere in the URL that the node is registered with.
     pub address: Option<Regex>,
 }
@@ -161,7 +163,8 @@ fn on_loss(program: &ProgramContent) -> OnLoss {
 
 /// The demands, or why no node can meet them.
 fn demands(program: &ProgramContent) -> Result<Demands, String> {
-    let Some(requirements) = &program.requirements else { return Ok(Demands::default()) };
+    let isolation = program.isolation()?;
+    let Some(requirements) = &program.requirements else { return Ok(Demands { isolation, ..Demands::default() }) };
     if requirements.gpu.as_ref().is_some_and(|gpus| !gpus.is_empty()) {
         return Err("it asks for a GPU, and no node of this network offers any".to_owned());
     }
@@ -178,7 +181,8 @@ fn demands(program: &ProgramContent) -> Result<Demands, String> {
         Some(pattern) => Some(compile(&pattern)?),
         None => None,
     };
-    Ok(Demands { cpu: requirements.cpu.clone().unwrap_or_default(), owner: owner.map(Address::new), node, address })
+    let cpu = requirements.cpu.clone().unwrap_or_default();
+    Ok(Demands { cpu, owner: owner.map(Address::new), node, isolation, address })
 }
 
 fn compile(pattern: &str) -> Result<Regex, String> {
@@ -234,5 +238,13 @@ mod tests {
         assert!(impossible(json!({"node": {"address_regex": "("}})).contains("pattern"));
         assert!(impossible(json!({"node": {"address_regex": "(a{100}){100}{100}"}})).contains("pattern"));
         assert!(read(|c| c["requirements"] = json!({"gpu": []})).unwrap().impossible.is_none());
+    }
+
+    #[test]
+    fn the_isolation_is_a_demand_and_what_nobody_knows_is_impossible() {
+        let asks = |value: Value| read(|c| c["metadata"] = json!({ "isolation": value })).unwrap();
+        assert_eq!(asks(json!("gvisor")).demands.isolation, Some(Isolation::Gvisor));
+        assert_eq!(read(|_| {}).unwrap().demands.isolation, None);
+        assert!(asks(json!("vm")).impossible.unwrap().starts_with("metadata.isolation is \"vm\": write"));
     }
 }

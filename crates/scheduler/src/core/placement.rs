@@ -58,6 +58,8 @@ pub enum Obstacle {
     OtherNode,
     /// The program asks for another processor.
     OtherCpu,
+    /// The program asks for something else between it and the machine.
+    OtherIsolation,
     /// Too little memory left.
     Memory,
     /// Too few virtual processors left.
@@ -95,6 +97,7 @@ pub fn obstacle(spec: &ProgramSpec, offer: &Offer, avoided: bool) -> Option<Obst
         (offer.unread > 0, Obstacle::Unread),
         (other_node, Obstacle::OtherNode),
         (!cpu_fits(spec, capacity), Obstacle::OtherCpu),
+        (demands.isolation.is_some_and(|wanted| !capacity.isolation.contains(&wanted)), Obstacle::OtherIsolation),
         (left.memory_mib < spec.needs.memory_mib, Obstacle::Memory),
         (left.vcpus < spec.needs.vcpus, Obstacle::Vcpus),
         (left.disk_mib < spec.needs.disk_mib, Obstacle::Disk),
@@ -211,6 +214,7 @@ fn words(obstacle: Obstacle, needs: Needs, most: Needs) -> String {
         Obstacle::Unread => "with a program that the message node has to be asked about first".to_owned(),
         Obstacle::OtherNode => "not the node, owner or address that it asks for".to_owned(),
         Obstacle::OtherCpu => "without the processor that it asks for".to_owned(),
+        Obstacle::OtherIsolation => "without the isolation that it asks for".to_owned(),
         Obstacle::Avoided => "that refused or failed it a short while ago".to_owned(),
         Obstacle::Memory => {
             format!("with too little memory (needs {} MiB, most free {} MiB)", needs.memory_mib, most.memory_mib)

@@ -259,6 +259,7 @@ pub(crate) fn capacity(memory_mib: u64) -> Capacity {
         architecture: "x86_64".into(),
         cpu_vendor: "GenuineIntel".into(),
         cpu_features: vec![],
+        isolation: vec![protocol::Isolation::Container],
     }
 }
 

@@ -71,6 +71,7 @@ impl World {
                 architecture: "x86_64".into(),
                 cpu_vendor: String::new(),
                 cpu_features: Vec::new(),
+                isolation: vec![protocol::Isolation::Container],
             };
             let (rate, at_boot) = (rate(self), self.chance.millis(1000, 1_000_000));
             let id = MachineId(number);

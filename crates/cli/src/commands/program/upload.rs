@@ -10,7 +10,7 @@ use protocol::message::program::{
     Code as ProgramCode, Environment, Interface, MachineType, Resources, Runtime, Triggers,
 };
 use protocol::message::{Envelope, MessageTime, Payment, PaymentKind, ProgramContent};
-use protocol::{Account, FileName, ProgramId};
+use protocol::{Account, FileName, Isolation, ProgramId};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -201,6 +201,7 @@ fn metadata(args: &UploadArgs) -> Map<String, Value> {
     let copies = args.copies.map(u64::from);
     let numbers = [("freeze_after", args.freeze_after), ("idle_after", args.idle_after), ("copies", copies)];
     metadata.extend(numbers.into_iter().filter_map(|(key, number)| Some((key.to_owned(), number?.into()))));
+    metadata.extend(args.isolation.map(|isolation| (Isolation::METADATA_KEY.to_owned(), isolation.as_str().into())));
     metadata
 }
 

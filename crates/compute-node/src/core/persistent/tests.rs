@@ -22,6 +22,7 @@ fn node() -> Persistent {
         architecture: "x86_64".into(),
         cpu_vendor: String::new(),
         cpu_features: Vec::new(),
+        isolation: vec![protocol::Isolation::Container],
     };
     Persistent::new(BootTime::BOOT, capacity, BTreeMap::new(), Duration::from_secs(5))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sandbox::cgroup::Hierarchy;
 use sandbox::client::{Supervisor, read_specs};
 use sandbox::layout::SandboxDirectory;
-use sandbox::spec::{ClaimSpec, DriverSpec, IdleSpec, PrepareSpec, SandboxState};
+use sandbox::spec::{ClaimSpec, ContainerSpec, DriverSpec, IdleSpec, PrepareSpec, SandboxState};
 use tracing::{info, warn};
 
 use super::{Held, Owner, Sandbox, Sandboxes};
@@ -85,7 +85,7 @@ impl Sandboxes {
             None => Owner::OnDemand(CopyId { program: claim.program, number: claim.copy }),
         };
         // Only now: what its supervisor does not look after any more must not go on.
-        let is_frozen = stands_still(owner, &claim, &container.cgroup)
+        let is_frozen = stands_still(owner, &claim, &container)
             .inspect_err(|error| warn!(program = %claim.program, %error, "cannot see whether a program is frozen"))
             .unwrap_or(false);
         let sandbox = Sandbox {
@@ -108,12 +108,12 @@ impl Sandboxes {
 
 /// Whether a sandbox that was found stands still. A copy on demand may: nobody used it. A persistent program that does was
 /// held for a snapshot that nobody will take any more, so it goes on.
-fn stands_still(owner: Owner, claim: &ClaimSpec, cgroup: &str) -> io::Result<bool> {
-    let group = Hierarchy::detect()?.group(cgroup);
+fn stands_still(owner: Owner, claim: &ClaimSpec, container: &ContainerSpec) -> io::Result<bool> {
+    let group = Hierarchy::detect()?.group(&container.cgroup);
     let is_frozen = matches!(owner, Owner::OnDemand(_)) && group.is_frozen()?;
     if is_frozen {
         // Memory may have been taken back just when the agent died, and its limit still be in the way.
-        if let Err(error) = group.set_limits(&claim.limits) {
+        if let Err(error) = group.set_limits(&container.group_limits(&claim.limits)) {
             warn!(program = %claim.program, %error, "cannot set the limits of a frozen program");
         }
     } else {

@@ -58,6 +58,7 @@ pub(super) fn capacity(memory_mib: u64) -> Capacity {
         architecture: "x86_64".into(),
         cpu_vendor: "GenuineIntel".into(),
         cpu_features: vec!["sev".into()],
+        isolation: vec![protocol::Isolation::Container],
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use protocol::control::Capacity;
-use protocol::{Address, NodeId};
+use protocol::{Address, Isolation, NodeId};
 use serde_json::json;
 
 use super::bench::{Bench, capacity, node, program, spec};
@@ -186,4 +186,21 @@ fn a_node_takes_programs_again_when_the_last_that_was_not_known_is_read() {
     assert!(bench.reason(2).contains("the message node has to be asked about first"), "{}", bench.reason(2));
     bench.desire(&spec(1, 300));
     assert_eq!(bench.place(2), Some((node(1), 1)), "{}", bench.reason(2));
+}
+
+#[test]
+fn a_node_without_the_isolation_that_is_asked_for_does_not_fit() {
+    let mut demanding = spec(1, 1);
+    std::sync::Arc::get_mut(&mut demanding).expect("nobody else has it").demands.isolation = Some(Isolation::Gvisor);
+    let mut offers = [offer(1, 1000), offer(2, 1000)];
+    let why = explain(&demanding, offers.iter(), never);
+    assert_eq!(why, "no node fits: 2 nodes, 2 without the isolation that it asks for");
+    offers[1].capacity.as_mut().unwrap().isolation = vec![Isolation::Gvisor];
+    assert_eq!(choose(&demanding, offers.iter(), never), Some(node(2)));
+    assert_eq!(obstacle(&spec(1, 1), &offers[1], false), None, "who does not ask takes any");
+    // A node of before says nothing about it, and has containers.
+    let mut older = serde_json::to_value(capacity(1)).unwrap();
+    older.as_object_mut().unwrap().remove("isolation");
+    let older: Capacity = serde_json::from_value(older).unwrap();
+    assert_eq!(older.isolation, [Isolation::Container]);
 }
