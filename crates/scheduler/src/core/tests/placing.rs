@@ -190,8 +190,8 @@ fn a_node_takes_programs_again_when_the_last_that_was_not_known_is_read() {
 
 #[test]
 fn a_node_without_the_isolation_that_is_asked_for_does_not_fit() {
-    let mut demanding = spec(1, 1);
-    std::sync::Arc::get_mut(&mut demanding).expect("nobody else has it").demands.isolation = Some(Isolation::Gvisor);
+    let mut demanding = (*spec(1, 1)).clone();
+    demanding.demands.isolation = Some(Isolation::Gvisor);
     let mut offers = [offer(1, 1000), offer(2, 1000)];
     let why = explain(&demanding, offers.iter(), never);
     assert_eq!(why, "no node fits: 2 nodes, 2 without the isolation that it asks for");
