@@ -1,6 +1,7 @@
 //! Listens, and hands each request to the gateway or to the node's own API.
 
 mod client;
+mod streams;
 mod threads;
 
 use std::convert::Infallible;
@@ -25,7 +26,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use protocol::ProgramId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -35,6 +36,7 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use self::client::{ClientIo, Speaks};
+use self::streams::Streams;
 use self::threads::Threads;
 use crate::config::ClientLimits;
 use crate::gateway::{FORWARDED, Gateway, Reply, ReplyBody, Target, admit, host_of, target};
@@ -148,7 +150,7 @@ async fn serve_client(stream: TcpStream, peer: SocketAddr, services: Arc<Service
             until_left(pin!(connection), leave, over).await
         }
         Speaks::Http2 => {
-            let connection = http2::Builder::new(TokioExecutor::new())
+            let connection = http2::Builder::new(Streams { idle: limits.idle_timeout })
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
                 .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
@@ -310,7 +312,9 @@ impl http_body::Body for With {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.0).poll_frame(cx)
+        let polled = Pin::new(&mut self.0).poll_frame(cx);
+        streams::asked(polled.is_ready());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -3,6 +3,7 @@
 use http::Response;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinSet;
 
 use super::*;
@@ -129,6 +130,45 @@ async fn one_stream_does_not_hold_up_another() {
     program.head().await;
     program.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     assert_eq!(text(other.await.unwrap().unwrap()).await, "ok");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_a_stream_loses_it_and_nothing_else() {
+    let mut settings = Settings::default();
+    settings.limits.idle_timeout = SHORT;
+    let world = World::with(settings).await;
+    let (mut sender, _connection) = http2(&world).await;
+    let stuck = tokio::spawn(sender.send_request(request(&world, "GET", "/stuck", "")));
+    let mut program = world.program().await;
+    program.head().await;
+    program.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+    let _stuck = stuck.await.unwrap().unwrap();
+    let piece = "x".repeat(1 << 16);
+    soon("the program is left", async { while program.try_send(&piece).await.is_ok() {} }).await;
+    world.is_empty().await;
+    let other = tokio::spawn(sender.send_request(request(&world, "GET", "/other", "")));
+    let mut program = world.program().await;
+    program.head().await;
+    program.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(text(other.await.unwrap().unwrap()).await, "ok");
+}
+
+/// A program may say nothing for longer than a client may take nothing.
+#[tokio::test]
+async fn a_slow_program_is_not_taken_for_a_slow_client() {
+    let mut settings = Settings::default();
+    settings.limits.idle_timeout = SHORT;
+    let world = World::with(settings).await;
+    let (mut sender, _connection) = http2(&world).await;
+    let asking = tokio::spawn(sender.send_request(request(&world, "GET", "/", "")));
+    let mut program = world.program().await;
+    program.head().await;
+    program.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
+    let answer = asking.await.unwrap().unwrap();
+    // Time is what this is about.
+    tokio::time::sleep(SHORT * 3).await;
+    program.send("k").await;
+    assert_eq!(text(answer).await, "ok");
 }
 
 #[tokio::test]
