@@ -109,27 +109,36 @@ async fn a_stream_that_is_given_up_is_given_up_at_the_program() {
     world.is_empty().await;
 }
 
+/// A request whose answer has begun and is very long, and the program that gives it.
+async fn stuck(world: &World, sender: &mut Http2) -> (Wire<UnixStream>, Response<Incoming>) {
+    let asking = tokio::spawn(sender.send_request(request(world, "GET", "/stuck", "")));
+    let mut program = world.program().await;
+    program.head().await;
+    program.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+    (program, asking.await.unwrap().unwrap())
+}
+
+async fn another_is_answered(world: &World, sender: &mut Http2) {
+    let asking = tokio::spawn(sender.send_request(request(world, "GET", "/other", "")));
+    let mut program = world.program().await;
+    program.head().await;
+    program.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(text(asking.await.unwrap().unwrap()).await, "ok");
+}
+
 /// A client that takes nothing of one stream fills that stream's window, and nothing more is taken of the program.
 #[tokio::test]
 async fn one_stream_does_not_hold_up_another() {
     let world = World::new().await;
     let (mut sender, _connection) = http2(&world).await;
-    let stuck = tokio::spawn(sender.send_request(request(&world, "GET", "/stuck", "")));
-    let mut program = world.program().await;
-    program.head().await;
-    program.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
-    let _stuck = stuck.await.unwrap().unwrap();
+    let (mut program, _stuck) = stuck(&world, &mut sender).await;
     let piece = "x".repeat(1 << 16);
     let mut sent = 0;
     while tokio::time::timeout(SHORT, program.try_send(&piece)).await.is_ok() {
         sent += piece.len();
     }
     assert!(sent < 64 << 20, "{sent} bytes went somewhere");
-    let other = tokio::spawn(sender.send_request(request(&world, "GET", "/other", "")));
-    let mut program = world.program().await;
-    program.head().await;
-    program.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    assert_eq!(text(other.await.unwrap().unwrap()).await, "ok");
+    another_is_answered(&world, &mut sender).await;
 }
 
 #[tokio::test]
@@ -138,19 +147,11 @@ async fn a_client_that_takes_nothing_of_a_stream_loses_it_and_nothing_else() {
     settings.limits.idle_timeout = SHORT;
     let world = World::with(settings).await;
     let (mut sender, _connection) = http2(&world).await;
-    let stuck = tokio::spawn(sender.send_request(request(&world, "GET", "/stuck", "")));
-    let mut program = world.program().await;
-    program.head().await;
-    program.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
-    let _stuck = stuck.await.unwrap().unwrap();
+    let (mut program, _stuck) = stuck(&world, &mut sender).await;
     let piece = "x".repeat(1 << 16);
     soon("the program is left", async { while program.try_send(&piece).await.is_ok() {} }).await;
     world.is_empty().await;
-    let other = tokio::spawn(sender.send_request(request(&world, "GET", "/other", "")));
-    let mut program = world.program().await;
-    program.head().await;
-    program.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    assert_eq!(text(other.await.unwrap().unwrap()).await, "ok");
+    another_is_answered(&world, &mut sender).await;
 }
 
 /// A program may say nothing for longer than a client may take nothing.
