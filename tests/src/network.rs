@@ -334,6 +334,17 @@ impl ComputeNode {
         v1.or_else(|| Some(self.group_file(program, "", "cgroup.events")?.lines().any(|line| line == "frozen 1")))
     }
 
+    /// The command lines of the processes that stand still when a program's sandbox is frozen.
+    ///
+    /// # Panics
+    /// When there is no such sandbox.
+    pub fn processes_that_freeze(&self, program: &str) -> Vec<String> {
+        let v1 = self.group_file(program, "freezer", "cgroup.procs");
+        let ids = v1.or_else(|| self.group_file(program, "", "cgroup.procs")).expect("the sandbox is there");
+        let command = |id| fs::read_to_string(format!("/proc/{id}/cmdline"));
+        ids.lines().filter_map(|id| command(id).ok()).collect()
+    }
+
     /// How long a program's sandbox has used processors, as its control group says.
     ///
     /// # Panics
