@@ -170,7 +170,7 @@ packages-swarm: packages
 # The init and the ASGI server, brought into every sandbox.
 guest: target/guest/aleph-init target/guest/asgi.py target/guest/python/.complete
 
-GUEST_SOURCES := $(shell find crates/guest -name '*.rs' -o -name Cargo.toml) Cargo.lock
+GUEST_SOURCES := $(shell find crates/guest crates/unix-stream -name '*.rs' -o -name Cargo.toml) Cargo.lock
 target/guest/aleph-init: $(GUEST_SOURCES)
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target $(HOST) -p aleph-guest
 	install -D -m 755 target/$(HOST)/release/aleph-init $@

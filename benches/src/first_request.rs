@@ -29,8 +29,8 @@ const IDLE_AFTER: &str = "2s";
 /// machine with two processors.
 pub(crate) const ENVIRONMENT: [(&str, &str); 1] = [("ALEPH_NODE_ON_DEMAND_SHARE", "1")];
 
-/// MiB for sandboxes that wait: enough for the largest group.
-const SPARE_MIB: &str = "1024";
+/// MiB for sandboxes that wait: enough for the largest group of each application, also under gVisor.
+const SPARE_MIB: &str = "4096";
 
 /// Who starts the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

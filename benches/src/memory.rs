@@ -176,7 +176,7 @@ impl<'a> Ours<'a> {
         let (mut parts, mut count) = (Parts::default(), 0);
         for supervisor in self.network.compute_nodes[0].supervisors() {
             let [init] = children.get(&supervisor).map_or(&[][..], Vec::as_slice) else {
-                bail!("a supervisor has another number of children than one");
+                bail!("the supervisor {supervisor} has other children than one: {:?}", children.get(&supervisor));
             };
             parts.supervisor += share_kib(supervisor);
             parts.init += share_kib(*init);

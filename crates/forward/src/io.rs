@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 use tower::{Service, ServiceExt};
+use unix_stream::Stream;
 
 /// How an origin is connected to.
 pub trait Connect: Send + Sync + 'static {
@@ -31,14 +32,14 @@ const TRY_AGAIN: Duration = Duration::from_millis(5);
 pub struct UnixSocket(pub PathBuf);
 
 impl Connect for UnixSocket {
-    type Io = TokioIo<UnixStream>;
+    type Io = TokioIo<Stream>;
 
     async fn connect(&self) -> io::Result<Self::Io> {
         loop {
             match UnixStream::connect(&self.0).await {
                 // So many wait to be accepted already. Nothing tells when there is room again, and who asked has a deadline.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(TRY_AGAIN).await,
-                connected => return Ok(TokioIo::new(connected?)),
+                connected => return Ok(TokioIo::new(Stream::new(connected?)?)),
             }
         }
     }

@@ -6,9 +6,14 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::time::Duration;
 
 use aleph_guest::LISTENER_FD;
-use tokio::io::copy_bidirectional;
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::sleep;
+use unix_stream::Stream;
+
+/// Bytes of a request and of an answer that are read before they are passed on, at most. What is not used takes no memory.
+const REQUEST_BUFFER: usize = 16 << 10;
+const ANSWER_BUFFER: usize = 64 << 10;
 
 /// Starts to accept connections in the background.
 pub(crate) fn serve(port: u16) -> io::Result<()> {
@@ -29,10 +34,11 @@ pub(crate) fn serve(port: u16) -> io::Result<()> {
     Ok(())
 }
 
-async fn forward(mut outside: UnixStream, port: u16) {
+async fn forward(outside: UnixStream, port: u16) -> io::Result<()> {
+    let mut outside = Stream::new(outside)?;
     // A connection that cannot be made is closed, which the gateway reports as a bad gateway.
-    if let Ok(mut inside) = TcpStream::connect(("127.0.0.1", port)).await {
-        let _ = inside.set_nodelay(true);
-        let _ = copy_bidirectional(&mut outside, &mut inside).await;
-    }
+    let mut inside = TcpStream::connect(("127.0.0.1", port)).await?;
+    inside.set_nodelay(true)?;
+    copy_bidirectional_with_sizes(&mut outside, &mut inside, REQUEST_BUFFER, ANSWER_BUFFER).await?;
+    Ok(())
 }

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use guest::{CODE_DIRECTORY, SetUp};
 use protocol::Isolation;
-use rustix::process::{Pid, WaitOptions, wait};
+use rustix::process::{Pid, WaitOptions, wait, waitpid};
 
 use crate::cgroup::{Cgroup, Hierarchy, USUAL_SHARES, WaitingLimits};
 use crate::layout::SandboxDirectory;
@@ -220,6 +220,15 @@ impl Container {
 
     fn mount_points(&self) -> [PathBuf; 4] {
         ["lower", "scratch", "rootfs", "guest"].map(|name| self.directory.path().join(name))
+    }
+
+    /// Buries processes that have ended and were left to this one: the OCI runtime's helpers. The init is not asked how it ended:
+    /// its number must not become that of anybody else, as it is what the container is entered by.
+    pub fn bury_helpers(&self) {
+        while let Some(ended) = namespaces::ended_child()
+            && Some(ended) != self.init
+            && waitpid(Some(ended), WaitOptions::NOHANG).is_ok()
+        {}
     }
 
     /// Has the OCI runtime start the init.

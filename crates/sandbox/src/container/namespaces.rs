@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, lchown, symlink};
@@ -130,6 +131,18 @@ fn write_name_servers(servers: &[Ipv4Addr], owner: u32) -> io::Result<()> {
         writeln!(file, "nameserver {server}")?;
     }
     lchown(path, Some(owner), Some(owner))
+}
+
+/// A child of this process that has ended and was not asked how. It can still be.
+pub(super) fn ended_child() -> Option<Pid> {
+    let mut about = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the kernel writes one of these there, and zeros are one as well.
+    let about = unsafe {
+        libc::waitid(libc::P_ALL, 0, about.as_mut_ptr(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+        about.assume_init()
+    };
+    // SAFETY: it is about a child, or nothing but zeros.
+    Pid::from_raw(unsafe { about.si_pid() })
 }
 
 /// Does something in a child process and hands back its error.

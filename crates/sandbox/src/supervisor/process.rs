@@ -94,6 +94,7 @@ impl Process {
     fn turn(&mut self) -> io::Result<()> {
         self.set_timer()?;
         let (peers, guest, outputs) = self.wait()?;
+        self.container.bury_helpers();
         if peers {
             self.peers.accept(&self.report());
             for request in self.peers.read() {

@@ -32,6 +32,7 @@ async fn a_python_program_answers_through_the_socket() {
     sandbox.claim(asgi(HELLO, "main:app")).await;
     assert_eq!(sandbox.next_end_or_ready().await, SandboxState::Ready);
     assert_eq!(sandbox.get("/").await, "hello");
+    assert_eq!(sandbox.unburied(), <[String; 0]>::default(), "what made it is gone");
     sandbox.request(&Request::Stop { grace_ms: 2000 }).await;
     assert_eq!(sandbox.ended().await, End::Stopped);
     let log = sandbox.log();

@@ -168,6 +168,14 @@ impl Sandbox {
         pids.lines().map(about).collect()
     }
 
+    /// The children of its supervisor that have ended, and wait for it to ask how.
+    pub(crate) fn unburied(&self) -> Vec<String> {
+        let supervisor = fs::read_to_string(self.directory.lock()).unwrap();
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", supervisor.trim())).unwrap();
+        let stat = |pid| fs::read_to_string(format!("/proc/{pid}/stat"));
+        children.split_whitespace().filter_map(|pid| stat(pid).ok()).filter(|stat| stat.contains(") Z ")).collect()
+    }
+
     /// What a file of its control group says, in whichever hierarchy it is.
     pub(crate) fn group_file(&self, file: &str) -> Option<String> {
         let roots = match Hierarchy::detect().unwrap() {
